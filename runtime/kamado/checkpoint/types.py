@@ -1,0 +1,60 @@
+"""What is known of a checkpoint before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Layout = Literal["transformers", "diffusers", "safetensors", "gguf"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies."""
+
+    name: str
+    dtype: str
+    """safetensors name (`F32`, `BF16`, `I64`, ...) or GGML type name (`Q4_1`, `Q6_K`, ...)."""
+    shape: tuple[int, ...]
+    """As torch has it: outermost dimension first (GGUF stores it the other way round)."""
+    file: Path
+    offset: int
+    """Of the first byte, from the start of the file."""
+    nbytes: int
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Header data of one checkpoint: what `inspect` returns and what families judge."""
+
+    reference: str
+    """What the person typed."""
+    root: Path
+    """The folder, or the single file."""
+    layout: Layout
+    config: Mapping[str, Any]
+    """`config.json` or `model_index.json`; empty for a bare file."""
+    metadata: Mapping[str, Any]
+    """GGUF key-values (long arrays as `GgufArray`), or safetensors `__metadata__`; otherwise empty."""
+    tensors: Mapping[str, TensorEntry] = field(repr=False)
+    files: Mapping[str, Path] = field(repr=False)
+    """Every other file of the checkpoint that may be read, by name relative to `root`, e.g. `tokenizer.json`."""
+    revision: str | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+    @property
+    def parameters(self) -> int:
+        return sum(entry.numel for entry in self.tensors.values())

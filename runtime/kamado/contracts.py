@@ -1,0 +1,139 @@
+"""The seams of the loop: Work, Task, Lane, Family.
+
+    work()    what a task needs next        (host arithmetic only)
+    acquire() the memory it needs for that  (host arithmetic only)
+    run()     one batched forward of a lane (the only model call)
+    accept()  the result into the task      (host arithmetic only)
+
+Nothing here imports torch, and nothing here knows what a token or a pixel is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .events import Event, Finished
+
+if TYPE_CHECKING:
+    from .checkpoint.types import Checkpoint
+    from .memory.plan import Plan, PlanOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One forward that one task needs next."""
+
+    lane: str
+    """Name of the loaded component that must run."""
+    key: Hashable
+    """Works of one lane with equal keys may share a forward."""
+    cost: int
+    """Units of the lane's step budget that this spends: tokens, latent positions, pixels."""
+    payload: Any
+    """What the lane needs to compute it; the loop does not look inside."""
+
+
+class Task(Protocol):
+    """One answer in flight. Host code only: no model call, no device synchronization."""
+
+    id: str
+    lane: str
+    """The lane that its next work needs (the fairness group of the scheduler)."""
+    deadline: float | None
+    """Clock reading after which the task ends with reason `deadline`."""
+
+    def work(self, budget: int) -> Work | None:
+        """The next forward, of at most `budget` cost where the task can cut it, or None once finished."""
+
+    def acquire(self, work: Work) -> bool:
+        """Reserve the state memory that `work` needs. False: there is none now, and nothing was reserved."""
+
+    def release(self) -> None:
+        """Give back all state memory. The task stays able to go on, by computing its state again."""
+
+    def holds(self) -> bool:
+        """Whether `release` would free anything."""
+
+    def accept(self, result: Any) -> Accepted:
+        """Commit the result of the last `work`."""
+
+    def finish(self, reason: str, error: Exception | None = None) -> Finished:
+        """End now, from outside (cancelled, deadline, failed). Called at most once; `release` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What came of a result."""
+
+    events: Sequence[Event]
+    spawned: Sequence[Task] = ()
+    """Tasks that start now, because of this one (the further answers of an `n > 1` request)."""
+
+
+class Lane(Protocol):
+    """One loaded component that can run a forward."""
+
+    name: str
+    step_budget: int
+    """The most cost that one forward should take."""
+    max_rows: int
+    """The most works that one forward should take."""
+
+    def run(self, works: Sequence[Work]) -> Sequence[Any]:
+        """Exactly one batched forward: one result a work, in order. All or nothing: when it raises, nothing has
+        changed and the works can be run again in smaller batches."""
+
+
+class LoadedModel(Protocol):
+    """Lanes in memory, and the knowledge of how to turn a request into tasks."""
+
+    plan: Plan
+    lanes: Sequence[Lane]
+    capabilities: Sequence[str]
+    """What it can make: "text", "image", ..."""
+
+    def prepare(self, request_id: str, options: Mapping[str, Any], clock_now: float) -> Sequence[Task]:
+        """Check the options and make the tasks. Raises InvalidRequest, ContextOverflow. Runs in the caller's thread."""
+
+    def collect(self, request_id: str, options: Mapping[str, Any], events: Sequence[Event]) -> Mapping[str, Any]:
+        """The keyword arguments of the `Result` that these events amount to."""
+
+    def close(self) -> None:
+        """Drop every reference to weights and state."""
+
+
+class Family(Protocol):
+    """One kind of checkpoint. Found through the entry point group `kamado.families`.
+
+    `claims`, `describe` and `plan` read header data only and import no torch.
+    """
+
+    name: str
+
+    def claims(self, checkpoint: Checkpoint) -> bool:
+        """Whether this family can run the checkpoint, judged by its header data."""
+
+    def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """Facts for `kamado show`: architecture, parameters, context, batching, ..."""
+
+    def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
+        """What would be loaded where, in how many bytes. Raises UnsupportedCheckpoint, InvalidRequest.
+
+        It does not judge whether that fits: `Plan.check` does."""
+
+    def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
+        """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEnvironment:
+    """What a family gets from the runtime for loading."""
+
+    ledger: Any
+    """`kamado.memory.ledger.Ledger`: every byte that is held on a device is entered here."""
+    owner: str
+    """The name under which this model's bytes are entered."""
+    progress: Any = None
+    """Called as `progress(done_bytes, total_bytes)` while weights are read, or None."""

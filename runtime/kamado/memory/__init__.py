@@ -1,0 +1,1 @@
+"""Device facts, plan arithmetic, block pool, ledger, residency. No torch, but for the few device queries."""

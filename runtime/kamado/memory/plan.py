@@ -1,0 +1,110 @@
+"""What goes where, in which precision, in how many bytes: decided from header data, before a weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import DoesNotFit
+from ..units import format_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What was asked for, and what there is."""
+
+    device: str
+    """`cpu`, `cuda:0`, ...: already resolved, never `auto`."""
+    dtype: str = "auto"
+    quant: str = "none"
+    budget_bytes: int
+    """The most that this model may hold on the device, everything counted."""
+    good_dtypes: tuple[str, ...] = ("float32",)
+    """Compute precisions that the device is fast at, best for inference first."""
+    kv_tokens: int | None = None
+    """Tokens of KV cache to hold; None: as the family sees fit within the budget."""
+    allow_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanePlan:
+    """One component."""
+
+    lane: str
+    device: str
+    dtype: str
+    weight_bytes: int
+    activation_bytes: int
+    """Peak of temporary tensors in one step of full size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The plan of one model."""
+
+    reference: str
+    family: str
+    architecture: str
+    device: str
+    dtype: str
+    quant: str
+    lanes: tuple[LanePlan, ...]
+    context_tokens: int
+    """Longest prompt plus answer; 0 where the family has no such thing."""
+    kv_tokens: int = 0
+    kv_bytes_per_token: int = 0
+    state_bytes_per_sequence: int = 0
+    """State that does not grow with length (state-space models)."""
+    max_sequences: int = 0
+    available_bytes: int
+    minimum_bytes: int
+    """The least that would run at all: weights, activations, and state for one short request."""
+    options: tuple[str, ...] = ()
+    """What would make it smaller, as sentences."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(lane.weight_bytes for lane in self.lanes)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Lanes run one at a time, so the largest peak counts once."""
+        return max((lane.activation_bytes for lane in self.lanes), default=0)
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.kv_tokens * self.kv_bytes_per_token
+
+    @property
+    def state_bytes(self) -> int:
+        return self.max_sequences * self.state_bytes_per_sequence
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes + self.kv_bytes + self.state_bytes
+
+    def check(self) -> None:
+        """Raise DoesNotFit if not even the minimum fits."""
+        if self.minimum_bytes <= self.available_bytes:
+            return
+        hint = f" {self.options[0]}" if self.options else ""
+        raise DoesNotFit(
+            f"{self.reference} needs at least {format_bytes(self.minimum_bytes)} on {self.device}, "
+            f"but only {format_bytes(self.available_bytes)} may be used.{hint}",
+            needed_bytes=self.minimum_bytes,
+            available_bytes=self.available_bytes,
+            options=self.options,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        totals = {
+            "weight_bytes": self.weight_bytes,
+            "activation_bytes": self.activation_bytes,
+            "kv_bytes": self.kv_bytes,
+            "state_bytes": self.state_bytes,
+            "total_bytes": self.total_bytes,
+            "fits": self.minimum_bytes <= self.available_bytes,
+        }
+        return asdict(self) | totals
