@@ -1,0 +1,1 @@
+"""Kinds of request, as tasks for the loop. Host code only."""

@@ -1,0 +1,87 @@
+"""One token sequence in flight, the memory behind it, and what a text lane is asked for.
+
+Prefill, chunked prefill, decode and resumption after pre-emption are one thing: `num_computed` chases `len(tokens)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..requests import Sampling
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TokenSequence:
+    """One answer: tokens so far, tokens computed so far, and how to draw the next."""
+
+    id: str
+    tokens: list[int]
+    """Prompt and answer so far. For an encoder-decoder model: the decoder's tokens, start token first."""
+    num_prompt: int
+    """How many of `tokens` were given."""
+    sampling: Sampling
+    seed: int
+    index: int = 0
+    """Which of the request's answers this is; each has random numbers of its own."""
+    logprobs: int | None = None
+    source: tuple[int, ...] = ()
+    """Encoder input tokens of an encoder-decoder model; otherwise empty."""
+    num_computed: int = 0
+    """How many of `tokens` have their state in memory. Written by the task alone, when a result is accepted."""
+    state: Any = None
+    """What the lane's memory keeps for it: a block table, a row cache. None while it holds nothing."""
+    private: dict[str, Any] = field(default_factory=dict)
+    """Scratch of the sampler (penalty counts); may be dropped at any time and made again from `tokens`."""
+
+    @property
+    def num_made(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class TextStep:
+    """Payload of a text work: compute tokens `num_computed .. num_computed + num_new` of the sequence."""
+
+    sequence: TokenSequence
+    num_new: int
+    sample: bool
+    """Whether these reach the last token, so that the next one is to be drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The next token, as the lane drew it. Results of steps with `sample=False` are None."""
+
+    token_id: int
+    logprob: float | None = None
+    """Natural log of its probability under the unmodified logits; None where not asked for."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most probable tokens with their log-probabilities, best first."""
+
+
+class SequenceMemory(Protocol):
+    """State memory of one lane: pages of a KV cache, or state slots. Plain integers, no tensors."""
+
+    chunked: bool
+    """Whether a prompt may be computed in pieces."""
+
+    def key(self, sequence: TokenSequence, num_new: int) -> Hashable:
+        """Batching key of computing the next `num_new` tokens."""
+
+    def attach(self, sequence: TokenSequence) -> int:
+        """Take over cached state of the longest known prefix, if any; called while the sequence holds nothing and has
+        nothing computed. Returns how many tokens are thereby computed: less than `len(sequence.tokens)`, 0 for none."""
+
+    def acquire(self, sequence: TokenSequence, num_tokens: int) -> bool:
+        """Make room for the first `num_tokens` tokens in all. False: no room, and nothing was changed."""
+
+    def committed(self, sequence: TokenSequence) -> None:
+        """`sequence.num_computed` has grown: state up to there is final and may be shared."""
+
+    def release(self, sequence: TokenSequence) -> None:
+        """Give back everything that the sequence holds."""
+
+    def capacity_tokens(self) -> int:
+        """The longest sequence that could ever be held, alone."""
