@@ -1,0 +1,1 @@
+"""The command `kamado`, over the public API only."""

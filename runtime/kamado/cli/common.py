@@ -1,0 +1,179 @@
+"""The options that many commands share, and the `Output` they all speak through."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import InvalidRequest
+from .output import Output, Update
+
+__all__ = ["CliState", "LoadOptions", "Output", "Update", "common_options", "model_options", "text_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class CliState:
+    """What `main` must know of a command that failed."""
+
+    verbose: bool = False
+
+
+def _apply(command: Callable[..., Any], options: list[Callable[[Any], Any]]) -> Callable[..., Any]:
+    for option in reversed(options):  # click shows them in the order of decoration, bottom up
+        command = option(command)
+    return command
+
+
+def common_options(command: Command) -> Command:
+    """Adds --json, -q and -v, and calls the command with `out: Output`. Stands last, next to the function:
+
+    @click.command()
+    @click.argument("model")
+    @common_options
+    def show(model: str, out: Output) -> None: ...
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
+        state = click.get_current_context().find_object(CliState)
+        if state is not None:
+            state.verbose = verbose
+        return command(*args, out=Output(is_json=as_json, quiet=quiet, verbose=verbose), **kwargs)
+
+    options = [
+        click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there."),
+        click.option("-q", "--quiet", is_flag=True, help="Print the answer only."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more, and show tracebacks."),
+    ]
+    return _apply(wrapper, options)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """Where and how a model is loaded: what was typed, completed from the preset."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quant: str = "none"
+    memory: str | int | None = None
+    offline: bool = False
+    kv_tokens: int | None = None
+
+
+_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens")
+
+
+def resolve_load_options(typed: Mapping[str, Any], preset: Mapping[str, Any]) -> LoadOptions:
+    """What was typed wins over the preset, the preset over the defaults."""
+    chosen = {name: preset[name] for name in _PRESET_NAMES if preset.get(name) is not None}
+    chosen |= {name: value for name, value in typed.items() if value is not None}
+    return LoadOptions(**chosen)
+
+
+def model_options(command: Command) -> Command:
+    """Adds --device --dtype --quant --memory --config --offline --kv-tokens; calls with `load: LoadOptions`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, config: str | None, **kwargs: Any) -> Any:
+        typed = {name: kwargs.pop(name) for name in (*_PRESET_NAMES, "offline")}
+        preset: Mapping[str, Any] = {}
+        if config is not None:
+            from ..presets import load_preset
+
+            preset = load_preset(config)
+        return command(*args, load=resolve_load_options(typed, preset), **kwargs)
+
+    options = [
+        click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...  [auto]"),
+        click.option(
+            "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Compute precision.  [auto]"
+        ),
+        click.option(
+            "--quant", type=click.Choice(["none", "int8", "int4", "nf4", "fp8"]), help="Weight precision.  [none]"
+        ),
+        click.option("--memory", metavar="SIZE", help="The most memory to use, like 8GiB.  [most of what is free]"),
+        click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
+        click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
+        click.option("--offline", is_flag=True, help="Never use the network."),
+    ]
+    return _apply(wrapper, options)  # type: ignore[return-value]
+
+
+_TEXT_NAMES = (
+    *("system", "max_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty", "seed", "n", "logprobs"),
+)
+
+
+def text_options(command: Command) -> Command:
+    """Adds the generation options of text models; calls with `text: dict` of those that were given, checked."""
+
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any, stop: tuple[str, ...], logit_bias: tuple[str, ...], ignore_eos: bool, raw: bool, **kwargs: Any
+    ) -> Any:
+        values = {name: kwargs.pop(name) for name in _TEXT_NAMES}
+        text: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        if stop:
+            text["stop"] = list(stop)
+        if logit_bias:
+            text["logit_bias"] = dict(parse_bias(item) for item in logit_bias)
+        if ignore_eos:
+            text["ignore_eos"] = True
+        if raw:
+            text["chat"] = False
+        check_text_options(text)
+        return command(*args, text=text, **kwargs)
+
+    options = [
+        click.option("--system", metavar="TEXT", help="System message of the chat."),
+        click.option(
+            "--max-tokens", type=int, metavar="N", help="Tokens to make at most.  [up to the model's context]"
+        ),
+        click.option("--temperature", type=float, metavar="T", help="0 takes the most probable token each time."),
+        click.option("--top-p", type=float, metavar="P", help="Draw from the most probable tokens of this mass."),
+        click.option("--top-k", type=int, metavar="K", help="Draw from the K most probable tokens; 0 for all."),
+        click.option("--min-p", type=float, metavar="P", help="Drop tokens this much less probable than the best."),
+        click.option("--typical-p", type=float, metavar="P", help="Locally typical sampling: mass to keep."),
+        click.option("--repetition-penalty", type=float, metavar="X", help="Above 1: tokens seen before count less."),
+        click.option(
+            "--presence-penalty", type=float, metavar="X", help="Taken once from tokens already in the answer."
+        ),
+        click.option(
+            "--frequency-penalty", type=float, metavar="X", help="Taken for each time a token is in the answer."
+        ),
+        click.option(
+            "--logit-bias", multiple=True, metavar="ID=X", help="Add X to the logit of a token id. Repeatable."
+        ),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+        click.option("--seed", type=int, metavar="N", help="Makes draws repeatable."),
+        click.option("--n", type=int, metavar="N", help="Number of answers."),
+        click.option("--logprobs", type=int, metavar="N", help="Report log-probabilities and N alternatives (--json)."),
+        click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token."),
+        click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template."),
+    ]
+    return _apply(wrapper, options)  # type: ignore[return-value]
+
+
+def parse_bias(item: str) -> tuple[int, float]:
+    """`"42=-1.5"` -> `(42, -1.5)`. Raises InvalidRequest."""
+    token_id, separator, amount = item.partition("=")
+    try:
+        if not separator or not token_id.strip().isdecimal():
+            raise ValueError
+        return int(token_id), float(amount)
+    except ValueError:
+        raise InvalidRequest(f"--logit-bias {item!r}: write it as TOKEN_ID=NUMBER, like 42=-100") from None
+
+
+def check_text_options(text: Mapping[str, Any]) -> None:
+    """Find impossible values before a model is loaded for them. Raises InvalidRequest."""
+    from ..requests import resolve_text_options
+
+    resolve_text_options({**text, "prompt": "x"})
