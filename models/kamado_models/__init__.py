@@ -1,0 +1,1 @@
+"""Families of models for Kamado, and the catalog of known checkpoints."""

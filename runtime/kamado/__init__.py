@@ -1,0 +1,1 @@
+"""Kamado: a self-hosted runtime for open-weight generative models."""
