@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_configs import CAUSAL, SEQ2SEQ
+from tiny_configs import CAUSAL, SEEDS, SEQ2SEQ
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<a>", "<b>")
 CHAT_TEMPLATE = (
@@ -47,7 +47,7 @@ def build(name: str, folder: Path) -> Path:
     spec = ARCHITECTURES[name]
     auto = AutoModelForSeq2SeqLM if spec.encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(sum(name.encode()))
+        torch.manual_seed(SEEDS.get(name, sum(name.encode())))
         model = auto.from_config(AutoConfig.for_model(spec.model_type, **spec.config), dtype=torch.float32)
         _rescale(model)
     model.save_pretrained(folder)
@@ -60,7 +60,10 @@ def _rescale(model: Any) -> None:
 
     Where embeddings are tied, a model tends to repeat its last token: small embeddings and strong layers prevent that.
     """
-    tied = bool(model.config.get_text_config().tie_word_embeddings) or model.config.is_encoder_decoder
+    config = model.config.get_text_config()
+    tied = bool(config.tie_word_embeddings) or config.is_encoder_decoder
+    scaled = getattr(config, "scale_embedding", False) or config.model_type.startswith("gemma")
+    embedding_std = 0.5 if not tied else 0.03 if scaled else 0.1
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             *_, parent, name = ["", *path.split(".")]
@@ -72,12 +75,19 @@ def _rescale(model: Any) -> None:
             elif parameter.ndim < 2 or "correct_output_scale" in name:
                 parameter.add_(0.1 * noise)
             elif "position" in parent or parent == "wpe":
-                parameter.copy_(0.1 * noise)
+                parameter.copy_(0.3 * noise)
             elif "embed" in parent or parent in ("wte", "shared"):
-                parameter.copy_((0.1 if tied else 0.5) * noise)
+                parameter.copy_(embedding_std * noise)
             else:
-                strong = tied and not parent.startswith(("q_", "k_", "q", "k"))
-                parameter.copy_((3.0 if strong else 1.5) * noise / parameter.shape[-1] ** 0.5)
+                parameter.copy_(_gain(path, parent, tied) * noise / parameter.shape[-1] ** 0.5)
+
+
+def _gain(path: str, parent: str, tied: bool) -> float:
+    if not tied:
+        return 1.5
+    if parent.startswith(("q_", "k_")) or parent in ("q", "k"):
+        return 3.0
+    return 1.0 if "attn" in path.lower() or "attention" in path.lower() else 6.0
 
 
 def write_tokenizer(folder: Path) -> None:
