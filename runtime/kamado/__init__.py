@@ -1,1 +1,73 @@
-"""Kamado: a self-hosted runtime for open-weight generative models."""
+"""Kamado: a self-hosted runtime for open-weight generative models.
+
+Importing it loads no torch; names are taken from their modules when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Model as Model
+    from .api import Runtime as Runtime
+    from .api import generate as generate
+    from .errors import Cancelled as Cancelled
+    from .errors import ContextOverflow as ContextOverflow
+    from .errors import DeadlineExceeded as DeadlineExceeded
+    from .errors import DoesNotFit as DoesNotFit
+    from .errors import GenerationFailed as GenerationFailed
+    from .errors import HubUnreachable as HubUnreachable
+    from .errors import InvalidRequest as InvalidRequest
+    from .errors import KamadoError as KamadoError
+    from .errors import ModelNotFound as ModelNotFound
+    from .errors import UnsafeCheckpoint as UnsafeCheckpoint
+    from .errors import UnsupportedCheckpoint as UnsupportedCheckpoint
+    from .events import Event as Event
+    from .events import Finished as Finished
+    from .events import Started as Started
+    from .events import Token as Token
+    from .jobs import Job as Job
+    from .memory.devices import devices as devices
+    from .results import Result as Result
+
+_HOMES = {
+    ".api": ("Model", "Runtime", "generate"),
+    ".errors": (
+        "Cancelled",
+        "ContextOverflow",
+        "DeadlineExceeded",
+        "DoesNotFit",
+        "GenerationFailed",
+        "HubUnreachable",
+        "InvalidRequest",
+        "KamadoError",
+        "ModelNotFound",
+        "UnsafeCheckpoint",
+        "UnsupportedCheckpoint",
+    ),
+    ".events": ("Event", "Finished", "Started", "Token"),
+    ".jobs": ("Job",),
+    ".memory.devices": ("devices",),
+    ".results": ("Result",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME_OF)]
+
+try:
+    __version__ = version("kamado")
+except PackageNotFoundError:  # imported from a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home, __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ Nothing here imports torch, and nothing here knows what a token or a pixel is.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +18,9 @@ from .events import Event, Finished
 
 if TYPE_CHECKING:
     from .checkpoint.types import Checkpoint
+    from .memory.ledger import Ledger
     from .memory.plan import Plan, PlanOptions
+    from .results import Result, Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class Task(Protocol):
     def work(self, budget: int) -> Work | None:
         """The next forward, of at most `budget` cost where the task can cut it, or None once finished."""
 
-    def acquire(self, work: Work) -> bool:
-        """Reserve the state memory that `work` needs. False: there is none now, and nothing was reserved."""
+    def acquire(self, work: Work) -> Work | None:
+        """Reserve the state memory that `work` needs. Returns the work to run, which may be smaller than asked where
+        known state could be taken over. None: there is no memory now, and nothing was reserved."""
 
     def release(self) -> None:
         """Give back all state memory. The task stays able to go on, by computing its state again."""
@@ -94,11 +97,16 @@ class LoadedModel(Protocol):
     capabilities: Sequence[str]
     """What it can make: "text", "image", ..."""
 
-    def prepare(self, request_id: str, options: Mapping[str, Any], clock_now: float) -> Sequence[Task]:
-        """Check the options and make the tasks. Raises InvalidRequest, ContextOverflow. Runs in the caller's thread."""
+    def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
+        """Check the options and make the tasks; `now` is the loop's clock, for deadlines. Raises InvalidRequest, ContextOverflow. Runs in the caller's thread."""
 
-    def collect(self, request_id: str, options: Mapping[str, Any], events: Sequence[Event]) -> Mapping[str, Any]:
-        """The keyword arguments of the `Result` that these events amount to."""
+    def collect(
+        self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings
+    ) -> Result:
+        """The result that the events of a finished request amount to. Runs in the caller's thread."""
+
+    def usage(self) -> Mapping[str, Any]:
+        """Figures of its state memory, for `Runtime.stats`."""
 
     def close(self) -> None:
         """Drop every reference to weights and state."""
@@ -127,13 +135,19 @@ class Family(Protocol):
         """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadEnvironment:
     """What a family gets from the runtime for loading."""
 
-    ledger: Any
-    """`kamado.memory.ledger.Ledger`: every byte that is held on a device is entered here."""
+    ledger: Ledger
+    """Every byte that is held on a device is entered here, under `owner`."""
     owner: str
-    """The name under which this model's bytes are entered."""
-    progress: Any = None
-    """Called as `progress(done_bytes, total_bytes)` while weights are read, or None."""
+    """Name of this model in the ledger; lane names start with it."""
+    progress: Callable[[int, int], None] | None = None
+    """Called as `progress(done_bytes, total_bytes)` while weights are read."""
+    deterministic: bool = False
+    """Whether outputs must not depend on what was computed before or beside them."""
+    step_budget: int | None = None
+    """Most cost of one forward; None: as the family sees fit."""
+    max_rows: int | None = None
+    """Most works in one forward; None: as the family sees fit."""

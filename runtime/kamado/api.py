@@ -1,0 +1,359 @@
+"""The public Python interface: Runtime and Model. Importing it loads no torch; loading a model does."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
+
+from .checkpoint.inspect import inspect as inspect_checkpoint
+from .checkpoint.types import Checkpoint
+from .contracts import LoadedModel, LoadEnvironment
+from .engine.loop import Loop
+from .engine.session import Session
+from .errors import InvalidRequest, KamadoError
+from .events import Event
+from .families import find
+from .jobs import Job
+from .memory.devices import DeviceFacts, default_budget, resolve_device
+from .memory.ledger import Ledger
+from .memory.plan import Plan, PlanOptions
+from .memory.residency import Residency
+from .results import Result, Timings
+from .units import parse_bytes
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTS = ("none",)
+MAP_CONCURRENCY = 64
+"""Requests that `Model.map` keeps in flight unless told otherwise: more than any default batch, so that it stays full."""
+
+_request_numbers = itertools.count(1)
+
+
+class Runtime:
+    """One device, one memory budget, one loop; any number of models and requests. Thread safe.
+
+    Creating it starts nothing heavy: torch is imported with the first model, and the loop's thread starts then.
+    """
+
+    def __init__(self, device: str = "auto", memory: str | int | None = None, *, deterministic: bool = False) -> None:
+        """`device`: auto, cpu, cuda, cuda:1, mps. `memory`: the most to hold on it, like "20GiB"; None: most of what is
+        available now. `deterministic`: every request runs in forwards of its own, in the same pieces, so that its
+        output is bit-equal whatever else runs; batching is lost. Raises InvalidRequest."""
+        self.device: DeviceFacts = resolve_device(device)
+        self.budget_bytes = parse_bytes(memory) if memory is not None else default_budget(self.device)
+        self.deterministic = deterministic
+        self.ledger = Ledger({self.device.name: self.budget_bytes})
+        self._residency = Residency()
+        self._loop = Loop(self._residency)
+        self._session = Session(self._loop, _inference_mode)
+        self._models: dict[str, Model] = {}
+        self._lock = threading.RLock()
+        self._owners = itertools.count(1)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def inspect(self, reference: str | Path, *, offline: bool = False) -> Checkpoint:
+        """Header data of a checkpoint, pulled if need be. Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
+        return inspect_checkpoint(str(reference), offline=offline)
+
+    def plan(
+        self,
+        reference: str | Path,
+        *,
+        dtype: str = "auto",
+        quant: str = "none",
+        kv_tokens: int | None = None,
+        offline: bool = False,
+    ) -> Plan:
+        """What `load` would do, in bytes, from header data alone. It does not judge whether it fits: see `Plan.check`."""
+        checkpoint = self.inspect(reference, offline=offline)
+        return find(checkpoint).plan(checkpoint, self._plan_options(dtype, quant, kv_tokens))
+
+    def load(
+        self,
+        reference: str | Path,
+        *,
+        dtype: str = "auto",
+        quant: str = "none",
+        kv_tokens: int | None = None,
+        step_budget: int | None = None,
+        max_rows: int | None = None,
+        allow_remote_code: bool = False,
+        offline: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Model:
+        """Load a model, pulling it first if need be.
+
+        `kv_tokens`: tokens of KV cache to hold. `step_budget`: the most tokens in one forward. `max_rows`: the most
+        requests in one forward. `progress(done_bytes, total_bytes)` is called while weights are read.
+        Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
+        """
+        if allow_remote_code:
+            raise InvalidRequest("this version runs no code out of a checkpoint, allowed or not")
+        for name, value in (("kv_tokens", kv_tokens), ("step_budget", step_budget), ("max_rows", max_rows)):
+            if value is not None and value < 1:
+                raise InvalidRequest(f"{name} must be at least 1, not {value}")
+        checkpoint = self.inspect(reference, offline=offline)
+        family = find(checkpoint)
+        with self._lock:
+            if self._closed:
+                raise InvalidRequest("the runtime is closed")
+            options = self._plan_options(dtype, quant, kv_tokens)
+            plan = family.plan(checkpoint, options)
+            plan.check()
+            owner = f"{plan.reference}#{next(self._owners)}"
+            environment = LoadEnvironment(
+                ledger=self.ledger,
+                owner=owner,
+                progress=progress,
+                deterministic=self.deterministic,
+                step_budget=step_budget,
+                max_rows=1 if self.deterministic else max_rows,
+            )
+            try:
+                loaded = family.load(checkpoint, plan, environment)
+            except BaseException:
+                self.ledger.drop(owner)
+                raise
+            self._session.call(lambda: [self._residency.add(lane) for lane in loaded.lanes])
+            model = Model(self, owner, checkpoint, loaded, dict(family.describe(checkpoint)))
+            self._models[owner] = model
+            return model
+
+    def stats(self) -> dict[str, Any]:
+        """The ledger by owner, the queue, steps and realised batch sizes by lane, state memory by model."""
+        loop = self._loop
+        rows = {
+            name: {"steps": steps, "rows": loop.rows_by_lane[name], "mean_batch": loop.rows_by_lane[name] / steps}
+            for name, steps in dict(loop.steps_by_lane).items()
+        }
+        return {
+            "device": self.device.name,
+            "budget_bytes": self.budget_bytes,
+            "held_bytes": self.ledger.held(),
+            "ledger": self.ledger.snapshot(),
+            "queued": len(loop.scheduler),
+            "preemptions": loop.scheduler.num_preemptions,
+            "splits": loop.splits,
+            "lanes": rows,
+            "models": {owner: dict(model.loaded.usage()) for owner, model in dict(self._models).items()},
+        }
+
+    def close(self) -> None:
+        """Cancel every request, unload every model, end the loop's thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._session.close()
+            for model in list(self._models.values()):
+                self._drop(model)
+
+    def _unload(self, model: Model) -> None:
+        with self._lock:
+            if model.owner not in self._models:
+                return
+            self._session.call(lambda: self._detach(model))
+            self._drop(model)
+
+    def _detach(self, model: Model) -> None:
+        for job in model.jobs():
+            self._session.end(job.id)
+        for lane in model.loaded.lanes:
+            self._residency.remove(lane.name)
+
+    def _drop(self, model: Model) -> None:
+        del self._models[model.owner]
+        model.loaded.close()
+        self.ledger.drop(model.owner)
+
+    def _plan_options(self, dtype: str, quant: str, kv_tokens: int | None) -> PlanOptions:
+        for name, value, known in (("dtype", dtype, DTYPES), ("quant", quant, QUANTS)):
+            if value not in known:
+                raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        return PlanOptions(
+            device=self.device.name,
+            dtype=dtype,
+            quant=quant,
+            budget_bytes=self.ledger.free(self.device.name),
+            good_dtypes=self.device.good_dtypes,
+            kv_tokens=kv_tokens,
+        )
+
+
+class Model:
+    """A loaded model. Thread safe. Options are those of `kamado.requests.TextOptions` and `Sampling`."""
+
+    def __init__(
+        self, runtime: Runtime, owner: str, checkpoint: Checkpoint, loaded: LoadedModel, info: dict[str, Any]
+    ) -> None:
+        self.runtime = runtime
+        self.owner = owner
+        self.checkpoint = checkpoint
+        self.loaded = loaded
+        self.info = info
+        """Facts as `kamado show` prints them."""
+        self._jobs: dict[str, Job] = {}
+        self._jobs_lock = threading.Lock()
+
+    @property
+    def reference(self) -> str:
+        """What it was loaded as."""
+        return self.checkpoint.reference
+
+    @property
+    def plan(self) -> Plan:
+        """What it was loaded by."""
+        return self.loaded.plan
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """What it can make: `text`, ..."""
+        return self.loaded.capabilities
+
+    def submit(self, prompt: str | None = None, **options: Any) -> Job:
+        """Start a request and return at once. Raises InvalidRequest and ContextOverflow."""
+        request = {"prompt": prompt, **options} if prompt is not None else options
+        request_id = f"r{next(_request_numbers)}"
+        tasks = self.loaded.prepare(request_id, request, time.monotonic())
+
+        def collect(events: Sequence[Event], timings: Timings) -> Result:
+            return self.loaded.collect(request_id, tasks, events, timings)
+
+        job = Job(request_id, collect, self.runtime._session.cancel)
+        with self._jobs_lock:
+            self._jobs[request_id] = job
+        job.when_done(lambda: self._forget(request_id))
+        try:
+            self.runtime._session.submit(request_id, tasks, job)
+        except BaseException:
+            self._forget(request_id)
+            raise
+        return job
+
+    def generate(self, prompt: str | None = None, **options: Any) -> Result:
+        """Run a request to its end. Raises also what `Job.result` raises."""
+        job = self.submit(prompt, **options)
+        try:
+            return job.result()
+        except BaseException:
+            job.cancel()
+            raise
+
+    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[Event]:
+        """The request's events as they come. Leaving the iterator cancels the request. A request that fails has a last
+        event that carries the error. Bad options raise at once, not with the first event."""
+        return self._events_of(self.submit(prompt, **options))
+
+    def generate_many(self, requests: Iterable[Mapping[str, Any]]) -> list[Result]:
+        """Results in order. The first failure is raised and cancels the rest."""
+        jobs: list[Job] = []
+        try:
+            for request in requests:
+                jobs.append(self.submit(**request))
+            return [job.result() for job in jobs]
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            raise
+
+    def map(
+        self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None
+    ) -> Iterator[tuple[int, Result | KamadoError]]:
+        """(position, result or error) of each request, as each finishes. `requests` is read only as far as needed to
+        keep `concurrency` of them in flight. Leaving the iterator cancels what is in flight."""
+        source = enumerate(requests)
+        finished: SimpleQueue[int] = SimpleQueue()
+        flying: dict[int, Job] = {}
+        try:
+            while True:
+                while len(flying) < (concurrency or MAP_CONCURRENCY) and (item := next(source, None)) is not None:
+                    position, request = item
+                    try:
+                        job = self.submit(**request)
+                    except KamadoError as error:
+                        yield position, error
+                        continue
+                    flying[position] = job
+                    job.when_done(lambda position=position: finished.put(position))  # type: ignore[misc]
+                if not flying:
+                    return
+                position = finished.get()
+                yield position, _result_or_error(flying.pop(position))
+        finally:
+            for job in flying.values():
+                job.cancel()
+
+    async def agenerate(self, prompt: str | None = None, **options: Any) -> Result:
+        """`generate` for asyncio; cancelling the awaiting task cancels the request."""
+        return await self.submit(prompt, **options).aresult()
+
+    async def astream(self, prompt: str | None = None, **options: Any) -> AsyncIterator[Event]:
+        """`stream` for asyncio."""
+        job = self.submit(prompt, **options)
+        try:
+            async for event in job.aevents():
+                yield event
+        finally:
+            job.cancel()
+
+    def jobs(self) -> list[Job]:
+        """Requests in flight."""
+        with self._jobs_lock:
+            return list(self._jobs.values())
+
+    def unload(self) -> None:
+        """Cancel its requests and give back every byte."""
+        self.runtime._unload(self)
+
+    def _forget(self, request_id: str) -> None:
+        with self._jobs_lock:
+            self._jobs.pop(request_id, None)
+
+    @staticmethod
+    def _events_of(job: Job) -> Iterator[Event]:
+        try:
+            yield from job.events()
+        finally:
+            job.cancel()
+
+
+def _result_or_error(job: Job) -> Result | KamadoError:
+    try:
+        return job.result()
+    except KamadoError as error:
+        return error
+
+
+def _inference_mode() -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.inference_mode()
+
+
+_default_runtime: Runtime | None = None
+_default_models: dict[str, Model] = {}
+_default_lock = threading.Lock()
+
+
+def generate(reference: str | Path, prompt: str | None = None, **options: Any) -> Result:
+    """One request over a shared runtime on the default device, which keeps its models until the program ends."""
+    global _default_runtime
+    with _default_lock:
+        if _default_runtime is None:
+            _default_runtime = Runtime()
+        model = _default_models.get(str(reference))
+        if model is None:
+            model = _default_models[str(reference)] = _default_runtime.load(reference)
+    return model.generate(prompt, **options)

@@ -1,0 +1,1 @@
+"""Scheduler, loop, session: pick, run, settle. Knows no model family and no modality."""

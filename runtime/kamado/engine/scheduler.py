@@ -1,0 +1,174 @@
+"""Which works run next, together. Knows costs, keys and fairness; not what a work computes.
+
+Across lanes: the lane that has used the least time runs next (start-time fair queueing: a lane that comes back from
+idling starts level with the busiest-starved one, it is owed nothing). Within a lane: the task that has waited the most
+steps leads, its key decides the batch, and tasks with state in memory and cheap works come first. Memory is granted in
+order of arrival: an older task may take it from a younger one, which then computes its state again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ..contracts import Task, Work
+
+
+@dataclass(slots=True)
+class Entry:
+    """One queued task and what the scheduler knows of it."""
+
+    task: Task
+    arrival: tuple[int, int]
+    last_step: int
+    """The step in which it last ran, or came in."""
+    work: Work | None = None
+    """What it was picked for."""
+    num_preemptions: int = 0
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The tasks of one lane, in order of arrival, and the time that the lane has used."""
+
+    entries: list[Entry] = field(default_factory=list)
+    used_s: float = 0.0
+
+
+class Scheduler:
+    """Not thread safe: the loop's thread owns it."""
+
+    def __init__(self, limits: Callable[[str], tuple[int, int]]) -> None:
+        """`limits(lane)` gives the lane's step budget and its most rows."""
+        self._limits = limits
+        self._queues: dict[str, _Queue] = {}
+        self._arrivals = 0
+        self._step = 0
+        self.num_preemptions = 0
+
+    def __len__(self) -> int:
+        return sum(len(queue.entries) for queue in self._queues.values())
+
+    def entries(self) -> Iterator[Entry]:
+        """All queued tasks."""
+        for queue in self._queues.values():
+            yield from queue.entries
+
+    def add(self, task: Task, *, after: Entry | None = None) -> None:
+        """Queue a task. `after` places it right behind another (a further answer of the same request)."""
+        self._arrivals += 1
+        arrival = (after.arrival[0] if after else self._arrivals, self._arrivals)
+        self._enqueue(Entry(task, arrival, self._step))
+
+    def remove(self, entry: Entry) -> None:
+        """Forget the task; its memory has been released."""
+        for queue in self._queues.values():
+            if entry in queue.entries:
+                queue.entries.remove(entry)
+
+    def settled(self, entries: list[Entry]) -> None:
+        """The batch was run: tasks that now need another lane move to that lane's queue."""
+        for entry in entries:
+            entry.last_step = self._step
+            for name, queue in self._queues.items():
+                if entry in queue.entries and entry.task.lane != name:
+                    queue.entries.remove(entry)
+                    self._enqueue(entry)
+                    break
+
+    def charge(self, lane: str, seconds: float) -> None:
+        """The lane has used that much time."""
+        self._queues[lane].used_s += seconds
+
+    def pick(self) -> tuple[str, list[Entry]] | None:
+        """The next lane and the works (in `Entry.work`) of one forward, memory acquired. None: nothing can run."""
+        self._step += 1
+        active = [(queue.used_s, name) for name, queue in self._queues.items() if queue.entries]
+        for _, name in sorted(active):
+            batch = self._pick_from(name)
+            if batch:
+                return name, batch
+        return None
+
+    def _enqueue(self, entry: Entry) -> None:
+        queue = self._queues.setdefault(entry.task.lane, _Queue())
+        if not queue.entries:
+            busy = [other.used_s for other in self._queues.values() if other.entries]
+            queue.used_s = max(queue.used_s, min(busy, default=queue.used_s))
+        queue.entries.append(entry)
+        queue.entries.sort(key=lambda item: item.arrival)
+
+    def _pick_from(self, name: str) -> list[Entry]:
+        queue = self._queues[name]
+        budget, max_rows = self._limits(name)
+        waiting = sorted(queue.entries, key=lambda item: (item.last_step, item.arrival))
+        for leader in waiting:
+            leader.work = leader.task.work(budget)
+            if leader.work is None:
+                continue
+            others = self._companions(leader, queue, budget)
+            leader.work = self._leave_room(leader, others[: max_rows - 1], budget)
+            if self._grant(leader, queue, []):
+                return self._fill(leader, others, queue, (budget, max_rows))
+        return []
+
+    def _companions(self, leader: Entry, queue: _Queue, budget: int) -> list[Entry]:
+        """The tasks whose works may share the leader's forward: those with state first, cheap ones first."""
+        assert leader.work is not None
+        found: list[tuple[bool, int, tuple[int, int], Entry]] = []
+        for entry in queue.entries:
+            if entry is leader:
+                continue
+            entry.work = entry.task.work(budget)
+            if entry.work is not None and entry.work.key == leader.work.key:
+                found.append((not entry.task.holds(), entry.work.cost, entry.arrival, entry))
+        return [entry for *_, entry in sorted(found, key=lambda item: item[:3])]
+
+    @staticmethod
+    def _leave_room(leader: Entry, others: list[Entry], budget: int) -> Work:
+        """A leader that can be cut leaves up to half the budget to much cheaper works (decodes beside a prefill)."""
+        assert leader.work is not None
+        costs = [entry.work.cost for entry in others if entry.work is not None and entry.task.holds()]
+        cheap = sum(cost for cost in costs if cost * 8 <= leader.work.cost)
+        return leader.task.work(max(budget - cheap, budget // 2, 1)) or leader.work
+
+    def _fill(self, leader: Entry, others: list[Entry], queue: _Queue, limits: tuple[int, int]) -> list[Entry]:
+        """The leader, and what fits beside it."""
+        assert leader.work is not None
+        budget, max_rows = limits
+        batch, spent = [leader], leader.work.cost
+        for entry in others:
+            fresh = not entry.task.holds()
+            if len(batch) >= max_rows or spent >= budget:
+                break
+            entry.work = entry.task.work(budget - spent)
+            if entry.work is None or entry.work.key != leader.work.key or spent + entry.work.cost > budget:
+                continue
+            if self._grant(entry, queue, batch):
+                if entry.work.key == leader.work.key:
+                    batch.append(entry)
+                    spent += entry.work.cost
+            elif fresh:
+                break  # strictly in order of arrival: a large request must not be overtaken for ever by small ones
+        return batch
+
+    def _grant(self, entry: Entry, queue: _Queue, batch: list[Entry]) -> bool:
+        """Acquire memory for the entry's work, from younger tasks if need be. The oldest task can always be granted
+        its memory as leader, so something always runs."""
+        assert entry.work is not None
+        while (granted := entry.task.acquire(entry.work)) is None:
+            victim = next(
+                (
+                    other
+                    for other in reversed(queue.entries)
+                    if other.arrival > entry.arrival and other.task.holds() and other not in batch
+                ),
+                None,
+            )
+            if victim is None:
+                return False
+            victim.task.release()
+            victim.num_preemptions += 1
+            self.num_preemptions += 1
+        entry.work = granted
+        return True

@@ -1,0 +1,132 @@
+"""The thread that runs the loop, and the way in and out of it for other threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+from ..contracts import Task
+from ..errors import Cancelled, GenerationFailed
+from ..events import Event, Finished
+from .loop import Loop
+
+T = TypeVar("T")
+
+
+class Sink(Protocol):
+    """Where the events of one request go. Called on the loop's thread: must be quick and must not raise."""
+
+    def put(self, event: Event) -> None:
+        """One more event."""
+
+    def close(self) -> None:
+        """There are no more."""
+
+
+class Session:
+    """Owns the loop and its thread, which starts with the first request and ends with `close`."""
+
+    def __init__(self, loop: Loop, thread_context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """`thread_context` is entered once, on the loop's thread (inference mode, which torch keeps per thread)."""
+        self._loop = loop
+        self._thread_context = thread_context
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._sinks: dict[str, Sink] = {}
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, request_id: str, tasks: Sequence[Task], sink: Sink) -> None:
+        """Run the tasks of one request; its events go to `sink`. Returns at once."""
+
+        def start() -> None:
+            self._sinks[request_id] = sink
+            for task in tasks:
+                self._loop.add(task)
+
+        self._send(start)
+
+    def cancel(self, request_id: str) -> None:
+        """End the request between this step and the next. Does nothing once it is finished. Returns at once."""
+        with self._wake:
+            if self._closed:
+                return
+        self._send(lambda: self.end(request_id))
+
+    def end(self, request_id: str) -> None:
+        """`cancel`, at once; on the loop's thread only."""
+        self._route(self._loop.cancel(request_id))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the loop's thread, between two steps, and wait for what it returns or raises."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._send(run)
+        return future.result()
+
+    def close(self) -> None:
+        """Cancel what runs and end the thread. Returns when it has ended."""
+        with self._wake:
+            if self._closed:
+                return
+            self._closed = True
+            thread = self._thread
+            self._wake.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _send(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            if self._closed:
+                raise Cancelled("the runtime is closed")
+            self._commands.append(command)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._main, name="kamado-loop", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def _main(self) -> None:
+        with self._thread_context():
+            while self._next_commands():
+                self._route(self._guarded_step())
+            for request_id in list(self._sinks):
+                self.end(request_id)
+
+    def _next_commands(self) -> bool:
+        """Wait for something to do, and carry out what was sent. False: closed."""
+        with self._wake:
+            while not self._commands and not self._closed and not len(self._loop.scheduler):
+                self._wake.wait()
+            commands, self._commands = self._commands, deque()
+            closed = self._closed
+        for command in commands:
+            command()
+        return not closed
+
+    def _guarded_step(self) -> list[Event]:
+        """A step; a fault of the loop itself ends the requests in flight, not the thread."""
+        try:
+            return self._loop.step()
+        except Exception as error:
+            failure = GenerationFailed(f"the loop failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return [event for request_id in list(self._sinks) for event in self._loop.cancel(request_id, failure)]
+
+    def _route(self, events: Sequence[Event]) -> None:
+        for event in events:
+            sink = self._sinks.get(event.request_id)
+            if sink is not None:
+                sink.put(event)
+        for request_id in {event.request_id for event in events if isinstance(event, Finished)}:
+            if not self._loop.has(request_id) and (sink := self._sinks.pop(request_id, None)):
+                sink.close()

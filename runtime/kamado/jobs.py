@@ -1,0 +1,153 @@
+"""One request, seen from outside: its events as they come, and its result."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from .events import Event, Finished, Started, Token
+from .results import Result, Timings
+
+
+class Job:
+    """A submitted request. Thread safe."""
+
+    def __init__(
+        self, request_id: str, collect: Callable[[list[Event], Timings], Result], cancel: Callable[[str], None]
+    ) -> None:
+        self.id = request_id
+        self._collect = collect
+        self._cancel = cancel
+        self._changed = threading.Condition()
+        self._events: list[Event] = []
+        self._listeners: list[Callable[[], None]] = []
+        self._enders: list[Callable[[], None]] = []
+        self._closed = False
+        self._result: Result | None = None
+        self._submitted = time.monotonic()
+        self._marks: dict[str, float] = {}
+
+    # ---- the loop's side (Sink) ----
+
+    def put(self, event: Event) -> None:
+        """See Sink."""
+        now = time.monotonic() - self._submitted
+        with self._changed:
+            self._events.append(event)
+            if isinstance(event, Started):
+                self._marks.setdefault("queued", now)
+            elif isinstance(event, Token):
+                self._marks.setdefault("first", now)
+            self._notify()
+
+    def close(self) -> None:
+        """See Sink."""
+        with self._changed:
+            self._marks["total"] = time.monotonic() - self._submitted
+            self._closed = True
+            self._notify()
+            enders, self._enders = self._enders, []
+        for ender in enders:
+            ender()
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        for listener in self._listeners:
+            listener()
+
+    # ---- the caller's side ----
+
+    def done(self) -> bool:
+        """Whether the request has ended, one way or another."""
+        with self._changed:
+            return self._closed
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call back once it has ended: on the loop's thread, or at once if it has already. Must be quick and not raise."""
+        with self._changed:
+            if not self._closed:
+                self._enders.append(callback)
+                return
+        callback()
+
+    def cancel(self) -> None:
+        """End it between this step and the next. Harmless once it has ended. Returns at once."""
+        if not self.done():
+            self._cancel(self.id)
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the end. Raises what ended it (Cancelled, DeadlineExceeded, GenerationFailed), or TimeoutError
+        after `timeout` seconds, and then the request goes on."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed, timeout):
+                raise TimeoutError(f"request {self.id} has not finished within {timeout} s")
+        return self._outcome()
+
+    def events(self) -> Iterator[Event]:
+        """All events from the first on, as they come. Each call starts anew. Raises nothing for a failed request: its
+        last event is a Finished that carries the error."""
+        position = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._events) > position)
+                fresh = self._events[position:]
+                closed = self._closed
+            yield from fresh
+            position += len(fresh)
+            if closed and not fresh:
+                return
+
+    async def aevents(self) -> AsyncIterator[Event]:
+        """`events` for asyncio."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+
+        def listener() -> None:
+            # The caller's event loop may be closed before the request ends.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(changed.set)
+
+        with self._changed:
+            self._listeners.append(listener)
+        try:
+            position = 0
+            while True:
+                changed.clear()
+                with self._changed:
+                    fresh = self._events[position:]
+                    closed = self._closed
+                for event in fresh:
+                    yield event
+                position += len(fresh)
+                if closed and not fresh:
+                    return
+                if not fresh:
+                    await changed.wait()
+        finally:
+            with self._changed:
+                self._listeners.remove(listener)
+
+    async def aresult(self) -> Result:
+        """`result` for asyncio; cancelling the awaiting task cancels the request."""
+        try:
+            async for _ in self.aevents():
+                pass
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self._outcome()
+
+    def _outcome(self) -> Result:
+        with self._changed:
+            for event in self._events:
+                if isinstance(event, Finished) and event.error is not None:
+                    raise event.error
+            if self._result is None:
+                total = self._marks["total"]
+                timings = Timings(
+                    queued_s=self._marks.get("queued", total), ttft_s=self._marks.get("first"), total_s=total
+                )
+                self._result = self._collect(self._events, timings)
+            return self._result

@@ -1,0 +1,180 @@
+"""Pages of a KV cache: who holds which, and which known prefix lies where. Plain integers, no tensors.
+
+    page:   free --take--> held (references > 0) --release--> free
+    a full page may be published under the hash of everything up to its end; it stays findable while free, until
+    `take` hands it out again (least recently released first).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from ..tasks.sequence import TokenSequence
+
+
+class BlockPool:
+    """`num_blocks` pages, reference counted. Not thread safe: the loop's thread owns it."""
+
+    def __init__(self, num_blocks: int) -> None:
+        if num_blocks < 1:
+            raise ValueError(f"a block pool needs at least one block, not {num_blocks}")
+        self.num_blocks = num_blocks
+        self._references = [0] * num_blocks
+        self._name: list[bytes | None] = [None] * num_blocks
+        self._named: dict[bytes, int] = {}
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def take(self) -> int:
+        """A free page, its old content forgotten. The caller has made sure that there is one."""
+        block, _ = self._free.popitem(last=False)
+        name = self._name[block]
+        if name is not None:
+            del self._named[name]
+            self._name[block] = None
+        self._references[block] = 1
+        return block
+
+    def retain(self, block: int) -> None:
+        """One more holder."""
+        if self._references[block] == 0:
+            del self._free[block]
+        self._references[block] += 1
+
+    def release(self, block: int) -> None:
+        """One holder less; the last one frees it."""
+        assert self._references[block] > 0, f"block {block} was released more often than held"
+        self._references[block] -= 1
+        if self._references[block] == 0:
+            self._free[block] = None
+            if self._name[block] is None:
+                self._free.move_to_end(block, last=False)
+
+    def publish(self, block: int, name: bytes) -> None:
+        """Make a held page findable. Where another page has that name already, that one stays the known one."""
+        if self._name[block] is None and name not in self._named:
+            self._name[block] = name
+            self._named[name] = block
+
+    def find(self, name: bytes) -> int | None:
+        """The page published under that name. Modifies nothing."""
+        return self._named.get(name)
+
+    def forget(self) -> None:
+        """Drop all published names (the content is about to change)."""
+        self._named.clear()
+        self._name = [None] * self.num_blocks
+
+    def check_integrity(self) -> None:
+        """Assert that free and held pages together are all pages, and that names are consistent."""
+        free = set(self._free)
+        held = {b for b, count in enumerate(self._references) if count > 0}
+        assert free.isdisjoint(held) and len(free) + len(held) == self.num_blocks
+        assert all(count >= 0 for count in self._references)
+        assert all(self._name[block] == name for name, block in self._named.items())
+        assert sum(name is not None for name in self._name) == len(self._named)
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """Pages of one sequence, in order, and the hashes of its full pages as far as they are known."""
+
+    blocks: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+
+
+class PagedMemory:
+    """`SequenceMemory` over a block pool, with a prefix cache keyed by content.
+
+    The name of a page is SHA-256 over the salt (weights and adapter), the name of the page before it and its own
+    tokens, so equal names mean equal state.
+    """
+
+    chunked = True
+
+    def __init__(
+        self, pool: BlockPool, block_tokens: int, *, salt: bytes, share_prefixes: bool = True, rope_switch: int | None = None
+    ) -> None:
+        self.pool = pool
+        self.block_tokens = block_tokens
+        self.share_prefixes = share_prefixes
+        self._salt = sha256(salt).digest()
+        self._rope_switch = rope_switch
+
+    def key(self, sequence: TokenSequence, num_new: int) -> Hashable:
+        """All packed tokens go into one forward, except that rotary embeddings which change with the longest
+        position in the batch keep sequences beyond that length apart."""
+        if self._rope_switch is None:
+            return "tokens"
+        return ("tokens", sequence.num_computed + num_new > self._rope_switch)
+
+    def attach(self, sequence: TokenSequence) -> int:
+        """See SequenceMemory. At least one token is always left to compute, for its logits."""
+        table = sequence.state = BlockTable()
+        if not self.share_prefixes:
+            return 0
+        for page in range((len(sequence.tokens) - 1) // self.block_tokens):
+            name = self._page_name(table, sequence.tokens, page)
+            block = self.pool.find(name)
+            if block is None:
+                break
+            self.pool.retain(block)
+            table.blocks.append(block)
+            table.names.append(name)
+        return len(table.blocks) * self.block_tokens
+
+    def acquire(self, sequence: TokenSequence, num_tokens: int) -> bool:
+        """See SequenceMemory."""
+        table: BlockTable = sequence.state
+        missing = -(-num_tokens // self.block_tokens) - len(table.blocks)
+        if missing > self.pool.num_free:
+            return False
+        table.blocks.extend(self.pool.take() for _ in range(missing))
+        return True
+
+    def committed(self, sequence: TokenSequence) -> None:
+        """See SequenceMemory: publishes the pages that became full."""
+        if not self.share_prefixes:
+            return
+        table: BlockTable = sequence.state
+        for page in range(len(table.names), sequence.num_computed // self.block_tokens):
+            name = self._page_name(table, sequence.tokens, page)
+            table.names.append(name)
+            self.pool.publish(table.blocks[page], name)
+
+    def release(self, sequence: TokenSequence) -> None:
+        """See SequenceMemory. The last pages are freed first, so that they are also forgotten first."""
+        table: BlockTable | None = sequence.state
+        sequence.state = None
+        if table is not None:
+            # `take` hands out the least recently released page: the tail of a prefix must go before its head.
+            for block in reversed(table.blocks):
+                self.pool.release(block)
+
+    def capacity_tokens(self) -> int:
+        """See SequenceMemory."""
+        return self.pool.num_blocks * self.block_tokens
+
+    def check_integrity(self) -> None:
+        """See BlockPool."""
+        self.pool.check_integrity()
+
+    def usage(self) -> dict[str, int]:
+        """Figures for `Runtime.stats`."""
+        return {
+            "kv_tokens_total": self.capacity_tokens(),
+            "kv_tokens_free": self.pool.num_free * self.block_tokens,
+        }
+
+    def _page_name(self, table: BlockTable, tokens: Sequence[int], page: int) -> bytes:
+        start = page * self.block_tokens
+        digest = sha256(table.names[page - 1] if page else self._salt)
+        for token in tokens[start : start + self.block_tokens]:
+            digest.update(token.to_bytes(8, "little"))
+        return digest.digest()

@@ -1,0 +1,34 @@
+"""Which lanes are in memory. The loop gets a lane from here and from nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..contracts import Lane
+
+
+class Residency:
+    """Lanes by name. Not thread safe: the loop's thread owns it."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+
+    def add(self, lane: Lane) -> None:
+        """From now on works of that lane can run."""
+        assert lane.name not in self._lanes, f"lane {lane.name} is there already"
+        self._lanes[lane.name] = lane
+
+    def remove(self, name: str) -> None:
+        """The lane is gone; its works can no longer run."""
+        del self._lanes[name]
+
+    def limits(self, name: str) -> tuple[int, int]:
+        """Step budget and most rows of a lane."""
+        lane = self._lanes[name]
+        return lane.step_budget, lane.max_rows
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[Lane]:
+        """The lane, in place for one forward."""
+        yield self._lanes[name]

@@ -1,0 +1,178 @@
+"""Text generation as a task: tokens so far, tokens computed so far; the lane computes the missing ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ..contracts import Accepted, Work
+from ..events import Event, Finished, FinishReason, Token, TokenLogprob
+from ..media.detokenize import IncrementalDetokenizer
+from ..requests import TextOptions
+from ..sampling.stops import StopMatcher
+from .sequence import Drawn, SequenceMemory, TextStep, TokenSequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextModel:
+    """What a text task has to know of the model."""
+
+    lane: str
+    memory: SequenceMemory
+    decode: Callable[[list[int]], str]
+    """Token ids -> text, special tokens left out."""
+    eos_ids: frozenset[int]
+    context_tokens: int
+    """Longest sequence, prompt and answer together."""
+
+
+class TextTask:
+    """One answer. An `n > 1` request starts with its first answer; when the prompt is computed that one spawns the
+    others, which find the prompt's state in memory."""
+
+    def __init__(
+        self,
+        request_id: str,
+        model: TextModel,
+        options: TextOptions,
+        prompt: Sequence[int],
+        *,
+        source: Sequence[int] = (),
+        deadline: float | None = None,
+        index: int = 0,
+    ) -> None:
+        self.id = request_id
+        self.lane = model.lane
+        self.deadline = deadline
+        self._model = model
+        self._options = options
+        self._unspawned = options.n - 1 if index == 0 else 0
+        self._cached_tokens = 0
+        self._granted: TextStep
+        self._finished = False
+        self.sequence = TokenSequence(
+            id=f"{request_id}/{index}",
+            tokens=list(prompt),
+            num_prompt=len(prompt),
+            sampling=options.sampling,
+            seed=options.seed,
+            index=index,
+            logprobs=options.logprobs,
+            source=tuple(source),
+        )
+        self._detokenizer = IncrementalDetokenizer(model.decode, prompt)
+        self._stops = StopMatcher(options.stop)
+
+    def work(self, budget: int) -> Work | None:
+        """See Task. A lane that cannot compute a prompt in pieces gets it whole, whatever the budget."""
+        if self._finished:
+            return None
+        sequence = self.sequence
+        missing = len(sequence.tokens) - sequence.num_computed
+        num_new = min(missing, budget) if self._model.memory.chunked else missing
+        return self._work(num_new)
+
+    def acquire(self, work: Work) -> Work | None:
+        """See Task. A task without state first takes over the longest prefix that memory knows."""
+        sequence, memory = self.sequence, self._model.memory
+        fresh = sequence.state is None
+        if fresh:
+            sequence.num_computed = memory.attach(sequence)
+            work = self._work(min(work.cost, len(sequence.tokens) - sequence.num_computed))
+        num_new: int = work.payload.num_new
+        if not memory.acquire(sequence, sequence.num_computed + num_new):
+            if fresh:
+                self.release()
+            return None
+        self._granted = work.payload
+        if fresh and not self._cached_tokens and sequence.num_made == 0:
+            self._cached_tokens = sequence.num_computed
+        return work
+
+    def release(self) -> None:
+        """See Task."""
+        if self.sequence.state is not None:
+            self._model.memory.release(self.sequence)
+        self.sequence.num_computed = 0
+
+    def holds(self) -> bool:
+        """See Task."""
+        return self.sequence.state is not None
+
+    def accept(self, result: Drawn | None) -> Accepted:
+        """See Task."""
+        sequence = self.sequence
+        step = self._granted
+        sequence.num_computed += step.num_new
+        self._model.memory.committed(sequence)
+        if not step.sample:
+            return Accepted(())
+        assert result is not None, "a step that reaches the last token draws the next"
+        spawned = [self._sibling(index) for index in range(1, self._unspawned + 1)]
+        self._unspawned = 0
+        return Accepted(self._advance(result), spawned)
+
+    def finish(self, reason: FinishReason, error: Exception | None = None) -> Finished:
+        """See Task."""
+        return self._finish(reason, text=self._stops.flush() if error is None else "", error=error)
+
+    def _work(self, num_new: int) -> Work:
+        sequence = self.sequence
+        sample = sequence.num_computed + num_new == len(sequence.tokens)
+        key = self._model.memory.key(sequence, num_new)
+        return Work(self.lane, key, num_new, TextStep(sequence, num_new, sample))
+
+    def _sibling(self, index: int) -> TextTask:
+        options = replace(self._options, n=1)
+        prompt = self.sequence.tokens[: self.sequence.num_prompt]
+        return TextTask(
+            self.id, self._model, options, prompt, source=self.sequence.source, deadline=self.deadline, index=index
+        )
+
+    def _advance(self, drawn: Drawn) -> list[Event]:
+        """Take the drawn token in: text, stop conditions."""
+        sequence = self.sequence
+        token = drawn.token_id
+        sequence.tokens.append(token)
+        if token in self._model.eos_ids and not self._options.ignore_eos:
+            tail, hit = self._stops.feed(self._detokenizer.flush())
+            event = self._token(drawn, tail)
+            if hit is not None:
+                return [event, self._finish("stop", stop=hit)]
+            return [event, self._finish("stop", text=self._stops.flush(), stop=token)]
+        text, hit = self._stops.feed(self._detokenizer.feed(token))
+        event = self._token(drawn, text)
+        if hit is not None:
+            return [event, self._finish("stop", stop=hit)]
+        limit = self._options.max_tokens
+        if len(sequence.tokens) >= self._model.context_tokens or (limit is not None and sequence.num_made >= limit):
+            rest, hit = self._stops.feed(self._detokenizer.flush())
+            if hit is not None:
+                return [event, self._finish("stop", text=rest, stop=hit)]
+            return [event, self._finish("length", text=rest + self._stops.flush())]
+        return [event]
+
+    def _token(self, drawn: Drawn, text: str) -> Token:
+        def named(token_id: int, logprob: float) -> TokenLogprob:
+            return TokenLogprob(token_id, self._model.decode([token_id]), logprob)
+
+        chosen = named(drawn.token_id, drawn.logprob) if drawn.logprob is not None else None
+        top = tuple(named(token_id, logprob) for token_id, logprob in drawn.top)
+        return Token(self.id, self.sequence.index, drawn.token_id, text, chosen, top)
+
+    def _finish(
+        self, reason: FinishReason, *, text: str = "", stop: str | int | None = None, error: Exception | None = None
+    ) -> Finished:
+        assert not self._finished, f"{self.sequence.id} finished twice"
+        self._finished = True
+        return Finished(
+            self.id,
+            reason,
+            index=self.sequence.index,
+            text=text,
+            error=error,
+            stop=stop,
+            prompt_tokens=len(self.sequence.source) or self.sequence.num_prompt,
+            completion_tokens=self.sequence.num_made,
+            cached_tokens=self._cached_tokens,
+        )
