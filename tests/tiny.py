@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from tiny_configs import CAUSAL, SEEDS, SEQ2SEQ
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<a>", "<b>")
+KEPT = ("A_log", "D", "dt_bias", "recurrent_param", "time_decay", "time_first")
+"""Parameters that a model needs as it initializes them, to be stable."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -67,7 +70,7 @@ def _rescale(model: Any) -> None:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             *_, parent, name = ["", *path.split(".")]
-            if name in ("A_log", "D", "dt_bias", "recurrent_param", "time_decay", "time_first") or "time_mix" in name:
+            if name in KEPT or "time_mix" in name or not parameter.requires_grad:
                 continue
             noise = torch.randn_like(parameter)
             if "sinks" in name:

@@ -344,8 +344,7 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "rwkv": (
         "rwkv",
-        _IDS
-        | {"hidden_size": 64, "num_hidden_layers": 3, "attention_hidden_size": 64, "context_length": CONTEXT},
+        _IDS | {"hidden_size": 64, "num_hidden_layers": 3, "attention_hidden_size": 64, "context_length": CONTEXT},
     ),
 }
 
@@ -354,7 +353,7 @@ SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
     "t5_gated": ("t5", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "bart": ("bart", _SEQ2SEQ),
     "mbart": ("mbart", _SEQ2SEQ),
-    "marian": ("marian", _SEQ2SEQ | {"share_encoder_decoder_embeddings": True}),
+    "marian": ("marian", _SEQ2SEQ | {"scale_embedding": True}),
     "pegasus": ("pegasus", _SEQ2SEQ),
     "m2m_100": ("m2m_100", _SEQ2SEQ),
 }
@@ -369,11 +368,11 @@ SEEDS: dict[str, int] = {
     "falcon_multi_query": 7,
     "gemma3": 10,
     "m2m_100": 1,
-    "marian": 16,
+    "marian": 15,
     "mbart": 22,
     "mpt": 20,
     "opt": 4,
-    "pegasus": 3,
+    "pegasus": 7,
     "phi": 6,
     "t5": 0,
     "xglm": 5,
