@@ -1,0 +1,1 @@
+"""From model output to what a person can use: text, pictures, sound, files."""
