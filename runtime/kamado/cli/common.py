@@ -30,6 +30,14 @@ def _apply(command: Callable[..., Any], options: list[Callable[[Any], Any]]) -> 
     return command
 
 
+def _note_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Noted while options are parsed, so that it holds for whatever fails afterwards."""
+    state = ctx.find_object(CliState)
+    if state is not None:
+        state.verbose = value
+    return value
+
+
 def common_options(command: Command) -> Command:
     """Adds --json, -q and -v, and calls the command with `out: Output`. Stands last, next to the function:
 
@@ -41,15 +49,12 @@ def common_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
-        state = click.get_current_context().find_object(CliState)
-        if state is not None:
-            state.verbose = verbose
         return command(*args, out=Output(is_json=as_json, quiet=quiet, verbose=verbose), **kwargs)
 
     options = [
         click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there."),
         click.option("-q", "--quiet", is_flag=True, help="Print the answer only."),
-        click.option("-v", "--verbose", is_flag=True, help="Say more, and show tracebacks."),
+        click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Say more, and show tracebacks."),
     ]
     return _apply(wrapper, options)  # type: ignore[return-value]
 
@@ -63,10 +68,14 @@ class LoadOptions:
     quant: str = "none"
     memory: str | int | None = None
     offline: bool = False
+    deterministic: bool = False
     kv_tokens: int | None = None
+    step_budget: int | None = None
+    """Only presets set it."""
 
 
-_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens")
+_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "step_budget")
+_TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "offline", "deterministic")
 
 
 def resolve_load_options(typed: Mapping[str, Any], preset: Mapping[str, Any]) -> LoadOptions:
@@ -77,11 +86,11 @@ def resolve_load_options(typed: Mapping[str, Any], preset: Mapping[str, Any]) ->
 
 
 def model_options(command: Command) -> Command:
-    """Adds --device --dtype --quant --memory --config --offline --kv-tokens; calls with `load: LoadOptions`."""
+    """Adds the options that say how a model is loaded; calls with `load: LoadOptions`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, config: str | None, **kwargs: Any) -> Any:
-        typed = {name: kwargs.pop(name) for name in (*_PRESET_NAMES, "offline")}
+        typed = {name: kwargs.pop(name) for name in _TYPED_NAMES}
         preset: Mapping[str, Any] = {}
         if config is not None:
             from ..presets import load_preset
@@ -94,13 +103,12 @@ def model_options(command: Command) -> Command:
         click.option(
             "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Compute precision.  [auto]"
         ),
-        click.option(
-            "--quant", type=click.Choice(["none", "int8", "int4", "nf4", "fp8"]), help="Weight precision.  [none]"
-        ),
+        click.option("--quant", metavar="NAME", help="Quantize the weights.  [none]"),
         click.option("--memory", metavar="SIZE", help="The most memory to use, like 8GiB.  [most of what is free]"),
         click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
         click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
         click.option("--offline", is_flag=True, help="Never use the network."),
+        click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),
     ]
     return _apply(wrapper, options)  # type: ignore[return-value]
 

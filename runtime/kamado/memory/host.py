@@ -15,8 +15,17 @@ from pathlib import Path
 _FEATURES: Mapping[str, str] = {
     **{flag: flag for flag in ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni")},
     **{flag: flag for flag in ("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")},
-    **{"asimd": "neon", "neon": "neon", "asimdhp": "fp16", "asimddp": "dotprod", "bf16": "bf16", "i8mm": "i8mm"},
-    **{"sve": "sve", "sve2": "sve2", "sme": "sme", "lsx": "lsx", "lasx": "lasx"},
+    "asimd": "neon",
+    "neon": "neon",
+    "asimdhp": "fp16",
+    "asimddp": "dotprod",
+    "bf16": "bf16",
+    "i8mm": "i8mm",
+    "sve": "sve",
+    "sve2": "sve2",
+    "sme": "sme",
+    "lsx": "lsx",
+    "lasx": "lasx",
 }
 _NO_LIMIT = 2**60
 """cgroup v1 says "no limit" as the largest multiple of the page size: anything this large is none."""

@@ -1,0 +1,69 @@
+"""`kamado plan`."""
+
+from __future__ import annotations
+
+import click
+
+from ..memory.plan import Plan
+from ..units import format_bytes
+from .common import LoadOptions, Output, common_options, model_options
+from .loading import open_runtime
+from .table import format_facts, format_table
+
+
+@click.command()
+@click.argument("model")
+@model_options
+@common_options
+def plan(model: str, load: LoadOptions, out: Output) -> None:
+    """Show what would be loaded where, in how many bytes. Exit status 3 if it does not fit.
+
+    Reads header data only: nothing is loaded, and no GPU memory is taken.
+    """
+    with open_runtime(load) as runtime:
+        result = runtime.plan(model, dtype=load.dtype, quant=load.quant, kv_tokens=load.kv_tokens, offline=load.offline)
+    out.json(result.as_dict())
+    for line in describe(result):
+        out.line(line)
+    result.check()
+
+
+def describe(plan: Plan) -> list[str]:
+    """The lines for people."""
+    fits = plan.minimum_bytes <= plan.available_bytes
+    lines = format_facts(
+        [
+            ("model", plan.reference),
+            ("architecture", f"{plan.architecture} ({plan.family})"),
+            ("device", plan.device),
+            ("precision", plan.dtype + (f", weights {plan.quant}" if plan.quant != "none" else "")),
+            ("context", f"{plan.context_tokens} tokens" if plan.context_tokens else ""),
+        ]
+    )
+    rows = [
+        (lane.lane, lane.device, lane.dtype, format_bytes(lane.weight_bytes), format_bytes(lane.activation_bytes))
+        for lane in plan.lanes
+    ]
+    lines += [
+        "",
+        *format_table(("lane", "device", "dtype", "weights", "activations"), rows, right=("weights", "activations")),
+    ]
+    kv = f"{format_bytes(plan.kv_bytes)} for {plan.kv_tokens} tokens ({format_bytes(plan.kv_bytes_per_token)} each)"
+    state = f"{format_bytes(plan.state_bytes)} for {plan.max_sequences} sequences"
+    sums = format_facts(
+        [
+            ("weights", format_bytes(plan.weight_bytes)),
+            ("activations", format_bytes(plan.activation_bytes)),
+            ("KV cache", kv if plan.kv_tokens else ""),
+            ("state", state if plan.state_bytes else ""),
+            ("total", format_bytes(plan.total_bytes)),
+            ("least", f"{format_bytes(plan.minimum_bytes)} would run at all"),
+            ("may be used", format_bytes(plan.available_bytes)),
+            ("fits", "yes" if fits else "no"),
+        ]
+    )
+    lines += ["", *sums]
+    if plan.notes or (plan.options and not fits):
+        lines += ["", *plan.notes]
+        lines += [] if fits else plan.options
+    return lines
