@@ -1,0 +1,117 @@
+"""What every test may count on: markers, nothing left changed behind, and the real model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+# Timings on a busy machine say nothing about the code.
+hypothesis.settings.register_profile("kamado", deadline=None)
+hypothesis.settings.load_profile("kamado")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu") or "gpu" in item.path.parent.parts]
+    if not gpu_tests:
+        return
+    reason = _why_no_gpu()
+    for item in gpu_tests:
+        item.add_marker(pytest.mark.gpu)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_gpu() -> str | None:
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device"
+    return None
+
+
+def _process_state() -> dict[str, Any]:
+    """Settings of the process that belong to the host program, as `name -> value`."""
+    state: dict[str, Any] = {f"environment variable {name}": value for name, value in os.environ.items()}
+    state.pop("environment variable PYTEST_CURRENT_TEST", None)
+    state["working directory"] = Path.cwd()
+    state["SIGINT handler"] = signal.getsignal(signal.SIGINT)
+    state["SIGTERM handler"] = signal.getsignal(signal.SIGTERM)
+    return state
+
+
+def _torch_state() -> dict[str, Any]:
+    import torch
+
+    return {
+        "torch default dtype": torch.get_default_dtype(),
+        "torch default device": torch.get_default_device(),
+        "torch grad mode": torch.is_grad_enabled(),
+        "torch inference mode": torch.is_inference_mode_enabled(),
+        "torch threads": torch.get_num_threads(),
+        "torch deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "torch matmul precision": torch.get_float32_matmul_precision(),
+        "cudnn benchmark": torch.backends.cudnn.benchmark,
+        "cudnn deterministic": torch.backends.cudnn.deterministic,
+    }
+
+
+
+
+@pytest.fixture(autouse=True)
+def host_state_is_left_alone() -> Iterator[None]:
+    """Fails a test that leaves the process otherwise than it found it."""
+    had_torch = "torch" in sys.modules
+    before = _process_state() | (_torch_state() if had_torch else {})
+    yield
+    after = _process_state()
+    if "torch" in sys.modules:
+        after |= _torch_state()
+        if not had_torch:
+            import torch
+
+            before |= _torch_state() | {
+                "torch default dtype": torch.float32,
+                "torch default device": torch.device("cpu"),
+                "torch grad mode": True,
+                "torch inference mode": False,
+                "torch deterministic algorithms": False,
+            }
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if changed:
+        _restore(before)
+        details = "; ".join(f"{name}: {before.get(name)} -> {after.get(name)}" for name in changed)
+        pytest.fail(f"the test changed the host's state: {details}", pytrace=False)
+
+
+def _restore(state: dict[str, Any]) -> None:
+    prefix = "environment variable "
+    os.environ.clear()
+    os.environ.update({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    os.chdir(state["working directory"])
+    signal.signal(signal.SIGINT, state["SIGINT handler"])
+    signal.signal(signal.SIGTERM, state["SIGTERM handler"])
+    if "torch default dtype" in state:
+        import torch
+
+        torch.set_default_dtype(state["torch default dtype"])
+        torch.set_default_device(None)
+        torch.set_grad_enabled(state["torch grad mode"])
+        torch.set_num_threads(state["torch threads"])
+        torch.use_deterministic_algorithms(state["torch deterministic algorithms"])
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real model, pulled into the person's own store if it is not there yet. That it cannot be had is a failure."""
+    from kamado.checkpoint.resolve import resolve
+
+    return Path(resolve("smollm2:135m"))
