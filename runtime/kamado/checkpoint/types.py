@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 Layout = Literal["transformers", "diffusers", "safetensors", "gguf"]
+Progress = Callable[[int, int], None]
+"""Called as `progress(done_bytes, total_bytes)`; the total is 0 while it is not known."""
+Detail = Callable[[str], None]
+"""Gets one line for those who asked for more (`-v`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""SHA-256 of files, with a small cache, for recipes and for the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import KamadoError, UnsupportedCheckpoint
+from .types import Checkpoint
+
+MAX_CACHED = 4096
+_CHUNK_BYTES = 4 << 20
+
+
+def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of the file as 64 hexadecimal digits. `progress` gets the bytes read so far. Raises OSError."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path, *, home: Path | None = None) -> str:
+    """SHA-256 of the file, from the cache of the store at `home` if path, size, time of change and inode are the same.
+
+    A store that cannot be written costs only the cache. Raises UnsupportedCheckpoint if the file cannot be read.
+    """
+    from .store import default_home
+
+    cache = (home or default_home()) / "digests.json"
+    try:
+        key = _key(path)
+        known = _read(cache)
+        if key in known:
+            return known[key]
+        digest = hash_file(path)
+        unchanged = key == _key(path)
+    except OSError as error:
+        raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+    if unchanged:
+        _write(cache, {key: digest, **known})
+    return digest
+
+
+def checkpoint_digests(checkpoint: Checkpoint, *, home: Path | None = None) -> dict[str, str]:
+    """SHA-256 of every file of `checkpoint`, by its name relative to the root."""
+    files = {entry.file for entry in checkpoint.tensors.values()} | set(checkpoint.files.values())
+    folder = checkpoint.root if checkpoint.root.is_dir() else checkpoint.root.parent
+    return {path.relative_to(folder).as_posix(): file_digest(path, home=home) for path in sorted(files)}
+
+
+def _key(path: Path) -> str:
+    status = os.stat(path)
+    return f"{os.path.realpath(path)}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+
+
+def _read(cache: Path) -> dict[str, str]:
+    from .strict_json import read_json_object
+
+    try:
+        known = read_json_object(cache)
+    except KamadoError:
+        return {}
+    return {key: value for key, value in known.items() if isinstance(value, str) and len(value) == 64}
+
+
+def _write(cache: Path, known: dict[str, str]) -> None:
+    """Keep the newest. Two writers at once lose at most each other's addition, which costs only time."""
+    from .store import write_json
+
+    # The first key is the newest; sorting by name on disk does not matter, the number is what is bounded.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache, dict(list(known.items())[:MAX_CACHED]))
