@@ -14,7 +14,16 @@ ALL_FILES = source_files(ROOT / "runtime", ROOT / "models", ROOT / "tests", ROOT
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "torch.hub.load", "numpy.load", "np.load", "torch.jit.load"}
 # The only modules that may reach out of the machine.
-NETWORK_MODULES = {"huggingface_hub", "httpx", "httpx2", "requests", "urllib.request", "urllib3", "http.client", "socket"}
+NETWORK_MODULES = {
+    "huggingface_hub",
+    "httpx",
+    "httpx2",
+    "requests",
+    "urllib.request",
+    "urllib3",
+    "http.client",
+    "socket",
+}
 MAY_USE_NETWORK = ("runtime/kamado/checkpoint/",)
 
 
