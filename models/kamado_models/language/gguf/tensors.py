@@ -1,0 +1,145 @@
+"""The tensors of a GGUF file under the names, and in the layout, of a transformers checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from kamado.checkpoint.types import Checkpoint, TensorEntry
+from kamado.errors import UnsupportedCheckpoint
+from kamado.weights.ggml_tensor import TransformedTensor, gguf_tensor, row_slices
+from kamado.weights.stream import ReadableTensor, ReadProgress
+
+from .architecture import ALWAYS_IGNORED, Architecture
+from .families import find_architecture
+from .source import GgufSource
+from .transforms import MERGES, TRANSFORMS
+
+_LAYER = re.compile(r"\A(blk)\.(0|[1-9][0-9]{0,4})\.")
+_OLD_EXPERT = re.compile(r"\Ablk\.([0-9]+)\.(ffn_gate|ffn_up|ffn_down)\.([0-9]+)\.weight\Z")
+_SUFFIXES = (".weight", ".bias")
+
+
+def _template(name: str) -> tuple[str, str]:
+    """`blk.12.attn_q.weight` -> (`blk.{n}.attn_q.weight`, `12`)."""
+    match = _LAYER.match(name)
+    return (f"blk.{{n}}.{name[match.end() :]}", match.group(2)) if match else (name, "")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """`x.weight` -> (`x`, `.weight`); names with another end have no suffix."""
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return name[: -len(suffix)], suffix
+    return name, ""
+
+
+def _look_up(table: Any, template: str) -> tuple[Any, str]:
+    """What `table` says of a name, and the suffix that the answer still lacks."""
+    if template in table:
+        return table[template], ""
+    stem, suffix = _split(template)
+    return (table[stem], suffix) if stem in table else (None, "")
+
+
+class _Map:
+    """Goes through the tensors of one file once."""
+
+    def __init__(
+        self, source: GgufSource, architecture: Architecture, config: Any, dtype: torch.dtype, progress: ReadProgress | None
+    ) -> None:
+        self._source = source
+        self._architecture = architecture
+        self._config = config
+        self._dtype = dtype
+        self._progress = progress
+        self._used: set[str] = set()
+        self.result: dict[str, ReadableTensor] = {}
+
+    def _reader(self, entry: TensorEntry, dtype: torch.dtype) -> ReadableTensor:
+        return gguf_tensor(entry, dtype=dtype, progress=self._progress)
+
+    def _add(self, name: str, tensor: ReadableTensor) -> None:
+        if name in self.result:
+            raise UnsupportedCheckpoint(f"{self._source.file}: two tensors become {name}")
+        self.result[name] = tensor
+
+    def _changed(self, entries: Iterable[TensorEntry], name: str, function: Callable[..., torch.Tensor]) -> TransformedTensor:
+        readers = tuple(self._reader(entry, torch.float32) for entry in entries)
+        return TransformedTensor(name, readers, self._dtype, function)
+
+    def merged(self) -> None:
+        """Tensors that are made of several."""
+        layers = range(self._config.num_hidden_layers)
+        for target, (sources, function) in self._architecture.merged.items():
+            for n in layers if "{n}" in target else (0,):
+                names = [source.format(n=n) for source in sources]
+                if not all(name in self._source.tensors for name in names):
+                    continue
+                self._used.update(names)
+                name = target.format(n=n)
+                entries = [self._source.tensors[source] for source in names]
+                self._add(name, self._changed(entries, name, partial(MERGES[function], self._config)))
+
+    def single(self, entry: TensorEntry) -> bool:
+        """A tensor that stays one. False: the architecture does not name it."""
+        template, layer = _template(entry.name)
+        target, suffix = _look_up(self._architecture.names, template)
+        if target is None:
+            return False
+        name = target.format(n=layer) + suffix
+        transform, _ = _look_up(self._architecture.transforms, template)
+        if transform is None:
+            self._add(name, self._reader(entry, self._dtype))
+        else:
+            self._add(name, self._changed((entry,), name, partial(TRANSFORMS[transform], self._config)))
+        return True
+
+    def experts(self, entry: TensorEntry) -> bool:
+        """A stack of experts, cut into one tensor each. False: it is none."""
+        template, layer = _template(entry.name)
+        old = _OLD_EXPERT.match(entry.name)
+        if old is not None:
+            target = self._architecture.experts.get(f"blk.{{n}}.{old.group(2)}_exps")
+            if target is not None:
+                self._add(target.format(n=old.group(1), e=old.group(3)) + ".weight", self._reader(entry, self._dtype))
+            return target is not None
+        target, suffix = _look_up(self._architecture.experts, template)
+        if target is None:
+            return False
+        for e, part in row_slices(entry).items():
+            self._add(target.format(n=layer, e=e) + suffix, self._reader(part, self._dtype))
+        return True
+
+    def ignored(self, entry: TensorEntry) -> bool:
+        template, _ = _template(entry.name)
+        stem, _ = _split(template)
+        names = (*ALWAYS_IGNORED, *self._architecture.ignored)
+        return template in names or stem in names
+
+    def everything(self) -> dict[str, ReadableTensor]:
+        """Raises UnsupportedCheckpoint for a tensor that the architecture does not know."""
+        self.merged()
+        for entry in self._source.tensors.values():
+            if entry.name in self._used or self.single(entry) or self.experts(entry) or self.ignored(entry):
+                continue
+            raise UnsupportedCheckpoint(
+                f"{self._source.file}: {self._source.architecture} models have no tensor {entry.name} that is known here"
+            )
+        return self.result
+
+
+def tensors_from_gguf(
+    checkpoint: Checkpoint, config: Any, dtype: torch.dtype, *, progress: ReadProgress | None = None
+) -> dict[str, ReadableTensor]:
+    """The tensors of `checkpoint` as transformers' loader wants them; nothing is read yet.
+
+    `config`: the transformers config object made of `config_from_gguf(checkpoint)`. Packed tensors decode to `dtype`;
+    plain ones keep their type, and the loader converts them. Experts come one by one, as in a checkpoint that
+    `save_pretrained` wrote. Raises UnsupportedCheckpoint for an unknown architecture, tensor or packed format.
+    """
+    source = GgufSource(checkpoint)
+    return _Map(source, find_architecture(source), config, dtype, progress).everything()
