@@ -1,0 +1,306 @@
+"""Attention over pages, behind transformers' attention interface.
+
+Tokens of many sequences are packed into one row: hidden states are (1, T, hidden). transformers' modelling code calls
+`PackedCache.update` with the new keys and values, then the attention function registered here, which reads each
+sequence's own pages. What a mask allows is asked of transformers' mask functions, so that sliding windows, chunks and
+whatever comes next need no knowledge here.
+
+Shapes: T packed tokens, B rows, L keys, H query heads, K key-value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.cache_utils import Cache
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+MAX_PADDING = 2
+"""Decoding rows share one padded gather while the longest has at most this many times the pages of the shortest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one attention layer keeps of a token."""
+
+    num_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def values_per_token(self) -> int:
+        return self.num_heads * (self.key_dim + self.value_dim)
+
+
+class PageStore:
+    """The pages of all layers: keys and values as (pages, page tokens, K, D) tensors."""
+
+    def __init__(
+        self, layers: Sequence[LayerShape], num_blocks: int, block_tokens: int, dtype: torch.dtype, device: str
+    ) -> None:
+        self.block_tokens = block_tokens
+
+        def pages(num_heads: int, dim: int) -> Tensor:
+            # Zeros, because masked positions are multiplied by 0, and 0 times an uninitialized NaN is NaN.
+            return torch.zeros(num_blocks, block_tokens, num_heads, dim, dtype=dtype, device=device)
+
+        self.keys = [pages(layer.num_heads, layer.key_dim) for layer in layers]
+        self.values = [pages(layer.num_heads, layer.value_dim) for layer in layers]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put (1, K, T, D) keys and values of new tokens at `slots` (T,) = page * page tokens + offset."""
+        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            store.view(-1, *store.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
+
+    def read(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of pages (B, P), as (B, K, P * page tokens, D)."""
+        rows, pages = tables.shape
+
+        def gather(store: Tensor) -> Tensor:
+            picked = store.index_select(0, tables.flatten())
+            return picked.view(rows, pages * self.block_tokens, *store.shape[2:]).transpose(1, 2)
+
+        return gather(self.keys[layer]), gather(self.values[layer])
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Zero pages that may hold NaN."""
+        index = torch.tensor(blocks, device=self.keys[0].device)
+        for store in (*self.keys, *self.values):
+            store.index_fill_(0, index, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskRule:
+    """What transformers' mask creation hands to the attention function in place of a mask tensor."""
+
+    allows: Callable[..., Tensor]
+    """(batch, head, query position, key position) -> bool, broadcasting."""
+    window: int | None
+    """Keys further back than this are never allowed; None: all may be."""
+
+    def is_causal_within(self, length: int) -> bool:
+        """Whether for sequences up to this length it says just "not the future"."""
+        return self.allows is causal_mask_function or (self.window is not None and length <= self.window)
+
+    def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """bool (..., L): whether the query at a position may see the key at a position."""
+        zero = torch.zeros((), dtype=torch.long, device=queries.device)
+        return self.allows(zero, zero, queries, keys)
+
+
+_CAUSAL = MaskRule(causal_mask_function, None)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Sequences with one new token each, padded to a common number of pages."""
+
+    packed: Tensor
+    """(B,) where their tokens stand in the packed row."""
+    tables: Tensor
+    """(B, P) pages."""
+    lengths: Tensor
+    """(B,) keys, the new token's included."""
+    longest: int
+    shortest: int
+    views: dict[MaskRule, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+
+    def view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor, Tensor | None]:
+        """Pages to read under the rule, and the mask (B, 1, 1, L) over them; None where all may be seen."""
+        if rule not in self.views:
+            self.views[rule] = self._view(rule, block_tokens)
+        return self.views[rule]
+
+    def _view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor, Tensor | None]:
+        plain = rule.is_causal_within(self.longest)
+        if plain and self.shortest == self.longest == self.tables.shape[1] * block_tokens:
+            return self.tables, None
+        tables, first = self.tables, torch.zeros_like(self.lengths)
+        if not plain and rule.window is not None:
+            pages = min(-(-rule.window // block_tokens) + 1, tables.shape[1])
+            first = ((self.lengths - 1) // block_tokens + 1 - pages).clamp(min=0)
+            tables = tables.gather(1, first[:, None] + torch.arange(pages, device=tables.device))
+        keys = (first * block_tokens)[:, None] + torch.arange(tables.shape[1] * block_tokens, device=tables.device)
+        allowed = keys < self.lengths[:, None]
+        if not plain:
+            allowed = allowed & rule.mask((self.lengths - 1)[:, None], keys)
+        return tables, allowed[:, None, None, :]
+
+
+@dataclass(slots=True)
+class Span:
+    """One sequence with several new tokens."""
+
+    start: int
+    """First of its tokens in the packed row."""
+    num_new: int
+    length: int
+    """Keys, the new tokens' included."""
+    table: Tensor
+    """(1, P) pages."""
+    masks: dict[MaskRule, Tensor | None] = field(default_factory=dict)
+
+    def mask(self, rule: MaskRule) -> Tensor | None:
+        """bool (num_new, length); None: plain causal from the first token on."""
+        if rule not in self.masks:
+            if self.num_new == self.length and rule.is_causal_within(self.length):
+                self.masks[rule] = None
+            else:
+                positions = torch.arange(self.length, device=self.table.device)
+                self.masks[rule] = rule.mask(positions[-self.num_new :, None], positions[None, :])
+        return self.masks[rule]
+
+
+@dataclass(slots=True)
+class PackedStep:
+    """How the packed row of one forward maps to sequences and pages."""
+
+    slots: Tensor
+    """(T,) where each new token's keys and values go."""
+    rows: list[Rows]
+    spans: list[Span]
+
+
+class PackedCache(Cache):
+    """What modelling code takes for its cache: writes new keys and values to pages, and leaves reading to `attend`."""
+
+    def __init__(self, store: PageStore) -> None:
+        super().__init__(layers=[])
+        self.store = store
+        self.step: PackedStep
+        self.layer = -1
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See transformers' Cache."""
+        self.store.write(layer_idx, self.step.slots, key_states, value_states)
+        self.layer = layer_idx
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """See transformers' Cache: positions are always passed, so nothing is derived from this."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """See transformers' Cache."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """See transformers' Cache."""
+        return query_length, 0
+
+
+class PagedAttention:
+    """One lane's attention function, registered with transformers under a name of its own."""
+
+    def __init__(self, name: str, cache: PackedCache) -> None:
+        self.name = name
+        self._cache = cache
+        ALL_ATTENTION_FUNCTIONS.register(name, self._attend)
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, _mask_rule)
+
+    def close(self) -> None:
+        """Take the name back out of transformers' registries."""
+        for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+            type(registry)._global_mapping.pop(self.name, None)
+
+    def _attend(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: MaskRule | None,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
+        if attention_mask is not None and not isinstance(attention_mask, MaskRule) or position_bias is not None:
+            raise TypeError("this model makes masks of its own, which pages cannot follow")
+        rule = attention_mask or _CAUSAL
+        cache = self._cache
+        step, store, layer = cache.step, cache.store, cache.layer
+        _, heads, tokens, _ = query.shape
+        groups = heads // key.shape[1]
+        scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
+        kernel = _Kernel(scale, softcap, s_aux)
+        output = query.new_empty(tokens, heads, value.shape[-1])
+        for rows in step.rows:
+            tables, mask = rows.view(rule, store.block_tokens)
+            keys, values = store.read(layer, tables)
+            # The query heads that share a key-value head stand where several queries would: no copy of keys is made.
+            queries = query[0].index_select(1, rows.packed).transpose(0, 1).unflatten(1, (-1, groups))
+            result = kernel.grouped(queries, keys, values, mask)
+            output.index_copy_(0, rows.packed, result.flatten(1, 2))
+        for span in step.spans:
+            part = slice(span.start, span.start + span.num_new)
+            if span.num_new == span.length:
+                keys, values = key[:, :, part], value[:, :, part]
+            else:
+                keys, values = (pages[:, :, : span.length] for pages in store.read(layer, span.table))
+            result = kernel.full(query[:, :, part], keys, values, span.mask(rule))
+            output[part] = result[0].transpose(0, 1)
+        return output[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """Softmax attention with what some models add to it."""
+
+    scale: float
+    softcap: float | None
+    """Gemma 2: scores are softcap * tanh(score / softcap)."""
+    sinks: Tensor | None
+    """gpt-oss: (H,) a learned score per head that takes part in the softmax and has no value."""
+
+    def grouped(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """query (B, K, H / K, D): the heads of one token; key, value (B, K, L, D); mask (B, 1, 1, L)."""
+        if self.softcap is None and self.sinks is None:
+            return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+        sinks = self.sinks.view(key.shape[1], -1)[None, :, :, None] if self.sinks is not None else None
+        return self._explicit(query, key, value, mask, sinks)
+
+    def full(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """query (1, H, T, D); key, value (1, K, L, D); mask (T, L), None: causal and T = L."""
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        if self.softcap is None and self.sinks is None:
+            causal = mask is None
+            return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale)
+        if mask is None:
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        sinks = self.sinks[None, :, None, None] if self.sinks is not None else None
+        return self._explicit(query, key, value, mask, sinks)
+
+    def _explicit(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sinks: Tensor | None
+    ) -> Tensor:
+        scores = (query @ key.transpose(-1, -2)) * self.scale
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
+            return torch.softmax(scores.float(), dim=-1)[..., :-1].to(value.dtype) @ value
+        return torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
+
+
+def _mask_rule(*, mask_function: Callable[..., Tensor], local_size: int | None = None, **_: Any) -> MaskRule:
+    return MaskRule(mask_function, local_size)

@@ -1,0 +1,129 @@
+"""The lane of models whose attention goes through transformers' attention interface: packed tokens, paged KV cache.
+
+Prefill, chunked prefill and decode of any number of sequences are one forward over one packed row.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from kamado.contracts import Work
+from kamado.memory.blocks import BlockTable
+from kamado.sampling.sampler import Sampler
+from kamado.tasks.sequence import TextStep, TokenSequence
+from torch import Tensor
+
+from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, PageStore, Rows, Span
+
+
+class PagedLane:
+    """See kamado.contracts.Lane. Not thread safe."""
+
+    def __init__(
+        self, name: str, model: Any, store: PageStore, *, step_budget: int, max_rows: int, sampler: Sampler | None = None
+    ) -> None:
+        """`model` is switched to attention over the pages of `store`; `close` switches it back."""
+        self.name = name
+        self.step_budget = step_budget
+        self.max_rows = max_rows
+        self.store = store
+        self._model = model
+        self._sampler = sampler or Sampler()
+        self._cache = PackedCache(store)
+        self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
+        self._former_attention: str = model.config._attn_implementation
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._device = next(model.parameters()).device
+        model.set_attn_implementation(self._attention.name)
+
+    def close(self) -> None:
+        """Give the model its former attention back."""
+        self._model.set_attn_implementation(self._former_attention)
+        self._attention.close()
+
+    def run(self, works: Sequence[Work]) -> list[Any]:
+        """See Lane. Pages beyond what a sequence has computed hold nothing that anybody reads, so a forward that
+        raises has changed nothing."""
+        steps: list[TextStep] = [work.payload for work in works]
+        sampled = [step for step in steps if step.sample]
+        logits = self.forward(steps)
+        drawn = iter(self._sampler.draw(logits, [step.sequence for step in sampled]) if sampled else ())
+        results: list[Any] = [next(drawn) if step.sample else None for step in steps]
+        for step, result in zip(steps, results, strict=True):
+            if isinstance(result, Exception):
+                # NaN in a page would spread to whoever has the page next, through positions that are masked there.
+                self.store.clear(_blocks(step.sequence))
+        return results
+
+    def forward(self, steps: Sequence[TextStep]) -> Tensor:
+        """Logits (S, vocab) of the last token of each of the S steps that sample, in order."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
+        for step in steps:
+            start = step.sequence.num_computed
+            tokens += step.sequence.tokens[start : start + step.num_new]
+            positions += range(start, start + step.num_new)
+            if step.sample:
+                last.append(len(tokens) - 1)
+        self._cache.step = self._pack(steps)
+        keep = torch.tensor(last or [len(tokens) - 1], device=self._device)
+        output = self._model(
+            input_ids=torch.tensor([tokens], device=self._device),
+            position_ids=torch.tensor([positions], device=self._device),
+            past_key_values=self._cache,
+            use_cache=True,
+            **({"logits_to_keep": keep} if self._keeps_logits else {}),
+        )
+        logits: Tensor = output.logits[0]
+        return logits if self._keeps_logits else logits[keep]
+
+    def _pack(self, steps: Sequence[TextStep]) -> PackedStep:
+        block_tokens = self.store.block_tokens
+        slots: list[int] = []
+        singles: list[tuple[list[int], int, int]] = []
+        spans: list[Span] = []
+        for step in steps:
+            blocks = _blocks(step.sequence)
+            start = step.sequence.num_computed
+            length = start + step.num_new
+            pages = blocks[: -(-length // block_tokens)]
+            if step.num_new == 1:
+                singles.append((pages, length, len(slots)))
+            else:
+                spans.append(Span(len(slots), step.num_new, length, self._tensor([pages])))
+            slots += [blocks[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
+        return PackedStep(self._tensor(slots), [self._rows(group) for group in _grouped(singles)], spans)
+
+    def _rows(self, group: Sequence[tuple[list[int], int, int]]) -> Rows:
+        most = max(len(pages) for pages, _, _ in group)
+        lengths = [length for _, length, _ in group]
+        return Rows(
+            packed=self._tensor([index for _, _, index in group]),
+            tables=self._tensor([pages + [pages[-1]] * (most - len(pages)) for pages, _, _ in group]),
+            lengths=self._tensor(lengths),
+            longest=max(lengths),
+            shortest=min(lengths),
+        )
+
+    def _tensor(self, values: list[Any]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def _blocks(sequence: TokenSequence) -> list[int]:
+    table: BlockTable = sequence.state
+    return table.blocks
+
+
+def _grouped(singles: list[tuple[list[int], int, int]]) -> list[list[tuple[list[int], int, int]]]:
+    """Rows of similar length together, so that padding at most doubles what is read."""
+    groups: list[list[tuple[list[int], int, int]]] = []
+    for single in sorted(singles, key=lambda item: -len(item[0])):
+        if groups and len(groups[-1][0][0]) <= MAX_PADDING * len(single[0]):
+            groups[-1].append(single)
+        else:
+            groups.append([single])
+    return groups
