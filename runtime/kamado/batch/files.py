@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_SUFFIX = ".part"
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:40]}."
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what `replacing(path)` left behind when it was killed. Nobody may be writing `path` now."""
+    for leftover in path.parent.iterdir():
+        if leftover.name.startswith(_prefix(path)) and leftover.name.endswith(_SUFFIX):
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, that takes the place of `path` when the body ends well, and vanishes when it does not."""
+    descriptor, temporary = tempfile.mkstemp(prefix=_prefix(path), suffix=_SUFFIX, dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(temporary, _usual_mode(path))
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions that the file has, or that a new one gets from most people's umask (which cannot be read without
+    changing it for the whole process)."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return 0o644
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,271 @@
+"""A batch: an input file, a folder, and the way from one to the other that survives being killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, InvalidRequest, KamadoError
+from ..results import Choice, Result
+from .files import remove_leftovers, replacing
+from .journal import Journal
+from .lines import InputFile, InputLine, LineError, parse_line
+
+JOURNAL_NAME = "journal.jsonl"
+RESULTS_NAME = "results.jsonl"
+LOCK_NAME = ".lock"
+MIN_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON does not have."""
+
+
+class BatchModel(Protocol):
+    """What a batch needs of a model."""
+
+    def map(
+        self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None
+    ) -> Iterator[tuple[int, Result | KamadoError]]:
+        """See `kamado.api.Model.map`."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a batch has come."""
+
+    total: int
+    """Input lines that are not blank."""
+    answered: int
+    """Of those, lines with an answer, this run's and earlier ones'."""
+    completion_tokens: int = 0
+    """Made in this run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What lies in the folder when a batch is done."""
+
+    results: Path
+    total: int
+    ok: int
+    failed: int
+
+
+@contextmanager
+def open_batch(
+    input_path: Path,
+    folder: Path,
+    *,
+    identity: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    retry_failed: bool = False,
+) -> Iterator[Batch]:
+    """The batch that `folder` holds, or a new one. The folder is locked while the body runs.
+
+    `identity`: whatever else changes the answers (model, precision, ...), compared with that of the earlier run.
+    `defaults`: generation options of lines that do not give them. `seed`: lines without one get a seed made of this
+    and their line number. `restart` throws earlier answers away, `retry_failed` only the failed ones.
+    Raises InvalidRequest if the input cannot be read, if the folder holds another batch, or is in use.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        source = InputFile(input_path)
+        total = sum(1 for _ in source.lines())
+        journal_path, results_path = folder / JOURNAL_NAME, folder / RESULTS_NAME
+        remove_leftovers(journal_path)
+        remove_leftovers(results_path)
+        if restart:
+            journal_path.unlink(missing_ok=True)
+            results_path.unlink(missing_ok=True)
+        elif results_path.exists() and not journal_path.exists():
+            raise InvalidRequest(
+                f"{results_path} is there, but no journal; give another folder, or --restart to replace it"
+            )
+        header = {"input_sha256": source.sha256, **identity, "options": dict(defaults or {}), "seed": seed}
+        with Journal(journal_path, header) as journal:
+            if retry_failed:
+                journal.forget_failed()
+            yield Batch(
+                input_path,
+                sha256=source.sha256,
+                total=total,
+                journal=journal,
+                results_path=results_path,
+                defaults=dict(defaults or {}),
+                seed=seed,
+            )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InvalidRequest(f"another batch is running in {folder}; wait for it or give another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Batch:
+    """One batch, with its folder locked and its journal open."""
+
+    def __init__(
+        self,
+        input_path: Path,
+        *,
+        sha256: str,
+        total: int,
+        journal: Journal,
+        results_path: Path,
+        defaults: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        """See `open_batch`. `sha256` and `total` are those of the input file."""
+        self._input_path = input_path
+        self._sha256 = sha256
+        self._journal = journal
+        self._results_path = results_path
+        self._defaults = defaults
+        self._seed = seed
+        self.progress = Progress(total, len(journal))
+        self._flying: dict[int, tuple[InputLine, str | int]] = {}
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether no model is needed any more."""
+        return self.progress.answered == self.progress.total
+
+    def run(
+        self,
+        model: BatchModel,
+        *,
+        concurrency: int | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        """Answer the lines that have no answer yet. `on_progress` is called after each.
+
+        Raises Cancelled if the model is closed meanwhile, and InvalidRequest if the input file changes; answers that
+        were there by then stay.
+        """
+        source = InputFile(self._input_path)
+        self._flying.clear()
+        answers = model.map(self._requests(source, on_progress), concurrency)
+        with closing(answers):  # type: ignore[type-var]  # map returns a generator; closing it cancels what runs
+            for position, answer in answers:
+                line, line_id = self._flying.pop(position)
+                if isinstance(answer, Cancelled) and not isinstance(answer, DeadlineExceeded):
+                    raise answer
+                if isinstance(answer, Result):
+                    self.progress.completion_tokens += answer.usage.completion_tokens
+                    self._answer(line, ok_result(line_id, answer), on_progress)
+                else:
+                    self._answer(line, failed_result(line_id, line.number, answer), on_progress)
+        if source.sha256 != self._sha256:
+            raise InvalidRequest(f"{self._input_path} was changed while it was being read; start again with --restart")
+
+    def finish(self) -> Summary:
+        """Write the results in input order. Raises GenerationFailed if lines have no answer yet."""
+        if not self.is_answered:
+            missing = self.progress.total - self.progress.answered
+            raise GenerationFailed(f"{missing} of {self.progress.total} lines have no answer yet; run the batch again")
+        ok = failed = 0
+        with replacing(self._results_path) as file:
+            for result in self._journal.results():
+                ok += result["status"] == "ok"
+                failed += result["status"] != "ok"
+                file.write(json.dumps(result, ensure_ascii=False).encode("utf-8", errors="backslashreplace") + b"\n")
+        return Summary(results=self._results_path, total=self.progress.total, ok=ok, failed=failed)
+
+    def _requests(self, source: InputFile, on_progress: Callable[[Progress], None]) -> Iterator[Mapping[str, Any]]:
+        """Options of the lines that a model must answer, in order. Bad lines are answered on the way."""
+        seen: dict[str, int] = {}
+        position = 0
+        for line in source.lines():
+            is_answered = self._journal.has(line.number, line.digest)
+            try:
+                request = parse_line(line)
+                _claim(seen, request.id, line.number)
+            except InvalidRequest as error:
+                line_id = error.line_id if isinstance(error, LineError) else None
+                if line_id is not None:
+                    seen.setdefault(str(line_id), line.number)
+                if not is_answered:
+                    self._answer(line, failed_result(line_id, line.number, error), on_progress)
+                continue
+            if is_answered:
+                continue
+            self._flying[position] = (line, request.id)
+            position += 1
+            given = {name: value for name, value in request.options.items() if value is not None}
+            yield {"seed": line_seed(self._seed, line.number), **self._defaults, **given}
+
+    def _answer(self, line: InputLine, result: Mapping[str, Any], on_progress: Callable[[Progress], None]) -> None:
+        self._journal.add(line.number, line.digest, result)
+        self.progress.answered += 1
+        on_progress(self.progress)
+
+
+def _claim(seen: dict[str, int], line_id: str | int, number: int) -> None:
+    """Note that the line has the id. Raises LineError if an earlier one has it."""
+    first = seen.setdefault(str(line_id), number)
+    if first != number:
+        raise LineError(f"the id {line_id!r:.80} is that of line {first} already", line_id)
+
+
+def line_seed(seed: int, number: int) -> int:
+    """Seed of a line that gives none: the same however often the batch was interrupted. [0, 2**63)"""
+    digest = hashlib.sha256(f"kamado batch {seed} line {number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def ok_result(line_id: str | int, result: Result) -> dict[str, Any]:
+    """The line of results.jsonl for an answer. What depends on chance (timings, cache hits, request ids) is left out,
+    so that an interrupted batch and an undisturbed one give the same file."""
+    document: dict[str, Any] = {
+        "id": line_id,
+        "status": "ok",
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "error": None,
+        "usage": {
+            "prompt_tokens": result.usage.prompt_tokens,
+            "completion_tokens": result.usage.completion_tokens,
+            "total_tokens": result.usage.total_tokens,
+        },
+        "recipe": dict(result.recipe),
+    }
+    if len(result.choices) > 1 or result.logprobs is not None:
+        document["choices"] = [choice_document(choice) for choice in result.choices]
+    return document
+
+
+def failed_result(line_id: str | int | None, number: int, error: KamadoError) -> dict[str, Any]:
+    """The line of results.jsonl for a line that could not be answered."""
+    message = f"line {number}: {error}"
+    return {"id": line_id, "status": "failed", "text": None, "error": message, "usage": None, "recipe": None}
+
+
+def choice_document(choice: Choice) -> dict[str, Any]:
+    """One of several answers, as JSON."""
+    document = asdict(choice)
+    if choice.logprobs is None:
+        del document["logprobs"]
+    else:
+        document["logprobs"] = [
+            {**_logprob(token.chosen), "top": [_logprob(other) for other in token.top]} for token in choice.logprobs
+        ]
+    return document
+
+
+def _logprob(token: Any) -> dict[str, Any]:
+    return {"token_id": token.token_id, "text": token.text, "logprob": max(token.logprob, MIN_LOGPROB)}
