@@ -22,9 +22,13 @@ kamado_setup() {
     is_ready "$level" && return
     local base_python
     base_python=$(find_python) || exit 1
-    exec 9>"$root/.venv.lock" || die "cannot write in $root"
-    # The lock belongs to the open file, so it outlives the interpreter that takes it, until 9 is closed.
-    "$base_python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || die "cannot lock $root/.venv.lock"
+    # The lock belongs to the open file, so it outlives the interpreter that takes it, until every process that has
+    # it open (pip too) has ended or closed it.
+    { exec 9>"$root/.venv.lock"; } 2>/dev/null || die "cannot write in $root"
+    if ! "$base_python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+        say "waiting for another set-up of this folder"
+        "$base_python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || die "cannot lock $root/.venv.lock"
+    fi
     is_ready "$level" || install "$level" "$base_python"
     exec 9>&-
 }
