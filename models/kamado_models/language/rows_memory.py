@@ -1,0 +1,174 @@
+"""State memory for models that keep one library cache a sequence: reservations in bytes, and what holds the state.
+
+Plain integers, no tensors and no torch: the lane (`rows.RowLane`) puts the state in, this module counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kamado.tasks.sequence import TokenSequence
+
+ROUND_TOKENS = 64
+"""Reservations grow by this many tokens at a time, as the cache layers' buffers do."""
+WORKSPACE_FACTOR = 2
+"""Joining rows into a new batch holds the old states until the new ones are final: that many times the budget at most,
+and padding. Plan for it beside the activations."""
+_SHORT_TOKENS = 512
+_UNBOUNDED = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowMode:
+    """How the rows of one model may share a forward. `rows_probe.probe` finds it out."""
+
+    stackable: bool
+    """Rows that have computed equally many tokens may."""
+    ragged: bool
+    """Rows that have computed different numbers of tokens may, padded on the left."""
+    chunked: bool
+    """Going on from a state with several tokens at once gives what computing all at once gives."""
+    resumable: bool = True
+    """Computing prompt and answer at once gives the state that making the answer token by token gave. Where not, a
+    sequence that was released half-way goes on, but may go on otherwise than undisturbed."""
+    padded: bool = True
+    """Whether ragged rows are padded and told so by an attention mask: False where state does not grow with length."""
+    notes: tuple[str, ...] = ()
+    """Why something is not possible, as sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """What a row of a cache holds."""
+
+    past: int
+    """Tokens of the sequence (of an encoder-decoder model: of the decoder) that are in it."""
+    source: int = 0
+    """Encoder tokens that are in it."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RowBatch:
+    """State of the rows that went through their last forward together. It stays joined as long as they do."""
+
+    cache: Any
+    shapes: list[RowShape]
+    rows: list[RowState | None]
+    """Whose state each row is; None once it is released or has moved to another batch."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RowState:
+    """`TokenSequence.state` of a sequence: its reservation, and where its state is."""
+
+    reserved_bytes: int
+    batch: RowBatch | None = None
+    """None while nothing is computed."""
+    index: int = 0
+
+    @property
+    def past(self) -> int:
+        return 0 if self.batch is None else self.batch.shapes[self.index].past
+
+    def move(self, batch: RowBatch | None, index: int = 0) -> None:
+        """Belong to another batch, or to none."""
+        if self.batch is not None:
+            self.batch.rows[self.index] = None
+        self.batch, self.index = batch, index
+
+
+@dataclass(slots=True, kw_only=True)
+class RowMemory:
+    """`kamado.tasks.sequence.SequenceMemory` by reservation: what a sequence may come to hold is set aside first."""
+
+    mode: RowMode
+    budget_bytes: int
+    bytes_per_token: int
+    bytes_per_sequence: int
+    bytes_per_source_token: int = 0
+    """Encoder states and cross attention of an encoder-decoder model."""
+    max_sequences: int
+    used_bytes: int = field(default=0, init=False)
+    _held: set[RowState] = field(default_factory=set, init=False)
+
+    @property
+    def chunked(self) -> bool:
+        return self.mode.chunked
+
+    @property
+    def free_bytes(self) -> int:
+        return self.budget_bytes - self.used_bytes
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self._held)
+
+    def key(self, sequence: TokenSequence, num_new: int) -> Hashable:
+        """Equal for works that may share a forward (`RowMode`)."""
+        if not self.mode.stackable:
+            return ("alone", sequence.id, sequence.index)
+        past = sequence.num_computed
+        if past == 0:
+            return ("prefill", num_new, len(sequence.source))
+        if num_new > 1:
+            return ("extend", num_new, past)
+        if not self.mode.ragged:
+            return ("decode", past)
+        # Rows within a factor of two of each other: padding then costs less than the longest row itself.
+        return ("decode", past.bit_length() if self.mode.padded and past >= _SHORT_TOKENS else 0)
+
+    def attach(self, sequence: TokenSequence) -> int:
+        """Nothing is shared between sequences."""
+        return 0
+
+    def acquire(self, sequence: TokenSequence, num_tokens: int) -> bool:
+        """Reserve for the first `num_tokens` tokens in all. False: no room, and nothing was changed."""
+        state: RowState | None = sequence.state
+        needed = self._needed_bytes(num_tokens, len(sequence.source))
+        more = needed - (state.reserved_bytes if state is not None else 0)
+        if state is not None and more <= 0:
+            return True
+        if more > self.free_bytes or (state is None and self.num_sequences >= self.max_sequences):
+            return False
+        if state is None:
+            state = sequence.state = RowState(reserved_bytes=0)
+            self._held.add(state)
+        state.reserved_bytes += more
+        self.used_bytes += more
+        return True
+
+    def committed(self, sequence: TokenSequence) -> None:
+        """Nothing to do: states are not shared."""
+
+    def release(self, sequence: TokenSequence) -> None:
+        """Give back the reservation and the state."""
+        state: RowState | None = sequence.state
+        if state is None:
+            return
+        self._held.remove(state)
+        self.used_bytes -= state.reserved_bytes
+        state.move(None)
+        sequence.state = None
+
+    def capacity_tokens(self) -> int:
+        """The longest sequence (without encoder tokens) that fits alone."""
+        room = self.budget_bytes - self.bytes_per_sequence
+        if room < 0 or self.max_sequences < 1:
+            return 0
+        if self.bytes_per_token == 0:
+            return _UNBOUNDED
+        return room // (self.bytes_per_token * ROUND_TOKENS) * ROUND_TOKENS
+
+    def check_integrity(self) -> None:
+        """Assert that the counters agree with what is held."""
+        assert self.used_bytes == sum(state.reserved_bytes for state in self._held), "reservations do not add up"
+        assert 0 <= self.used_bytes <= self.budget_bytes, f"{self.used_bytes} of {self.budget_bytes} bytes in use"
+        assert len(self._held) <= self.max_sequences, f"{len(self._held)} sequences, {self.max_sequences} allowed"
+        for state in self._held:
+            assert state.batch is None or state.batch.rows[state.index] is state, "a batch has lost one of its rows"
+
+    def _needed_bytes(self, num_tokens: int, num_source: int) -> int:
+        rounded = -(-num_tokens // ROUND_TOKENS) * ROUND_TOKENS
+        return self.bytes_per_sequence + rounded * self.bytes_per_token + num_source * self.bytes_per_source_token
