@@ -126,7 +126,8 @@ class IncrementalDetokenizer:
             self._context, self._num_context = self._decode(self._ids), len(self._ids)
 
     def _shorten(self, text: str) -> bool:
-        """Too much is pending: make context of the oldest pending tokens, all of whose text was emitted.
+        """Too much is pending: make context of the oldest pending tokens, all of whose text was emitted, and cut
+        between characters, as the parts' own texts tell.
 
         Returns False, and changes nothing, when no place to cut leaves the rest of `text` as it is.
         """
@@ -134,9 +135,9 @@ class IncrementalDetokenizer:
         whole = self._decode(pending)
         for cut in range(len(pending) - _MAX_LATE, 0, -1):
             context = self._decode(pending[:cut])
-            rest = whole[len(context) :]
+            rest = self._decode(pending[cut:])
             gone = len(text) - len(rest)
-            if context and whole.startswith(context) and text.endswith(rest) and gone <= len(self._emitted):
+            if context and whole == context + rest and text.endswith(rest) and gone <= len(self._emitted):
                 self._ids, self._num_context, self._context = pending, cut, context
                 self._emitted = self._emitted[gone:]
                 self._lengths = [max(0, length - gone) for length in self._lengths[cut:]]
