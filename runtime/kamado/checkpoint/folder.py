@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ MAX_FILES = 10_000
 MAX_FOLDER_DEPTH = 4
 MAX_INDEX_BYTES = 32 << 20
 _MAX_SEARCH_DEPTH = 64
+_INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")  # the part before json names a variant
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "custom_pipeline", "custom_generate"})
 _KERNEL_KEYS = frozenset({"attn_implementation", "_attn_implementation", "_attn_implementation_internal"})
 
@@ -124,7 +126,7 @@ def _is_by_product(name: str) -> bool:
 
 def _choose(names: list[str], readable: list[str], base: Path) -> tuple[str | None, str | None]:
     """Either one file or one index: the plain one before variants (`model.fp16.safetensors`)."""
-    indexes = [name for name in readable if name.endswith(".safetensors.index.json")]
+    indexes = [name for name in readable if _INDEX.fullmatch(name)]
     for stem in ("model", "diffusion_pytorch_model"):
         if f"{stem}.safetensors" in names:
             return f"{stem}.safetensors", None

@@ -24,7 +24,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from .reference import HubReference, PypiReference
 from .strict_json import read_json_object
 
 MANIFEST = "manifest.json"
+DEFAULT_BRANCH = "main"
 _FORMAT = 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,8 +59,8 @@ class Entry:
     """`hub` or `pypi`."""
     name: str
     """Repository or package."""
-    requested: str | None
-    """The branch, tag, commit or version that was asked for."""
+    requested: tuple[str, ...]
+    """The branches, tags or versions that led here. Empty once a newer pull took them over."""
     revision: str
     """The commit or version that came."""
     target: str
@@ -72,7 +73,8 @@ class Entry:
     def reference(self) -> str:
         if self.source == "pypi":
             return str(PypiReference(self.name, self.revision))
-        return str(HubReference(self.name, self.requested))
+        revision = (*self.requested, self.revision)[0]
+        return str(HubReference(self.name, None if revision == DEFAULT_BRANCH else revision))
 
     @property
     def path(self) -> Path:
@@ -89,7 +91,7 @@ class Entry:
             return self.source == "pypi" and self.name == wanted.package and wanted.version in (None, self.revision)
         if self.source != "hub" or self.name.lower() != wanted.repository.lower():
             return False
-        return wanted.revision == self.requested or wanted.revision == self.revision
+        return (wanted.revision or DEFAULT_BRANCH) in (*self.requested, self.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +198,29 @@ class Store:
         _flush_folders(stage)
         self.entries_folder.mkdir(parents=True, exist_ok=True)
         if entry.folder.exists():
-            self.partial_folder.mkdir(parents=True, exist_ok=True)
             entry.folder.rename(self.partial_folder / f"trash-{uuid.uuid4().hex}")
         stage.rename(entry.folder)
         _flush(self.entries_folder)
+        shutil.rmtree(self.partial_folder / entry.id, ignore_errors=True)
         self.clear_trash()
+        self._take_over(entry)
         return entry
+
+    def adopt(self, entry: Entry, wanted: str) -> Entry:
+        """Note that the branch, tag or version `wanted` leads to this finished `entry` now."""
+        if wanted not in (*entry.requested, entry.revision):
+            entry = replace(entry, requested=(wanted, *entry.requested))
+            write_json(entry.folder / MANIFEST, _manifest(entry))
+        self._take_over(entry)
+        return entry
+
+    def _take_over(self, entry: Entry) -> None:
+        """A branch leads to one commit: take it from the entry that it led to before."""
+        for other in self.entries():
+            same = (other.source, other.name) == (entry.source, entry.name) and other.id != entry.id
+            kept = tuple(name for name in other.requested if name not in entry.requested)
+            if same and kept != other.requested:
+                write_json(other.folder / MANIFEST, _manifest(replace(other, requested=kept)))
 
 
 def entry_id(source: str, name: str, revision: str) -> str:
@@ -221,12 +240,14 @@ def read_entry(folder: Path) -> Entry:
             for name, value in data["files"].items()
         }
         entry = Entry(
-            id=folder.name, folder=folder, source=data["source"], name=data["name"], requested=data["requested"],
+            id=folder.name, folder=folder, source=data["source"], name=data["name"], requested=tuple(data["requested"]),
             revision=data["revision"], target=data["target"], created_s=float(data["created_s"]), files=files,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsupportedCheckpoint(f"{path} is damaged ({error}); remove the model and pull it again") from error
-    sound = all(isinstance(text, str) for text in (entry.source, entry.name, entry.revision, entry.target)) and all(
+    sound = all(
+        isinstance(text, str) for text in (entry.source, entry.name, entry.revision, entry.target, *entry.requested)
+    ) and all(
         isinstance(file.size, int) and isinstance(file.sha256, str) and _SHA256.fullmatch(file.sha256)
         for file in files.values()
     )
@@ -291,7 +312,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 
 
 def make_entry(
-    store: Store, source: str, name: str, *, requested: str | None, revision: str, target: str,
+    store: Store, source: str, name: str, *, requested: tuple[str, ...], revision: str, target: str,
     files: Mapping[str, StoredFile],
 ) -> Entry:  # fmt: skip
     """The entry that `Store.finish` will make real."""
@@ -328,7 +349,7 @@ def _manifest(entry: Entry) -> dict[str, Any]:
         "format": _FORMAT,
         "source": entry.source,
         "name": entry.name,
-        "requested": entry.requested,
+        "requested": list(entry.requested),
         "revision": entry.revision,
         "target": entry.target,
         "created_s": entry.created_s,
