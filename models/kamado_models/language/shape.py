@@ -1,0 +1,295 @@
+"""Arithmetic on a text model's configuration and tensor list: what it holds, before a weight is read. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kamado.checkpoint.types import Checkpoint, TensorEntry
+from kamado.errors import UnsupportedCheckpoint
+
+from .shape_fields import Fields
+from .shape_layers import ATTENTION, RECURRENT, LayerKind, layer_kinds, window_of
+from .shape_state import attention_heads, scan_values, state_values
+
+DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_LOGITS_BYTES = 4
+_WHOLE_NUMBERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_STORED_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_EXPERT = re.compile(r"\.experts\.|_exps\.|block_sparse_moe\.(input|output)_linear\.")
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|shared|embeddings?|tok_embeddings)\.weight$")
+_SHARED_COPY = re.compile(r"^(model\.)?(encoder|decoder)\.embed_tokens\.weight$")
+_NOT_WEIGHTS = re.compile(
+    r"rotary_emb\.inv_freq$|\.masked_bias$|(^|\.)attn\.bias$|\.attention\.bias$|^rope_(freqs|factors_\w+)\.weight$"
+)
+_UNBOUNDED = frozenset({"mamba", "mamba2", "falcon_mamba", "xlstm", "t5", "mt5", "umt5", "bloom", "zamba"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextShape:
+    """Sizes of one text model, from its configuration alone."""
+
+    model_type: str
+    architecture: str
+    """Name of transformers' class where the configuration says one, else the model type."""
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    """Width of the feed-forward part that one token passes (of a mixture: of the experts chosen for it, together)."""
+    vocab_size: int
+    context_tokens: int | None
+    """Positions there are; None where nothing bounds them."""
+    is_encoder_decoder: bool
+    tied: bool
+    """Whether the output matrix is the embedding matrix."""
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    kinds: tuple[LayerKind, ...]
+    """One for each layer of the decoder."""
+    window: tuple[int | None, ...]
+    """For each layer: tokens that it looks back at most; None: all of them."""
+    kv_values_per_token: int
+    """Numbers of keys and values of one token over all layers, those with a window included."""
+    cross_values_per_token: int
+    """The same for a source token of an encoder-decoder model; otherwise 0."""
+    state_values_per_sequence: int
+    """Numbers of state that does not grow with length."""
+    state_exact: bool
+    """False where `state_values_per_sequence` is an upper guess, the architecture's state being unknown here."""
+    num_experts: int
+    """0 where the model is no mixture of experts."""
+    experts_per_token: int
+    scan_values_per_token: int
+    """Numbers per token that a recurrent layer lays out at once while it computes a prompt."""
+
+    @property
+    def attention(self) -> dict[str, int]:
+        """How many layers there are of each kind."""
+        return dict(Counter(self.kinds))
+
+    @property
+    def max_window(self) -> int | None:
+        """The furthest that any layer looks back; None where one looks back to the beginning, or none has a window."""
+        windows = [window for window, kind in zip(self.window, self.kinds, strict=True) if kind in ATTENTION]
+        if not windows or None in windows:
+            return None
+        return max(window for window in windows if window is not None)
+
+    def activation_bytes(self, *, tokens: int, rows: int, context: int, dtype_bytes: int) -> int:
+        """Peak of temporary tensors in one forward of `tokens` tokens of which `rows` are sampled, an estimate.
+
+        `context` is the longest sequence in the forward. Attention is taken to lay out its scores, as the plain and the
+        masked paths do, each query against the whole context."""
+        scores = 2 * self.num_heads * tokens * context if any(kind in ATTENTION for kind in self.kinds) else 0
+        reads = 2 * self.num_heads * self.head_dim * min(context * max(rows, 1), context * tokens)
+        feed_forward = 3 * tokens * self.intermediate_size
+        layer = max(scores + reads, feed_forward, tokens * self.scan_values_per_token)
+        stream = tokens * (8 * self.hidden_size + 4 * self.num_heads * self.head_dim)
+        routing = 4 * tokens * (self.num_experts + self.experts_per_token * self.hidden_size)
+        logits = 2 * rows * self.vocab_size * _LOGITS_BYTES
+        return max((stream + routing + layer) * dtype_bytes, logits + stream * dtype_bytes)
+
+
+def text_shape(config: Mapping[str, Any]) -> TextShape:
+    """The shape of the text model that a `config.json` describes, at its top or nested as `text_config`.
+
+    Raises UnsupportedCheckpoint, naming the field, where an essential one is missing or absurd."""
+    fields = Fields(config)
+    num_layers = _num_layers(fields)
+    kinds = layer_kinds(fields, num_layers)
+    heads = {kind: attention_heads(fields, kind) for kind in set(kinds) if kind in ATTENTION}
+    per_layer = [heads[kind].values_per_token for kind in kinds if kind in heads]
+    if fields.model_type == "longcat_flash":
+        per_layer *= 2  # two attentions in each layer
+    states = [state_values(fields, kind) for kind in kinds if kind in RECURRENT]
+    some = next(iter(heads.values()), None)
+    num_heads = fields.find("num_heads") or 0
+    head_dim = max((h.key_dim for h in heads.values()), default=0)
+    hidden_size = fields.need("hidden_size")
+    guess = num_heads * max(head_dim, 1) ** 2 + 8 * hidden_size
+    encoder_decoder = fields.flag("is_encoder_decoder")
+    return TextShape(
+        model_type=fields.model_type,
+        architecture=_architecture(fields),
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        intermediate_size=_intermediate_size(fields, hidden_size),
+        vocab_size=_vocab_size(fields),
+        context_tokens=_context(fields),
+        is_encoder_decoder=encoder_decoder,
+        tied=fields.flag("tie_word_embeddings", True),
+        num_heads=num_heads,
+        num_kv_heads=some.num_kv_heads if some else 0,
+        head_dim=head_dim,
+        kinds=kinds,
+        window=tuple(window_of(fields, kind) for kind in kinds),
+        kv_values_per_token=sum(per_layer),
+        cross_values_per_token=sum(per_layer) if encoder_decoder else 0,
+        state_values_per_sequence=sum(guess if values is None else values for values in states),
+        state_exact=None not in states,
+        num_experts=fields.find("num_experts") or 0,
+        experts_per_token=_experts_per_token(fields),
+        scan_values_per_token=scan_values(fields) if states else 0,
+    )
+
+
+def _num_layers(fields: Fields) -> int:
+    if fields.model_type == "nemotron_h":
+        pattern = fields.get("hybrid_override_pattern") or fields.names("layers_block_type") or ()
+        if pattern:
+            return len(pattern)
+    return fields.need("num_layers")
+
+
+def _architecture(fields: Fields) -> str:
+    names = fields.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else fields.model_type
+
+
+def _vocab_size(fields: Fields) -> int:
+    size = fields.integer("vocab_size")
+    if size < 1:
+        raise UnsupportedCheckpoint(f"vocab_size in the configuration is {size}")
+    return size
+
+
+def _context(fields: Fields) -> int | None:
+    if fields.model_type in _UNBOUNDED and fields.get("max_position_embeddings") is None:
+        return None
+    return fields.find("context") or None
+
+
+def _experts_per_token(fields: Fields) -> int:
+    return (fields.find("experts_per_token") or 1) if fields.find("num_experts") else 0
+
+
+def _intermediate_size(fields: Fields, hidden_size: int) -> int:
+    stated = fields.find("intermediate_size")
+    if stated is None:
+        ratio = fields.integer("expansion_ratio", 4) if fields.model_type == "mpt" else 4
+        stated = ratio * hidden_size
+    if not fields.find("num_experts"):
+        return stated
+    expert = fields.find("expert_size") or stated
+    return max(stated, expert * _experts_per_token(fields))
+
+
+def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
+    """Bytes of the parameters once they are in memory, float ones in `dtype` ("float32", "bfloat16", "float16").
+
+    Integer tensors stay as they are; GGML-quantized ones count as what they are unpacked to. What is stored twice but
+    tied is counted once; what is stored but is no parameter (old buffers, layers beyond the last) is not counted."""
+    size = DTYPE_BYTES[dtype]
+    stored = sum(entry.nbytes if entry.dtype in _WHOLE_NUMBERS else entry.numel * size for entry in _loaded(checkpoint))
+    return stored + _unstored_parameters(checkpoint) * size
+
+
+def _unstored_parameters(checkpoint: Checkpoint) -> int:
+    """Parameters that the model makes itself: Marian's sinusoids, of encoder and decoder."""
+    fields = Fields(checkpoint.config)
+    if fields.model_type != "marian" or any("embed_positions" in name for name in checkpoint.tensors):
+        return 0
+    return 2 * fields.integer("max_position_embeddings", 1024) * fields.need("hidden_size")
+
+
+def _loaded(checkpoint: Checkpoint) -> Iterable[TensorEntry]:
+    """The tensors of a checkpoint that become parameters."""
+    tied = tied_names(checkpoint)
+    for name, entry in checkpoint.tensors.items():
+        if name not in tied and not _NOT_WEIGHTS.search(name):
+            yield entry
+
+
+def tied_names(checkpoint: Checkpoint) -> frozenset[str]:
+    """Tensors that are stored, but are another tensor once loaded."""
+    fields = Fields(checkpoint.config)
+    if not fields.flag("tie_word_embeddings", True):
+        return frozenset()
+    names = checkpoint.tensors
+    has_embedding = any(_EMBEDDING.search(name) for name in names)
+    has_shared = any(re.fullmatch(r"(model\.)?shared\.weight", name) for name in names)
+    return frozenset(
+        name for name in names if (has_embedding and _HEAD.search(name)) or (has_shared and _SHARED_COPY.search(name))
+    )
+
+
+def active_parameters(checkpoint: Checkpoint, shape: TextShape) -> int | None:
+    """Parameters that one token passes; None where the model is no mixture, or its experts cannot be told apart."""
+    if not shape.num_experts:
+        return None
+    experts = sum(entry.numel for name, entry in checkpoint.tensors.items() if _EXPERT.search(name))
+    if not experts:
+        return None
+    everything = sum(entry.numel for entry in _loaded(checkpoint))
+    return everything - experts + experts * shape.experts_per_token // shape.num_experts
+
+
+def describe(checkpoint: Checkpoint, shape: TextShape) -> dict[str, Any]:
+    """Facts for `kamado show`."""
+    stored = Counter[str]()
+    for entry in checkpoint.tensors.values():
+        stored[entry.dtype] += entry.numel
+    facts: dict[str, Any] = {
+        "architecture": shape.architecture,
+        "model_type": shape.model_type,
+        "parameters": sum(entry.numel for entry in _loaded(checkpoint)),
+        "active_parameters": active_parameters(checkpoint, shape),
+        "stored_dtype": _STORED_NAMES.get(most := stored.most_common(1)[0][0], most) if stored else None,
+        "context_tokens": shape.context_tokens,
+        "vocab_size": shape.vocab_size,
+        "layers": shape.num_layers,
+        "layer_kinds": shape.attention,
+        "hidden_size": shape.hidden_size,
+        "heads": shape.num_heads or None,
+        "kv_heads": shape.num_kv_heads or None,
+        "window_tokens": next((window for window in shape.window if window), None),
+        "experts": shape.num_experts or None,
+        "experts_per_token": shape.experts_per_token or None,
+        "kv_bytes_per_token": {name: shape.kv_values_per_token * DTYPE_BYTES[name] for name in ("bfloat16", "float32")},
+        "state_bytes_per_sequence": {
+            name: shape.state_values_per_sequence * DTYPE_BYTES[name] for name in ("bfloat16", "float32")
+        },
+        "chat_template": has_chat_template(checkpoint),
+        "licence": licence(checkpoint),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def has_chat_template(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint brings one: in the GGUF header, in a file of its own, or with the tokenizer."""
+    if "tokenizer.chat_template" in checkpoint.metadata:
+        return True
+    if any(name in checkpoint.files for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    path = checkpoint.files.get("tokenizer_config.json")
+    return path is not None and '"chat_template"' in _head(path)
+
+
+_LICENCE = re.compile(r"^licen[sc]e:\s*['\"]?([\w.+-]{1,64})", re.MULTILINE)
+
+
+def licence(checkpoint: Checkpoint) -> str | None:
+    """The licence that the GGUF header or the front matter of README.md names."""
+    stated = checkpoint.metadata.get("general.license")
+    if isinstance(stated, str) and stated:
+        return stated[:64]
+    path = checkpoint.files.get("README.md")
+    if path is None:
+        return None
+    text = _head(path)
+    end = text.find("\n---", 3)
+    found = _LICENCE.search(text[:end]) if text.startswith("---") and end > 0 else None
+    return found.group(1) if found else None
+
+
+def _head(path: Any, size: int = 1 << 20) -> str:
+    try:
+        with path.open("rb") as file:
+            return str(file.read(size), "utf-8", "replace")
+    except OSError:
+        return ""
