@@ -199,7 +199,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
 
 
 def test_missing_input_and_folder_in_use(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="cannot read .*absent"):
+    with pytest.raises(InvalidRequest, match=r"cannot read .*absent"):
         run(tmp_path / "absent", tmp_path / "out")
     source = write_input(tmp_path / "in.jsonl", LINES)
     with (

@@ -1,0 +1,118 @@
+"""`kamado batch`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..batch.runner import Batch, Progress, Summary, open_batch
+from ..errors import InvalidRequest
+from ..units import format_seconds
+from .common import LoadOptions, Output, common_options, model_options, text_options
+from .loading import loaded_model
+
+FAILED = 1
+
+
+@click.command()
+@click.argument("model")
+@click.argument("input_path", metavar="INPUT.jsonl", type=click.Path(path_type=Path))
+@click.option("-o", "folder", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where results go.")
+@click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Requests in flight at once.")
+@click.option("--restart", is_flag=True, help="Throw the answers of an earlier run in DIR away.")
+@click.option("--retry-failed", is_flag=True, help="Run the lines that failed once more.")
+@text_options
+@model_options
+@common_options
+@click.pass_context
+def batch(
+    ctx: click.Context,
+    model: str,
+    input_path: Path,
+    folder: Path,
+    *,
+    concurrency: int | None,
+    restart: bool,
+    retry_failed: bool,
+    text: dict[str, Any],
+    load: LoadOptions,
+    out: Output,
+) -> None:
+    """Answer every line of INPUT.jsonl into DIR/results.jsonl, in input order.
+
+    A line is {"id": "a1", "prompt": "..."} or {"id": "a1", "messages": [...]} with any generation option, or an OpenAI
+    batch line. Options given here hold for lines that do not give them. Killed or interrupted, the same command goes on
+    where it was: each line is answered once. A bad line fails alone.
+
+    Exit status: 0 if every line has an answer, 1 if some failed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InvalidRequest(f"{folder} is a file; -o names the folder for the results")
+    seed = text.pop("seed", 0)
+    identity = {"model": model, "dtype": load.dtype, "quant": load.quant, "deterministic": load.deterministic}
+    with open_batch(
+        input_path,
+        folder,
+        identity=identity,
+        defaults=text,
+        seed=seed,
+        restart=restart,
+        retry_failed=retry_failed,
+    ) as work:
+        started, earlier = time.monotonic(), work.progress.answered
+        if earlier and not work.is_answered:
+            out.note(f"going on after {earlier} of {work.progress.total} lines")
+        if not work.is_answered:
+            _run(work, model, load, concurrency, out)
+        summary = work.finish()
+    _report(summary, work.progress, earlier, time.monotonic() - started, out)
+    if summary.failed:
+        ctx.exit(FAILED)
+
+
+def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, out: Output) -> None:
+    """Load the model and answer what is left, under a bar."""
+    try:
+        with loaded_model(model, load, out) as (_, loaded):
+            started = time.monotonic()
+            with out.progress(work.progress.total, "batch", unit="lines") as update:
+
+                def show(progress: Progress) -> None:
+                    speed = progress.completion_tokens / max(time.monotonic() - started, 1e-3)
+                    update(progress.answered, detail=f"{speed:.1f} tokens/s")
+
+                update(work.progress.answered)
+                work.run(loaded, concurrency=concurrency, on_progress=show)
+    except KeyboardInterrupt:
+        progress = replace(work.progress)
+        out.note(f"stopped after {progress.answered} of {progress.total} lines; the same command goes on from there")
+        raise
+
+
+def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, out: Output) -> None:
+    speed = progress.completion_tokens / seconds if seconds > 0 else 0.0
+    out.json(
+        {
+            "results": str(summary.results),
+            "lines": summary.total,
+            "ok": summary.ok,
+            "failed": summary.failed,
+            "answered_earlier": earlier,
+            "completion_tokens": progress.completion_tokens,
+            "seconds": round(seconds, 3),
+        }
+    )
+    if summary.total == 0:
+        out.note("the input has no lines, so there are no results")
+    done_now = summary.total - earlier
+    if done_now:
+        out.note(
+            f"{done_now} lines in {format_seconds(seconds)}, {progress.completion_tokens} tokens, {speed:.1f} tokens/s"
+        )
+    if summary.failed:
+        out.note(f"{summary.failed} of {summary.total} lines failed; their errors are in the results")
+    out.line(str(summary.results))
