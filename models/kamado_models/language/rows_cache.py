@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ _TOKEN_AXES: dict[str, tuple[int, int]] = {
     "indexer_keys": (0, 1),  # BSD
     "indexer_position_ids": (1, 2),  # _BS
 }
+_GROWN = frozenset({"keys", "values", "key_room", "value_room"})
 _CROSS = frozenset({"cross_attention_cache", "encoder"})
 """Below these names, tokens are the encoder's."""
 _ENCODER_STATES_AXIS = (0, 1)  # BSD
@@ -66,21 +68,26 @@ def _with_room(past_BHSD: Tensor | None, room_BHSD: Tensor | None, new_BHSD: Ten
     if past_BHSD is not None and room_BHSD is not None and room_BHSD.shape[-2] >= needed:
         return room_BHSD
     rows, heads, _, size = new_BHSD.shape
-    capacity = -(-needed // ROUND_TOKENS) * ROUND_TOKENS
-    room = new_BHSD.new_empty(rows, heads, capacity, size)
+    room = new_BHSD.new_empty(rows, heads, _capacity(needed), size)
     if past_BHSD is not None:
         room[:, :, :num_past] = past_BHSD
     return room
 
 
-def new_cache(config: PreTrainedConfig, *, window: int | None = None) -> DynamicCache:
-    """An empty cache for the decoder of `config`. `window` shortens sliding windows in the cache alone: for probes."""
+def _capacity(num_tokens: int) -> int:
+    return -(-num_tokens // ROUND_TOKENS) * ROUND_TOKENS
+
+
+def new_cache(config: PreTrainedConfig, *, window: int | None = None, growing: bool = True) -> DynamicCache:
+    """An empty cache for the decoder of `config`. `window` shortens sliding windows in the cache alone: for probes.
+
+    `growing=False` is for keys and values that are computed once and never added to."""
     cache = DynamicCache(config=config.get_text_config(decoder=True))
     layers: list[Any] = cache.layers
-    growing: Any = GrowingLayer
-    cache.layers = [growing() if type(layer) is DynamicLayer else layer for layer in layers]
+    kind: Any = GrowingLayer if growing else DynamicLayer
+    cache.layers = [kind() if type(layer) is DynamicLayer else layer for layer in layers]
     if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = GrowingLayer
+        cache.layer_class_to_replicate = kind
     for layer in layers if window is not None else ():
         if isinstance(getattr(layer, "sliding_window", None), int):
             layer.sliding_window = min(layer.sliding_window, window)
@@ -130,11 +137,19 @@ class _Visitor:
         """`trusted`: the owner never writes into this tensor, it replaces it."""
         return tensors[0]
 
+    def grown(self, tensors: list[Tensor], room: Tensor | None, name: str) -> tuple[Tensor, Tensor | None]:
+        """Keys or values of growing layers, and the buffer that they are the beginning of, if it may be added to.
+        `room` is the first one's."""
+        return self.tensor(tensors, name, False, True), None
+
     def plain(self, values: list[Any], name: str) -> Any:
         return values[0]
 
 
 class _Fork(_Visitor):
+    def grown(self, tensors: list[Tensor], room: Tensor | None, name: str) -> tuple[Tensor, Tensor | None]:
+        return tensors[0], room
+
     def tensor(self, tensors: list[Tensor], name: str, cross: bool, trusted: bool) -> Tensor:
         return tensors[0] if trusted or tensors[0].ndim == 0 else tensors[0].clone()
 
@@ -166,11 +181,15 @@ class _Stack(_Visitor):
             if any(t.shape[1:] != first.shape[1:] for t in tensors):
                 raise Unstackable(f"states named {name!r} differ in shape: {[tuple(t.shape) for t in tensors]}")
             return torch.cat(tensors, dim=0)
-        row_dim, token_dim = axes
-        if cross:
-            return _padded(tensors, row_dim=row_dim, token_dim=token_dim, longest=self._max_source, left=False)
-        longest = max(t.shape[token_dim] for t in tensors)
-        return _padded(tensors, row_dim=row_dim, token_dim=token_dim, longest=longest, left=True)
+        longest = self._max_source if cross else max(t.shape[axes[1]] for t in tensors)
+        return _padded(tensors, axes, longest, left=not cross)
+
+    def grown(self, tensors: list[Tensor], room: Tensor | None, name: str) -> tuple[Tensor, Tensor | None]:
+        if any(t.ndim != 4 for t in tensors):  # nothing in them yet
+            return self.tensor(tensors, name, False, True), None
+        longest = max(t.shape[2] for t in tensors)
+        joined = _padded(tensors, _TOKEN_AXES[name], longest, spare=_capacity(longest + 1) - longest)
+        return joined[:, :, :longest], joined
 
     def plain(self, values: list[Any], name: str) -> Any:
         if name == "cumulative_length":
@@ -211,17 +230,18 @@ def _axes(name: str, cross: bool, tensor: Tensor) -> tuple[int, int] | None:
     return axes if axes is not None and tensor.ndim > axes[1] else None
 
 
-def _padded(tensors: list[Tensor], *, row_dim: int, token_dim: int, longest: int, left: bool) -> Tensor:
-    """Tensors of one row each, padded with zeros to `longest` tokens and joined."""
-    if all(t.shape[token_dim] == longest for t in tensors):
+def _padded(tensors: list[Tensor], axes: tuple[int, int], longest: int, *, left: bool = True, spare: int = 0) -> Tensor:
+    """Tensors of one row each, padded with zeros to `longest` tokens and joined, with unset `spare` tokens behind."""
+    row_dim, token_dim = axes
+    if not spare and all(t.shape[token_dim] == longest for t in tensors):
         return torch.cat(tensors, dim=row_dim)
     shape = list(tensors[0].shape)
-    shape[row_dim], shape[token_dim] = len(tensors), longest
-    joined = tensors[0].new_zeros(shape)
+    shape[row_dim], shape[token_dim] = len(tensors), longest + spare
+    joined = tensors[0].new_empty(shape)
     for index, tensor in enumerate(tensors):
-        length = tensor.shape[token_dim]
-        row = joined.narrow(row_dim, index, 1)
+        row, length = joined.narrow(row_dim, index, 1), tensor.shape[token_dim]
         row.narrow(token_dim, longest - length if left else 0, length).copy_(tensor)
+        row.narrow(token_dim, 0 if left else length, longest - length).zero_()
     return joined
 
 
@@ -253,16 +273,19 @@ def _walk_object(values: list[Any], cross: bool, visitor: _Visitor) -> Any:
     """A new object of the same class with every attribute walked."""
     first = values[0]
     made = object.__new__(type(first))
-    growing = isinstance(first, GrowingLayer)
     own = type(first).__module__ in _TRUSTED_MODULES
+    growing = isinstance(first, GrowingLayer) and first.keys is not None
     for name in vars(first):
-        if growing and name in ("key_room", "value_room"):
-            continue
-        trusted = own and name in _TOKEN_AXES
         parts = [vars(value).get(name) for value in values]
-        vars(made)[name] = _walk(parts, name, cross or name in _CROSS, visitor, trusted)
-    if growing and isinstance(visitor, _Fork):
-        made.key_room, made.value_room = first.key_room, first.value_room
+        if growing and name in _GROWN:
+            continue
+        if isinstance(parts[0], MethodType) and parts[0].__self__ is first:  # a method that a model has replaced
+            vars(made)[name] = MethodType(parts[0].__func__, made)
+            continue
+        vars(made)[name] = _walk(parts, name, cross or name in _CROSS, visitor, own and name in _TOKEN_AXES)
+    if growing:
+        made.keys, made.key_room = visitor.grown([v.keys for v in values], first.key_room, "keys")
+        made.values, made.value_room = visitor.grown([v.values for v in values], first.value_room, "values")
     return made
 
 

@@ -161,6 +161,14 @@ class RowMemory:
             return _UNBOUNDED
         return room // (self.bytes_per_token * ROUND_TOKENS) * ROUND_TOKENS
 
+    def usage(self) -> dict[str, int]:
+        """Figures for `Runtime.stats`."""
+        return {
+            "state_bytes_total": self.budget_bytes,
+            "state_bytes_free": self.free_bytes,
+            "sequences": self.num_sequences,
+        }
+
     def check_integrity(self) -> None:
         """Assert that the counters agree with what is held."""
         assert self.used_bytes == sum(state.reserved_bytes for state in self._held), "reservations do not add up"

@@ -94,7 +94,7 @@ class RowModel:
         arguments["attention_mask"] = mask_BS
         if state is None:
             cache = EncoderDecoderCache(
-                rows_cache.new_cache(self._config, window=window), rows_cache.new_cache(self._config, window=window)
+                rows_cache.new_cache(self._config, window=window), rows_cache.new_cache(self._config, growing=False)
             )
             arguments["input_ids"] = self._tensor([list(row.source) for row in rows])
         else:
