@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from kamado.errors import UnsupportedCheckpoint
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
@@ -76,7 +77,9 @@ def _quiet() -> Iterator[None]:
     def keep(record: logging.LogRecord) -> bool:
         return record.thread != own_thread
 
-    loggers = [transformers_logging.get_logger(f"transformers.{name}") for name in ("modeling_utils", "core_model_loading")]
+    loggers = [
+        transformers_logging.get_logger(f"transformers.{name}") for name in ("modeling_utils", "core_model_loading")
+    ]
     previous = transformers_logging.set_tqdm_hook(hook)
     for logger in loggers:
         logger.addFilter(keep)
@@ -95,7 +98,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _check(info: Mapping[str, Any], class_name: str) -> None:
-    """Raise UnsupportedCheckpoint unless every weight of the model came from the checkpoint, and the other way round."""
+    """Raise UnsupportedCheckpoint unless the model's weights and the checkpoint's are the same."""
     problems: list[str] = []
     if mismatched := info["mismatched_keys"]:
         shapes = [f"{name} ({list(stored)}, the model has {list(wanted)})" for name, stored, wanted in mismatched]
@@ -116,7 +119,9 @@ def _weight_bytes(model: torch.nn.Module) -> int:
     return sum(storages.values())
 
 
-def _from_pretrained(model_class: Any, state_dict: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+def _from_pretrained(
+    model_class: Any, state_dict: Mapping[str, Any], arguments: dict[str, Any]
+) -> tuple[Any, Mapping[str, Any]]:
     """`from_pretrained` in the present thread, which may neither print nor spend the host program's random numbers."""
     device = torch.device((arguments.get("device_map") or {"": "cpu"})[""])
     devices = [device.index or 0] if device.type == "cuda" else []
@@ -148,8 +153,8 @@ def materialize(
     but for those that the class keeps in float32. `config` is not changed. Peak memory is the weights and a few of the
     largest tensors. `progress(done_bytes, total_bytes)` counts stored bytes and is called from reading threads.
 
-    Loads run one at a time. During one, transformers itself changes torch's default dtype and its own progress-bar hook,
-    and both are put back before this returns, also when it fails; the random state of torch is untouched.
+    Loads run one at a time. During one, torch's default dtype and transformers' progress-bar hook are changed, and put
+    back before this returns, also when it fails; the random state of torch is untouched.
 
     Raises UnsupportedCheckpoint for tensors that are missing, have no place in the model or another shape there, and
     for files that cannot be read.
@@ -171,7 +176,9 @@ def materialize(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         last_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UnsupportedCheckpoint(f"{model_class.__name__} cannot be loaded from this checkpoint: {last_line[0]}") from error
+        raise UnsupportedCheckpoint(
+            f"{model_class.__name__} cannot be loaded from this checkpoint: {last_line[0]}"
+        ) from error
     if failures:
         raise failures[0]
     _check(info, model_class.__name__)

@@ -2,7 +2,7 @@
 
 A block is a fixed number of neighbouring values of one row, packed as small integers with their scales:
 
-    Q4_1, 32 values in 20 bytes:   | d: f16 | m: f16 | 16 bytes: value i in the low, i + 16 in the high half |   x = d * q + m
+    Q4_1, 32 values in 20 bytes: | d: f16 | m: f16 | 16 bytes: q of i in the low, of i + 16 in the high half |
 
 Decoders take raw blocks uint8 `[num_blocks, block_bytes]` and fill float32 `[num_blocks, block_values]`. Formats are
 those of ggml's `ggml-common.h`. Shapes in comments: N blocks.

@@ -24,7 +24,9 @@ class GgmlTensor:
     no whole blocks, or a byte count that the shape contradicts.
     """
 
-    def __init__(self, entry: TensorEntry, *, dtype: torch.dtype = torch.float32, progress: ReadProgress | None = None) -> None:
+    def __init__(
+        self, entry: TensorEntry, *, dtype: torch.dtype = torch.float32, progress: ReadProgress | None = None
+    ) -> None:
         found = block_format(entry.dtype)
         if found is None:
             raise UnsupportedCheckpoint(
@@ -128,16 +130,18 @@ class TransformedTensor:
 def gguf_tensor(
     entry: TensorEntry, *, dtype: torch.dtype = torch.float32, progress: ReadProgress | None = None
 ) -> LazyTensor | GgmlTensor:
-    """The right reader for one tensor of a GGUF file: plain types as they are stored, packed ones decoded to `dtype`."""
+    """The reader for one tensor of a GGUF file: plain types as they are stored, packed ones decoded to `dtype`."""
     if entry.dtype in TORCH_DTYPES:
         return LazyTensor(entry, progress=progress)
     return GgmlTensor(entry, dtype=dtype, progress=progress)
 
 
 def row_slices(entry: TensorEntry) -> Mapping[int, TensorEntry]:
-    """A stacked tensor `[E, ...]` as E entries `[...]` that lie one behind the other in the file (experts of a layer)."""
+    """A stacked tensor `[E, ...]` as E entries `[...]` that lie one behind the other in the file."""
     if len(entry.shape) < 2 or entry.shape[0] == 0 or entry.nbytes % entry.shape[0]:
-        raise UnsupportedCheckpoint(f"{entry.file}: tensor {entry.name!r} of shape {list(entry.shape)} cannot be cut into experts")
+        raise UnsupportedCheckpoint(
+            f"{entry.file}: tensor {entry.name!r} of shape {list(entry.shape)} cannot be cut into experts"
+        )
     size = entry.nbytes // entry.shape[0]
     return {
         i: TensorEntry(f"{entry.name}[{i}]", entry.dtype, entry.shape[1:], entry.file, entry.offset + i * size, size)

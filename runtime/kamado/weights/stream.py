@@ -70,7 +70,9 @@ class ReadProgress:
             self._report(self._done_bytes, self.total_bytes)
 
 
-def read_into(buffer: torch.Tensor, entry: TensorEntry, *, offset: int = 0, progress: ReadProgress | None = None) -> None:
+def read_into(
+    buffer: torch.Tensor, entry: TensorEntry, *, offset: int = 0, progress: ReadProgress | None = None
+) -> None:
     """Fill `buffer` (uint8, 1-dimensional, contiguous, CPU) from `entry`'s bytes, starting `offset` bytes into them.
 
     Raises UnsupportedCheckpoint when the file ends too early or cannot be read.
@@ -92,7 +94,7 @@ def read_into(buffer: torch.Tensor, entry: TensorEntry, *, offset: int = 0, prog
         raise UnsupportedCheckpoint(f"{entry.file}: cannot read tensor {entry.name!r}: {reason}") from error
     if filled < len(view):
         raise UnsupportedCheckpoint(
-            f"{entry.file} ends inside tensor {entry.name!r}: {filled} of {len(view)} bytes are there; fetch the file again"
+            f"{entry.file} ends inside tensor {entry.name!r}, after {filled} of {len(view)} bytes; fetch the file again"
         )
 
 
@@ -105,7 +107,9 @@ class LazyTensor:
     def __init__(self, entry: TensorEntry, *, progress: ReadProgress | None = None) -> None:
         dtype = TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
-            raise UnsupportedCheckpoint(f"{entry.file}: tensor {entry.name!r} has the element type {entry.dtype}, which cannot be read")
+            raise UnsupportedCheckpoint(
+                f"{entry.file}: tensor {entry.name!r} has the element type {entry.dtype}, which cannot be read"
+            )
         if entry.nbytes != entry.numel * dtype.itemsize:
             raise UnsupportedCheckpoint(
                 f"{entry.file}: tensor {entry.name!r} of shape {list(entry.shape)} and type {entry.dtype} "
@@ -176,6 +180,8 @@ def renamed(
         if rest is None:
             continue
         if add + rest in result:
-            raise UnsupportedCheckpoint(f"two tensors of the checkpoint are named {add + rest!r} (one of them was {name!r})")
+            raise UnsupportedCheckpoint(
+                f"two tensors of the checkpoint are named {add + rest!r} (one of them was {name!r})"
+            )
         result[add + rest] = tensor
     return result

@@ -6,8 +6,8 @@ from typing import Any
 
 from kamado.errors import UnsupportedCheckpoint
 
-from .source import GgufSource
 from .rope import rope_scaling, rope_theta
+from .source import GgufSource
 
 Config = dict[str, Any]
 
@@ -61,7 +61,9 @@ def sizes(source: GgufSource) -> Config:
 def head_dim(source: GgufSource) -> int:
     """Values of one attention head."""
     heads = source.meta.integer("{arch}.attention.head_count")
-    return source.meta.integer("{arch}.attention.key_length", source.meta.integer("{arch}.embedding_length") // max(heads, 1))
+    return source.meta.integer(
+        "{arch}.attention.key_length", source.meta.integer("{arch}.embedding_length") // max(heads, 1)
+    )
 
 
 def rotary(source: GgufSource, *, partial: bool = False) -> Config:

@@ -14,7 +14,7 @@ _LARGEST = 1 << 40
 
 
 class GgufMetadata:
-    """Key-values of one file, read with a type and a name for the error. `{arch}` in a key stands for the architecture."""
+    """Key-values of one file, read with a type. `{arch}` in a key stands for the name of the architecture."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._values: Mapping[str, Any] = checkpoint.metadata
@@ -32,7 +32,9 @@ class GgufMetadata:
         return value
 
     def _wrong(self, key: str, value: Any, wanted: str) -> UnsupportedCheckpoint:
-        return UnsupportedCheckpoint(f"{self._file}: {key.format(arch=self.architecture)} must be {wanted}, not {value!r:.60}")
+        return UnsupportedCheckpoint(
+            f"{self._file}: {key.format(arch=self.architecture)} must be {wanted}, not {value!r:.60}"
+        )
 
     def has(self, key: str) -> bool:
         """Whether the file has a value for `key`."""

@@ -1,4 +1,4 @@
-"""Rotary position embeddings: from GGUF key-values and factor tensors to a transformers `rope_scaling` dict. No torch."""
+"""Rotary position embeddings: from GGUF to the `rope_scaling` of a transformers configuration. No torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def rope_scaling(source: GgufSource, *, head_dim: int) -> dict[str, Any] | None:
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         return _yarn(source, factor)
-    raise UnsupportedCheckpoint(f"{source.file}: RoPE scaling of type {kind!r} cannot be used; known are linear, yarn, longrope and llama3")
+    raise UnsupportedCheckpoint(
+        f"{source.file}: RoPE scaling of type {kind!r} cannot be used; known are linear, yarn, longrope and llama3"
+    )
 
 
 def _yarn(source: GgufSource, factor: float) -> dict[str, Any]:
@@ -67,7 +69,9 @@ def _longrope(source: GgufSource) -> dict[str, Any]:
     return scaling
 
 
-def llama3_factors(*, theta: float, head_dim: int, factor: float, low: float, high: float, context: float) -> list[float]:
+def llama3_factors(
+    *, theta: float, head_dim: int, factor: float, low: float, high: float, context: float
+) -> list[float]:
     """What each frequency is divided by (Llama 3.1): 1 for short waves, `factor` for long ones, a blend between."""
     factors = []
     for i in range(head_dim // 2):
@@ -92,8 +96,14 @@ def _llama3(source: GgufSource, head_dim: int) -> dict[str, Any] | None:
     if factor == 1.0 and min(stored) == 1.0:
         return None
     low, high, context = 1.0, 4.0, 8192.0
-    if not _agree(stored, llama3_factors(theta=theta, head_dim=head_dim, factor=factor, low=low, high=high, context=context)):
-        blend = [(1 / (2 * math.pi * theta ** (2 * i / head_dim)), f) for i, f in enumerate(stored) if 1.001 < f < factor * 0.999]
+    if not _agree(
+        stored, llama3_factors(theta=theta, head_dim=head_dim, factor=factor, low=low, high=high, context=context)
+    ):
+        blend = [
+            (1 / (2 * math.pi * theta ** (2 * i / head_dim)), f)
+            for i, f in enumerate(stored)
+            if 1.001 < f < factor * 0.999
+        ]
         if len(blend) < 2 or factor <= 1.0:
             raise _unknown_factors(source)
         (x0, y0), (x1, y1) = [(x, (1 / f - 1 / factor) / (1 - 1 / factor)) for x, f in (blend[0], blend[-1])]
@@ -102,7 +112,9 @@ def _llama3(source: GgufSource, head_dim: int) -> dict[str, Any] | None:
         if crossing <= 0 or slope <= 0:
             raise _unknown_factors(source)
         low, high, context = 1.0, 1.0 + 1 / crossing, slope / crossing
-        if not _agree(stored, llama3_factors(theta=theta, head_dim=head_dim, factor=factor, low=low, high=high, context=context)):
+        if not _agree(
+            stored, llama3_factors(theta=theta, head_dim=head_dim, factor=factor, low=low, high=high, context=context)
+        ):
             raise _unknown_factors(source)
         if abs(context - round(context)) < 1:
             context = float(round(context))
@@ -120,4 +132,6 @@ def _agree(stored: Sequence[float], computed: Sequence[float]) -> bool:
 
 
 def _unknown_factors(source: GgufSource) -> UnsupportedCheckpoint:
-    return UnsupportedCheckpoint(f"{source.file}: the RoPE factors in rope_freqs.weight follow no rule that is known here")
+    return UnsupportedCheckpoint(
+        f"{source.file}: the RoPE factors in rope_freqs.weight follow no rule that is known here"
+    )

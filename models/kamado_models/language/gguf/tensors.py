@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 from kamado.weights.ggml_tensor import TransformedTensor, gguf_tensor, row_slices
@@ -49,7 +50,12 @@ class _Map:
     """Goes through the tensors of one file once."""
 
     def __init__(
-        self, source: GgufSource, architecture: Architecture, config: Any, dtype: torch.dtype, progress: ReadProgress | None
+        self,
+        source: GgufSource,
+        architecture: Architecture,
+        config: Any,
+        dtype: torch.dtype,
+        progress: ReadProgress | None,
     ) -> None:
         self._source = source
         self._architecture = architecture
@@ -67,7 +73,9 @@ class _Map:
             raise UnsupportedCheckpoint(f"{self._source.file}: two tensors become {name}")
         self.result[name] = tensor
 
-    def _changed(self, entries: Iterable[TensorEntry], name: str, function: Callable[..., torch.Tensor]) -> TransformedTensor:
+    def _changed(
+        self, entries: Iterable[TensorEntry], name: str, function: Callable[..., torch.Tensor]
+    ) -> TransformedTensor:
         readers = tuple(self._reader(entry, torch.float32) for entry in entries)
         return TransformedTensor(name, readers, self._dtype, function)
 
@@ -127,7 +135,7 @@ class _Map:
             if entry.name in self._used or self.single(entry) or self.experts(entry) or self.ignored(entry):
                 continue
             raise UnsupportedCheckpoint(
-                f"{self._source.file}: {self._source.architecture} models have no tensor {entry.name} that is known here"
+                f"{self._source.file}: no {self._source.architecture} model that is known here has a tensor {entry.name}"
             )
         return self.result
 

@@ -1,0 +1,146 @@
+"""Text to token ids and back, and chats to prompts, for one checkpoint. Files are data: nothing in them names code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kamado.checkpoint.types import Checkpoint
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
+
+from .chat_template import ChatTemplate
+
+MAX_TEXT_CHARS = 64 << 20
+T = TypeVar("T")
+
+
+def guarded(function: Callable[[], T], what: str) -> T:
+    """Call the tokenizers library. Its failures, also Rust panics (a BaseException), become UnsupportedCheckpoint."""
+    try:
+        return function()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise UnsupportedCheckpoint(f"{what}: {type(error).__name__}: {error}") from error
+        raise
+
+
+class Tokenizer:
+    """The tokenizer of one model. Thread safe."""
+
+    def __init__(
+        self,
+        backend: Any,
+        *,
+        eos_ids: frozenset[int],
+        bos_id: int | None,
+        template: str | None = None,
+        template_variables: Mapping[str, str] | None = None,
+        force_bos: bool | None = None,
+    ) -> None:
+        """`backend`: a `tokenizers.Tokenizer`. `force_bos`: whether encoded text must (True) or must not (False) start
+        with `bos_id`; None leaves that to the backend."""
+        backend.no_truncation()
+        backend.no_padding()
+        self.eos_ids = eos_ids
+        """Tokens that end an answer."""
+        self.bos_id = bos_id
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self._backend = backend
+        self._template = ChatTemplate(template) if template is not None else None
+        self._variables = dict(template_variables or {})
+        self._force_bos = force_bos
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat_prompt` can be used."""
+        return self._template is not None
+
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`, for those who need its vocabulary (constrained decoding)."""
+        return self._backend
+
+    def token_id(self, token: str) -> int | None:
+        """The id of exactly this token."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids. With `add_special`, start and end tokens as the model was trained with. Raises InvalidRequest."""
+        if len(text) > MAX_TEXT_CHARS:
+            raise InvalidRequest(f"the text has {len(text)} characters; at most {MAX_TEXT_CHARS} are allowed")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"the text has half a surrogate pair at character {error.start}") from error
+        ids: list[int] = guarded(
+            lambda: self._backend.encode(text, add_special_tokens=add_special).ids, "the tokenizer failed"
+        )
+        if add_special and self._force_bos is not None and self.bos_id is not None:
+            starts = ids[:1] == [self.bos_id]
+            if self._force_bos and not starts:
+                return [self.bos_id, *ids]
+            if starts and not self._force_bos:
+                return ids[1:]
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text. Ids beyond the vocabulary count as empty; half a character at the end reads as U+FFFD.
+
+        Raises InvalidRequest for numbers that no token id can be.
+        """
+        if any(not 0 <= token_id < 1 << 32 for token_id in ids):
+            raise InvalidRequest("token ids must be from 0 to 2**32 - 1")
+        text: str = guarded(
+            lambda: self._backend.decode(list(ids), skip_special_tokens=skip_special), "the tokenizer failed"
+        )
+        return text
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """What the chat template makes of `messages`. Raises InvalidRequest, UnsupportedCheckpoint."""
+        if self._template is None:
+            raise InvalidRequest("this model has no chat template; give it a plain prompt")
+        variables: dict[str, Any] = {**self._variables, "add_generation_prompt": add_generation_prompt, "tools": None}
+        return self._template.render(messages, {**variables, "documents": None})
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """The token ids that the model wants to see for `messages`. Raises InvalidRequest, UnsupportedCheckpoint."""
+        return self.encode(self.chat_text(messages, add_generation_prompt=add_generation_prompt), add_special=False)
+
+    def close(self) -> None:
+        """End the process that renders chat templates; it starts again when it is needed."""
+        if self._template is not None:
+            self._template.close()
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that came with `checkpoint`: a folder's files, or the vocabulary inside a GGUF file.
+
+    Raises UnsupportedCheckpoint when there is none, or one that is damaged or of an unknown kind.
+    """
+    if checkpoint.layout == "gguf":
+        from .gguf.vocabulary import tokenizer_from_gguf
+
+        return tokenizer_from_gguf(checkpoint)
+    from .tokenizer_files import tokenizer_from_files
+
+    return tokenizer_from_files(checkpoint)
+
+
+def read_json(path: Path, *, max_bytes: int = 256 << 20) -> Any:
+    """Raises UnsupportedCheckpoint."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise UnsupportedCheckpoint(f"{path} has more than {max_bytes} bytes")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedCheckpoint(f"{path} is not valid JSON: {error}") from error
