@@ -45,7 +45,7 @@ class TextTask:
         self.lane = model.lane
         self.deadline = deadline
         self._model = model
-        self._options = options
+        self.options = options
         self._unspawned = options.n - 1 if index == 0 else 0
         self._cached_tokens = 0
         self._granted: TextStep
@@ -123,7 +123,7 @@ class TextTask:
         return Work(self.lane, key, num_new, TextStep(sequence, num_new, sample))
 
     def _sibling(self, index: int) -> TextTask:
-        options = replace(self._options, n=1)
+        options = replace(self.options, n=1)
         prompt = self.sequence.tokens[: self.sequence.num_prompt]
         return TextTask(
             self.id, self._model, options, prompt, source=self.sequence.source, deadline=self.deadline, index=index
@@ -134,7 +134,7 @@ class TextTask:
         sequence = self.sequence
         token = drawn.token_id
         sequence.tokens.append(token)
-        if token in self._model.eos_ids and not self._options.ignore_eos:
+        if token in self._model.eos_ids and not self.options.ignore_eos:
             tail, hit = self._stops.feed(self._detokenizer.flush())
             event = self._token(drawn, tail)
             if hit is not None:
@@ -144,7 +144,7 @@ class TextTask:
         event = self._token(drawn, text)
         if hit is not None:
             return [event, self._finish("stop", stop=hit)]
-        limit = self._options.max_tokens
+        limit = self.options.max_tokens
         if len(sequence.tokens) >= self._model.context_tokens or (limit is not None and sequence.num_made >= limit):
             rest, hit = self._stops.feed(self._detokenizer.flush())
             if hit is not None:

@@ -1,0 +1,162 @@
+"""The language family: causal and encoder-decoder text models of transformers, from folders and GGUF files.
+
+Importing this loads no torch; `load` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from kamado.checkpoint.types import Checkpoint
+from kamado.contracts import LoadedModel, LoadEnvironment
+from kamado.errors import InvalidRequest
+from kamado.memory.plan import LanePlan, Plan, PlanOptions
+from kamado.units import format_bytes
+
+from .batching import batching_of
+from .config import check_runnable, language_config
+from .shape import TextShape, describe, text_shape, weight_bytes
+
+BLOCK_TOKENS = 16
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
+_MOST_KV_TOKENS = 65536
+_UNBOUNDED_CONTEXT = 32768
+_LEAST_TOKENS = 256
+_LEAST_STEP = 32
+
+
+class LanguageFamily:
+    """See kamado.contracts.Family."""
+
+    name = "language"
+
+    def claims(self, checkpoint: Checkpoint) -> bool:
+        """See Family. A GGUF file is always a language model."""
+        return checkpoint.layout == "gguf" or language_config(checkpoint) is not None
+
+    def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """See Family."""
+        checkpoint = _configured(checkpoint)
+        shape = text_shape(checkpoint.config)
+        return describe(checkpoint, shape) | {"batching": batching_of(shape.model_type)}
+
+    def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
+        """See Family."""
+        checkpoint = _configured(checkpoint)
+        check_runnable(checkpoint)
+        shape = text_shape(checkpoint.config)
+        dtype = _dtype(checkpoint, options)
+        width = DTYPE_BYTES[dtype]
+        context = shape.context_tokens or _UNBOUNDED_CONTEXT
+        budget, rows = step_limits(options.device)
+        weights = weight_bytes(checkpoint, dtype)
+        per_token = shape.kv_values_per_token * width
+        state = shape.state_values_per_sequence * width
+
+        def activations(tokens: int, num_rows: int, length: int) -> int:
+            return shape.activation_bytes(tokens=tokens, rows=num_rows, context=length, dtype_bytes=width)
+
+        least_tokens = _blocks(min(context, options.kv_tokens or _LEAST_TOKENS)) * BLOCK_TOKENS
+        minimum = weights + activations(_LEAST_STEP, 1, least_tokens) + least_tokens * per_token + state
+        peak = activations(budget, rows, min(context, _MOST_KV_TOKENS))
+        left = max(options.budget_bytes - weights - min(peak, (options.budget_bytes - weights) // 2), 0)
+        sequences = _num_sequences(state, per_token, left, rows)
+        kv_tokens = _kv_tokens(options, context, per_token, left - sequences * state)
+        return Plan(
+            reference=checkpoint.reference,
+            family=self.name,
+            architecture=shape.architecture,
+            device=options.device,
+            dtype=dtype,
+            quant=options.quant,
+            lanes=(
+                LanePlan(lane="lm", device=options.device, dtype=dtype, weight_bytes=weights, activation_bytes=peak),
+            ),
+            context_tokens=context,
+            kv_tokens=kv_tokens,
+            kv_bytes_per_token=per_token,
+            state_bytes_per_sequence=state,
+            max_sequences=sequences if state else 0,
+            available_bytes=options.budget_bytes,
+            minimum_bytes=minimum,
+            options=_smaller(checkpoint, shape, dtype, options),
+            notes=(batching_of(shape.model_type),),
+        )
+
+    def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
+        """See Family."""
+        from .loading import load
+
+        checkpoint = _configured(checkpoint)
+        check_runnable(checkpoint)
+        return load(checkpoint, plan, env)
+
+
+def step_limits(device: str) -> tuple[int, int]:
+    """(tokens, rows) of one forward at most. A CPU is busy with few tokens, and long steps would make others wait."""
+    return (512, 64) if device == "cpu" else (4096, 256)
+
+
+def _configured(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with a configuration in the form of a `config.json`, also where it came from a GGUF header."""
+    config = language_config(checkpoint)
+    assert config is not None, "describe, plan and load are asked only for checkpoints that are claimed"
+    return replace(checkpoint, config=config)
+
+
+def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
+    """The compute precision: what was asked for; else the stored one where the device is good at it; else the best
+    that the device is good at and that holds the stored one."""
+    if options.dtype != "auto":
+        if options.device == "cpu" and options.dtype not in options.good_dtypes:
+            raise InvalidRequest(
+                f"this CPU has no instructions for {options.dtype} and would be some 100 times slower; use --dtype float32"
+            )
+        return options.dtype
+    entries = checkpoint.tensors.values()
+    stored = {_STORED_DTYPES.get(entry.dtype) for entry in entries if entry.dtype in ("F32", *_STORED_DTYPES)}
+    packed = any(entry.dtype not in ("F32", *_STORED_DTYPES) for entry in entries)
+    half = next((dtype for dtype in options.good_dtypes if dtype != "float32"), None)
+    if half is not None and options.good_dtypes[0] != "float32" and (packed or None not in stored or len(stored) > 1):
+        return half if not (stored == {"float16"} and "float16" in options.good_dtypes) else "float16"
+    return "float32"
+
+
+def _blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_TOKENS)
+
+
+def _num_sequences(state: int, per_token: int, left: int, rows: int) -> int:
+    """Sequences whose fixed-size state is held at once: at most half of what is left where there are pages too."""
+    if not state:
+        return rows
+    share = left if not per_token else left // 2
+    return max(1, min(rows, share // state))
+
+
+def _kv_tokens(options: PlanOptions, context: int, per_token: int, left: int) -> int:
+    if not per_token:
+        return 0
+    if options.kv_tokens is not None:
+        return _blocks(options.kv_tokens) * BLOCK_TOKENS
+    wanted = max(min(8 * context, _MOST_KV_TOKENS), min(context, 4 * _MOST_KV_TOKENS))
+    fitting = max(left // per_token, min(context, _LEAST_TOKENS))
+    return max(min(wanted, fitting) // BLOCK_TOKENS, 1) * BLOCK_TOKENS
+
+
+def _smaller(checkpoint: Checkpoint, shape: TextShape, dtype: str, options: PlanOptions) -> tuple[str, ...]:
+    """What would make it fit."""
+    found: list[str] = []
+    if dtype == "float32" and (half := next((d for d in options.good_dtypes if d != "float32"), None)):
+        found.append(f"--dtype {half} needs {format_bytes(weight_bytes(checkpoint, half))} for the weights.")
+    if options.kv_tokens is not None and options.kv_tokens > _LEAST_TOKENS and shape.kv_values_per_token:
+        per_token = shape.kv_values_per_token * DTYPE_BYTES[dtype]
+        found.append(f"Each 1000 KV tokens less (--kv-tokens) save {format_bytes(1000 * per_token)}.")
+    found.append("Give it more memory (--memory), or take a smaller model.")
+    return tuple(found)
+
+
+FAMILY = LanguageFamily()

@@ -1,0 +1,206 @@
+"""Bring a language model into memory as planned: tokenizer, weights, state memory, lane."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
+import torch
+from kamado.checkpoint.types import Checkpoint
+from kamado.contracts import LoadEnvironment
+from kamado.errors import UnsupportedCheckpoint
+from kamado.memory.blocks import BlockPool, PagedMemory
+from kamado.memory.plan import Plan
+from kamado.requests import Sampling
+from kamado.sampling.sampler import Sampler
+from kamado.weights.stream import ReadProgress, lazy_tensors
+
+from .attention import LayerShape, PageStore
+from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE
+from .config import transformers_classes
+from .family import BLOCK_TOKENS, step_limits
+from .gguf.tensors import tensors_from_gguf
+from .materialize import materialize
+from .model import Execution, LanguageModel, TextFacts
+from .paged import PagedLane
+from .paged_probe import probe_paged
+from .rows import RowLane, RowMemory, measure_state, probe
+from .tokenizer import load_tokenizer
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LanguageModel:
+    """See Family.load."""
+    tokenizer = load_tokenizer(checkpoint)
+    made, model_class = transformers_classes(checkpoint)
+    dtype = _DTYPES[plan.dtype]
+    env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
+    model, report = materialize(
+        model_class,
+        made,
+        _tensors(checkpoint, made, dtype, env.progress),
+        dtype=dtype,
+        device=plan.device,
+        progress=None if checkpoint.layout == "gguf" else env.progress,
+    )
+    _correct(env, plan, "weights", plan.weight_bytes, report.weight_bytes)
+    execution = choose_execution(model, made, plan, env)
+    facts = TextFacts(
+        sampling=_sampling_defaults(checkpoint),
+        vocab_size=int(made.get_text_config().vocab_size),
+        context_tokens=plan.context_tokens,
+        decoder_start=_decoder_start(checkpoint, made),
+    )
+    return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
+
+
+def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment) -> Execution:
+    """The lane and memory that the model can be run with: pages where its attention allows, else rows."""
+    vocab_size = int(config.get_text_config().vocab_size)
+    verdict = probe_paged(model, vocab_size) if not config.is_encoder_decoder else None
+    if verdict is not None and verdict.layers is not None:
+        return _paged(model, config, verdict.layers, plan, env)
+    return _rows(model, config, vocab_size, plan, env)
+
+
+def _paged(
+    model: Any, config: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment
+) -> Execution:
+    budget, rows = step_limits(plan.device)
+    block_bytes = BLOCK_TOKENS * sum(layer.values_per_token for layer in layers) * model.dtype.itemsize
+    num_blocks = max(plan.kv_bytes // block_bytes, 1)
+    env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
+    store = PageStore(layers, num_blocks, BLOCK_TOKENS, model.dtype, plan.device)
+    switch, alone = _rope_switch(config)
+    memory = PagedMemory(
+        BlockPool(num_blocks),
+        BLOCK_TOKENS,
+        salt=sha256(env.owner.encode()).digest(),
+        share_prefixes=not env.deterministic,
+        rope_switch=switch,
+        rope_alone=alone,
+    )
+    lane = PagedLane(
+        f"{env.owner}/lm", model, store, step_budget=env.step_budget or budget, max_rows=env.max_rows or rows
+    )
+    return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close)
+
+
+def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnvironment) -> Execution:
+    budget, rows = step_limits(plan.device)
+    mode = probe(model, config, vocab_size)
+    size = measure_state(model, config)
+    kept = plan.kv_bytes + plan.state_bytes
+    env.ledger.enter(plan.device, env.owner, "state", kept)
+    max_rows = env.max_rows or rows
+    memory = RowMemory(
+        mode=mode,
+        budget_bytes=kept,
+        bytes_per_token=size.bytes_per_token,
+        bytes_per_sequence=size.bytes_per_sequence,
+        bytes_per_source_token=size.bytes_per_source_token,
+        max_sequences=plan.max_sequences or max_rows,
+    )
+    lane = RowLane(
+        name=f"{env.owner}/lm",
+        model=model,
+        config=config,
+        mode=mode,
+        sampler=Sampler(),
+        max_rows=max_rows,
+        step_budget=env.step_budget or budget,
+    )
+    if not mode.stackable:
+        batching = ALONE
+    elif not mode.ragged:
+        batching = ROWS_EQUAL
+    else:
+        batching = ROWS_RAGGED if mode.padded else ROWS_STATE
+    return Execution(lane=lane, memory=memory, batching=batching, close=lambda: None, notes=mode.notes)
+
+
+def _tensors(
+    checkpoint: Checkpoint, config: Any, dtype: torch.dtype, progress: Callable[[int, int], None] | None
+) -> Mapping[str, Any]:
+    if checkpoint.layout == "gguf":
+        meter = ReadProgress(checkpoint.weight_bytes, progress) if progress is not None else None
+        return tensors_from_gguf(checkpoint, config, dtype, progress=meter)
+    return lazy_tensors(checkpoint.tensors)
+
+
+def _correct(env: LoadEnvironment, plan: Plan, kind: str, planned: int, real: int) -> None:
+    """Make the ledger say what is, where the plan was off."""
+    if real > planned:
+        env.ledger.enter(plan.device, env.owner, kind, real - planned)
+    elif real < planned:
+        env.ledger.leave(plan.device, env.owner, kind, planned - real)
+
+
+def _rope_switch(config: Any) -> tuple[int | None, bool]:
+    """(length beyond which rotary embeddings depend on the longest position in a forward, whether they change with
+    every further position): LongRoPE switches once, dynamic NTK scaling goes on changing."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kind = rope.get("rope_type") if isinstance(rope, Mapping) else None
+    if kind == "longrope":
+        original = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None)
+        return int(original or text.max_position_embeddings), False
+    if kind == "dynamic":
+        return int(text.max_position_embeddings), True
+    return None, False
+
+
+def _generation_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    path = checkpoint.files.get("generation_config.json")
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedCheckpoint(f"{path} is not usable JSON: {error}") from error
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sampling_defaults(checkpoint: Checkpoint) -> Sampling:
+    """As the checkpoint's authors recommend it; where they do not ask for sampling, greedy."""
+    config = _generation_config(checkpoint)
+    penalty = _usable(config, "repetition_penalty", 1.0)
+    if config.get("do_sample") is not True:
+        return Sampling(repetition_penalty=penalty)
+    top_k = config.get("top_k", 50)  # transformers' own default where sampling is on
+    return Sampling(
+        temperature=_usable(config, "temperature", 1.0),
+        top_k=top_k if isinstance(top_k, int) and top_k >= 0 else 0,
+        top_p=_usable(config, "top_p", 1.0),
+        min_p=_usable(config, "min_p", 0.0),
+        typical_p=_usable(config, "typical_p", 1.0),
+        repetition_penalty=penalty,
+    )
+
+
+def _usable(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
+        return default
+    return float(value) or default
+
+
+def _decoder_start(checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
+    """First tokens of an encoder-decoder model's answer: the start token, and one that is always forced behind it."""
+    if not config.is_encoder_decoder:
+        return ()
+    generation = _generation_config(checkpoint)
+
+    def token(name: str) -> int | None:
+        value = generation.get(name, getattr(config, name, None))
+        value = value[0] if isinstance(value, list) and value else value
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    start = next((t for t in map(token, ("decoder_start_token_id", "bos_token_id", "pad_token_id")) if t is not None), None)
+    if start is None:
+        raise UnsupportedCheckpoint(f"{checkpoint.reference}: no decoder_start_token_id in its configuration")
+    forced = token("forced_bos_token_id")
+    return (start,) if forced is None else (start, forced)

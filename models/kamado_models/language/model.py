@@ -1,0 +1,215 @@
+"""A loaded language model: requests into tasks, events into results."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import kamado
+import torch
+import transformers
+from kamado.checkpoint.digest import checkpoint_digests
+from kamado.checkpoint.types import Checkpoint
+from kamado.contracts import Lane, Task
+from kamado.errors import ContextOverflow, InvalidRequest
+from kamado.events import Event, Finished, Token
+from kamado.memory.plan import Plan
+from kamado.requests import Sampling, TextOptions, resolve_text_options
+from kamado.results import Choice, Result, Timings, TokenChoice, Usage
+from kamado.sampling.check import check_sampling
+from kamado.tasks.text import TextModel, TextTask
+
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How the model is run."""
+
+    lane: Lane
+    memory: Any
+    """A SequenceMemory with `usage()` and `check_integrity()`."""
+    batching: str
+    close: Callable[[], None]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """What requests are checked against."""
+
+    sampling: Sampling
+    """Defaults of this checkpoint."""
+    vocab_size: int
+    context_tokens: int
+    decoder_start: tuple[int, ...]
+    """First decoder tokens of an encoder-decoder model; otherwise empty."""
+
+
+class LanguageModel:
+    """See kamado.contracts.LoadedModel."""
+
+    capabilities = ("text",)
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: Plan,
+        model: Any,
+        tokenizer: Tokenizer,
+        execution: Execution,
+        facts: TextFacts,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.plan = plan
+        self.tokenizer = tokenizer
+        self.execution = execution
+        self.facts = facts
+        self.module: Any = model
+        """transformers' model, for those who want to look inside; it is the loop's to run."""
+        self.lanes: Sequence[Lane] = (execution.lane,)
+        self._text_model = TextModel(
+            lane=execution.lane.name,
+            memory=execution.memory,
+            decode=tokenizer.decode,
+            eos_ids=tokenizer.eos_ids,
+            context_tokens=min(facts.context_tokens, execution.memory.capacity_tokens()),
+        )
+        self._hashes: dict[str, str] | None = None
+
+    def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
+        """See LoadedModel."""
+        resolved = resolve_text_options(
+            options, sampling_defaults=self.facts.sampling, chat_default=self.tokenizer.has_chat_template
+        )
+        check_sampling(resolved.sampling, self.facts.vocab_size)
+        tokens = self._tokens(resolved)
+        start = self.facts.decoder_start
+        self._check_length(len(tokens), bool(start))
+        task = TextTask(
+            request_id,
+            self._text_model,
+            resolved,
+            start or tokens,
+            source=tokens if start else (),
+            deadline=now + resolved.deadline_s if resolved.deadline_s is not None else None,
+        )
+        return (task,)
+
+    def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
+        """See LoadedModel."""
+        ends = {event.index: event for event in events if isinstance(event, Finished)}
+        tokens: dict[int, list[Token]] = {index: [] for index in ends}
+        for event in events:
+            if isinstance(event, Token):
+                tokens[event.index].append(event)
+        first = ends[0]
+        task = tasks[0]
+        assert isinstance(task, TextTask)
+        return Result(
+            request_id=request_id,
+            choices=tuple(_choice(ends[index], tokens[index]) for index in sorted(ends)),
+            usage=Usage(
+                prompt_tokens=first.prompt_tokens,
+                completion_tokens=sum(end.completion_tokens for end in ends.values()),
+                cached_tokens=first.cached_tokens,
+            ),
+            timings=timings,
+            recipe=self._recipe(task.options),
+        )
+
+    def usage(self) -> Mapping[str, Any]:
+        """See LoadedModel."""
+        return {"batching": self.execution.batching, **self.execution.memory.usage()}
+
+    def close(self) -> None:
+        """See LoadedModel."""
+        self.execution.close()
+        on_gpu = self.plan.device != "cpu"
+        del self.module, self.execution, self.lanes, self._text_model
+        if on_gpu:
+            torch.cuda.empty_cache()
+
+    def _tokens(self, options: TextOptions) -> list[int]:
+        tokenizer = self.tokenizer
+        if options.prompt_tokens:
+            if (largest := max(options.prompt_tokens)) >= self.facts.vocab_size:
+                raise InvalidRequest(f"prompt_tokens: {largest} is no token; the vocabulary has {self.facts.vocab_size}")
+            return list(options.prompt_tokens)
+        if not options.messages and not options.chat:
+            if options.system is not None:
+                raise InvalidRequest("a system prompt needs the chat template, which this request switched off or lacks")
+            assert options.prompt is not None
+            tokens = tokenizer.encode(options.prompt, add_special=True)
+        else:
+            if not tokenizer.has_chat_template:
+                raise InvalidRequest(f"{self.checkpoint.reference} has no chat template; give it a plain prompt")
+            turns = list(options.messages) or [{"role": "user", "content": options.prompt}]
+            if options.system is not None:
+                turns.insert(0, {"role": "system", "content": options.system})
+            tokens = tokenizer.chat_prompt(turns)
+        if not tokens:
+            raise InvalidRequest("the prompt has no tokens; give the model something to answer")
+        return tokens
+
+    def _check_length(self, num_tokens: int, is_source: bool) -> None:
+        context = self.facts.context_tokens
+        if num_tokens > context or (num_tokens == context and not is_source):
+            raise ContextOverflow(
+                f"the prompt has {num_tokens} tokens, but the context of {self.checkpoint.reference} is {context} tokens, "
+                "prompt and answer together; shorten the prompt",
+                prompt_tokens=num_tokens,
+                context_tokens=context,
+            )
+        held = self._text_model.context_tokens
+        if num_tokens >= held:
+            raise ContextOverflow(
+                f"the prompt has {num_tokens} tokens, but memory for only {held} was set aside; "
+                "load the model with more KV tokens (--kv-tokens) or more memory (--memory)",
+                prompt_tokens=num_tokens,
+                context_tokens=held,
+            )
+
+    def _recipe(self, options: TextOptions) -> dict[str, Any]:
+        if self._hashes is None:
+            self._hashes = checkpoint_digests(self.checkpoint)
+        return {
+            "kamado": kamado.__version__,
+            "model": {
+                "reference": self.checkpoint.reference,
+                "revision": self.checkpoint.revision,
+                "files": self._hashes,
+            },
+            "options": _plain(asdict(options)),
+            "device": self.plan.device,
+            "dtype": self.plan.dtype,
+            "quant": self.plan.quant,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+
+
+def _choice(end: Finished, tokens: Sequence[Token]) -> Choice:
+    chosen = [
+        TokenChoice(chosen=token.logprob, top=token.top_logprobs) for token in tokens if token.logprob is not None
+    ]
+    return Choice(
+        index=end.index,
+        text="".join(token.text for token in tokens) + end.text,
+        tokens=tuple(token.token_id for token in tokens),
+        finish_reason=end.reason,
+        stop=end.stop,
+        logprobs=tuple(chosen) if chosen else None,
+    )
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Without what was not asked for, as JSON has it."""
+    sampling = options.pop("sampling")
+    sampling["logit_bias"] = {str(token): bias for token, bias in sampling["logit_bias"].items()}
+    return {name: value for name, value in options.items() if value not in (None, (), False)} | sampling
