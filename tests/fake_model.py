@@ -21,9 +21,19 @@ def make_plan(**changes: Any) -> Plan:
     """A plan of 100 MB that fits."""
     lane = LanePlan(lane="text", device="cpu", dtype="float32", weight_bytes=10**8, activation_bytes=10**6)
     facts: dict[str, Any] = {
-        "reference": "fake", "family": "fakes", "architecture": "FakeForCausalLM", "device": "cpu",
-        "dtype": "float32", "quant": "none", "lanes": (lane,), "context_tokens": CONTEXT_TOKENS, "kv_tokens": 1000,
-        "kv_bytes_per_token": 1024, "max_sequences": 0, "available_bytes": 10**9, "minimum_bytes": 102_000_000,
+        "reference": "fake",
+        "family": "fakes",
+        "architecture": "FakeForCausalLM",
+        "device": "cpu",
+        "dtype": "float32",
+        "quant": "none",
+        "lanes": (lane,),
+        "context_tokens": CONTEXT_TOKENS,
+        "kv_tokens": 1000,
+        "kv_bytes_per_token": 1024,
+        "max_sequences": 0,
+        "available_bytes": 10**9,
+        "minimum_bytes": 102_000_000,
         "options": ("--quant int8 would make it smaller.",),
     }
     return Plan(**(facts | changes))
@@ -84,7 +94,7 @@ class FakeModel:
                     time.sleep(self.delay_s)
                 if step == self.interrupt_at:
                     raise KeyboardInterrupt
-                if "boom" in asked and step == 2:
+                if "boom" in "".join(answers[0][0]) and step == 2:
                     yield Finished("r1", "failed", error=GenerationFailed("the request failed: boom"))
                     return
                 for index, (pieces, reason) in enumerate(answers):

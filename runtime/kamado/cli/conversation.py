@@ -103,7 +103,7 @@ class Conversation:
             self._report(error)
 
     def send(self, text: str) -> None:
-        """A message of the person, and the answer to it. A message that gets no answer is not part of the conversation."""
+        """A message of the person and the answer to it. A message without an answer is not part of the conversation."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:

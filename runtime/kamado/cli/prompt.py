@@ -58,7 +58,7 @@ def _read_text(stream: BinaryIO, out: Output, *, patient: bool) -> str:
     if len(data) > MAX_STDIN_BYTES:
         raise InvalidRequest(f"the prompt on stdin is longer than {MAX_STDIN_BYTES >> 20} MiB; give less")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         where = f"byte 0x{data[error.start]:02x} at offset {error.start}"
         raise InvalidRequest(f"the prompt on stdin is not valid UTF-8: {where}; convert it first") from None

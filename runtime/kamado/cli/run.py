@@ -65,14 +65,18 @@ def run(
                 _write(path, result, out)
             out.detail(f"{result.usage.completion_tokens} tokens in {format_seconds(result.timings.total_s)}")
         else:
-            show_stream(loaded.stream(asked, **text), text.get("n", 1), out)
+            speed = show_stream(loaded.stream(asked, **text), text.get("n", 1), out)
+            for line in speed.lines():
+                out.detail(line)
+            if "length" in speed.reasons and "max_tokens" not in text:
+                out.note("the answer was cut: the model's context is full")
 
 
 def _is_terminal(stream: Any) -> bool:
     return stream is not None and not stream.closed and bool(stream.isatty())
 
 
-def show_stream(events: Iterable[Event], num_answers: int, out: Output) -> None:
+def show_stream(events: Iterable[Event], num_answers: int, out: Output) -> Speed:
     """Print answers as they come: the first one live, the others after it. Raises what a request failed of."""
     answers = _Answers(num_answers, out)
     try:
@@ -81,8 +85,7 @@ def show_stream(events: Iterable[Event], num_answers: int, out: Output) -> None:
                 answers.put(event)
     finally:
         answers.end()
-    for line in answers.speed.lines():
-        out.detail(line)
+    return answers.speed
 
 
 class _Answers:

@@ -1,0 +1,246 @@
+"""`kamado pull`, `list`, `show`, `rm`, `verify` and `convert-pickle`: the local model store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..checkpoint.types import Checkpoint, Progress
+from ..errors import ModelNotFound, UnsupportedCheckpoint
+from ..units import format_bytes
+from .common import Output, common_options
+
+_MAX_SHOWN_FILES = 12
+
+
+@click.command()
+@click.argument("model")
+@click.option("--update", is_flag=True, help="Look for a newer one even if it is here.")
+@common_options
+def pull(model: str, update: bool, out: Output) -> None:
+    """Bring MODEL to this machine. Stopped at any moment and started again, it goes on where it was."""
+    from ..checkpoint.resolve import resolve
+
+    with _bar(out, f"pull {model}") as progress:
+        path = resolve(model, update=update, progress=progress, detail=out.detail)
+    out.line(str(path))
+    out.json({"model": model, "path": str(path), **_entry_facts(model)})
+
+
+@click.command("list")
+@common_options
+def list_models(out: Output) -> None:
+    """List the models that are here, newest first, and those that can be pulled by a short name."""
+    from ..checkpoint import catalog
+    from ..checkpoint.resolve import find_entry
+    from ..checkpoint.store import Store
+
+    store = Store.open()
+    entries = store.entries()
+    short = {name: find_entry(name) for name in catalog.models()}
+    names = {entry.id: [name for name, found in short.items() if found and found.id == entry.id] for entry in entries}
+    rows = [
+        {
+            "reference": entry.reference, "names": names[entry.id], "id": entry.id, "revision": entry.revision,
+            "bytes": entry.total_bytes, "pulled_s": entry.created_s, "path": str(entry.path),
+        }
+        for entry in entries
+    ]  # fmt: skip
+    total = sum(entry.total_bytes for entry in entries)
+    missing = [name for name, found in short.items() if found is None]
+    for entry in entries:
+        name = ", ".join([*names[entry.id], entry.reference])
+        when = datetime.fromtimestamp(entry.created_s).strftime("%Y-%m-%d %H:%M")
+        out.line(f"{format_bytes(entry.total_bytes):>10}  {when}  {name}")
+    out.line(f"{format_bytes(total):>10}  in {store.home}" if entries else f"no models in {store.home} yet")
+    if missing:
+        out.line(f"can be pulled: {', '.join(missing)}")
+    out.json({"home": str(store.home), "models": rows, "total_bytes": total, "available": missing})
+
+
+@click.command()
+@click.argument("model")
+@common_options
+def show(model: str, out: Output) -> None:
+    """Show what MODEL is. Downloads no weights: of a model that is not here, only what the catalog or the hub says."""
+    from ..checkpoint.inspect import inspect
+    from ..errors import HubUnreachable
+
+    try:
+        facts = _checkpoint_facts(inspect(model, offline=True))
+    except HubUnreachable:
+        facts = _remote_facts(model)
+    for name, value in facts.items():
+        if isinstance(value, list):
+            for item in value[:_MAX_SHOWN_FILES]:
+                text = f"{format_bytes(item['bytes']):>10}  {item['name']}" if isinstance(item, dict) else str(item)
+                out.line(f"{name:<14} {text}")
+            if len(value) > _MAX_SHOWN_FILES:
+                out.line(f"{name:<14} ... and {len(value) - _MAX_SHOWN_FILES} more")
+        else:
+            out.line(f"{name:<14} {format_bytes(value) if name.endswith('bytes') and value else value}")
+    out.json(facts)
+
+
+@click.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@common_options
+def rm(models: tuple[str, ...], out: Output) -> None:
+    """Remove each MODEL (a reference, or an id of `kamado list --json`) from the store. Folders of yours stay."""
+    from ..checkpoint.store import Store
+
+    store = Store.open()
+    removed = []
+    for model in models:
+        entry = _entry(model)
+        store.remove(entry)
+        removed.append({"reference": entry.reference, "id": entry.id, "bytes": entry.total_bytes})
+        out.line(f"removed {entry.reference} ({format_bytes(entry.total_bytes)})")
+    out.json({"removed": removed})
+
+
+@click.command()
+@click.argument("models", metavar="[MODEL...]", nargs=-1)
+@common_options
+def verify(models: tuple[str, ...], out: Output) -> None:
+    """Check every file of each MODEL (default: all that are here) against the hash it was pulled with."""
+    from ..checkpoint.store import Store
+    from ..checkpoint.store import verify as verify_entry
+
+    entries = [_entry(model) for model in models] or Store.open().entries()
+    bad: list[str] = []
+    rows = []
+    for entry in entries:
+        with _bar(out, f"verify {entry.reference}") as progress:
+            faults = verify_entry(entry, progress=progress)
+        rows.append({
+            "reference": entry.reference, "id": entry.id, "ok": not faults,
+            "faults": [{"file": fault.file, "problem": fault.problem} for fault in faults],
+        })  # fmt: skip
+        out.line(f"{'damaged' if faults else 'ok':<8} {entry.reference}")
+        for fault in faults:
+            out.line(f"         {fault.file} {fault.problem}")
+        if faults:
+            bad.append(entry.reference)
+    out.json({"ok": not bad, "models": rows})
+    if bad:
+        raise UnsupportedCheckpoint(f"damaged: {', '.join(bad)}; remove with kamado rm and pull again")
+
+
+@click.command("convert-pickle")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@common_options
+def convert_pickle(source: Path, folder: Path, out: Output) -> None:
+    """Convert the pickled weights of SOURCE, a file or a folder, to safetensors in the new FOLDER.
+
+    A pickle can run code. It is read in a restricted process of its own; still, convert only what you trust.
+    """
+    from ..checkpoint.convert import convert_pickles
+
+    out.note(f"warning: {source} is read as a pickle, in a restricted process; convert only files that you trust")
+    done = convert_pickles(source, folder)
+    for item in done:
+        out.line(f"{item.source.name} -> {folder / item.target.name}: {item.num_tensors} tensors")
+        if item.dropped:
+            out.note(f"left out, because they are no tensors: {', '.join(item.dropped)}")
+    rows = [
+        {"source": str(i.source), "target": i.target.name, "tensors": i.num_tensors, "dropped": i.dropped} for i in done
+    ]
+    out.json({"folder": str(folder), "files": rows})
+
+
+COMMANDS: list[click.Command] = [pull, list_models, show, rm, verify, convert_pickle]
+
+
+@contextmanager
+def _bar(out: Output, label: str) -> Iterator[Progress]:
+    """A bar that appears with the first report: before that, nobody knows whether there is anything to wait for."""
+    with ExitStack() as stack:
+        update: Any = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal update
+            if update is None:
+                update = stack.enter_context(out.progress(total or None, label))
+            update(done, total or None)
+
+        yield progress
+
+
+def _entry(model: str) -> Any:
+    """The entry of the store that `model`, a reference or an id, names. Raises ModelNotFound, InvalidRequest."""
+    from ..checkpoint.resolve import find_entry
+    from ..checkpoint.store import Store, find_by_id
+
+    store = Store.open()
+    try:
+        return find_by_id(store, model)
+    except ModelNotFound:
+        entry = find_entry(model)
+    if entry is None:
+        raise ModelNotFound(f"{model!r} is not in the store; kamado list shows what is")
+    return entry
+
+
+def _entry_facts(model: str) -> dict[str, Any]:
+    from ..checkpoint.resolve import find_entry
+
+    entry = find_entry(model)
+    if entry is None:
+        return {}
+    return {"reference": entry.reference, "id": entry.id, "revision": entry.revision, "bytes": entry.total_bytes}
+
+
+def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    from ..families import find
+
+    weights = {entry.file for entry in checkpoint.tensors.values()}
+    paths = sorted(weights | set(checkpoint.files.values()))
+    base = checkpoint.root if checkpoint.root.is_dir() else checkpoint.root.parent
+    facts: dict[str, Any] = {
+        "model": checkpoint.reference,
+        "path": str(checkpoint.root),
+        "revision": checkpoint.revision,
+        "layout": checkpoint.layout,
+        "tensors": len(checkpoint.tensors),
+        "parameters": checkpoint.parameters,
+        "weight_bytes": checkpoint.weight_bytes,
+    }
+    if "wants_code" in checkpoint.metadata:
+        facts["wants_code"] = list(checkpoint.metadata["wants_code"])
+    try:
+        family = find(checkpoint)
+        facts |= {"family": family.name, **family.describe(checkpoint)}
+    except UnsupportedCheckpoint as error:
+        facts["family"] = f"none: {error}"
+    facts["files"] = [{"name": path.relative_to(base).as_posix(), "bytes": path.stat().st_size} for path in paths]
+    return facts
+
+
+def _remote_facts(model: str) -> dict[str, Any]:
+    """What can be said of a model that is not here. Raises HubUnreachable, ModelNotFound, InvalidRequest."""
+    from ..checkpoint import catalog
+    from ..checkpoint.fetch_hub import choose_files, look_up
+    from ..checkpoint.reference import CatalogReference, HubReference, parse_reference
+
+    parsed = parse_reference(model)
+    facts: dict[str, Any] = {"model": model, "path": None, "note": f"not here; run: kamado pull {model}"}
+    if isinstance(parsed, CatalogReference):
+        known = catalog.find(parsed.name)
+        return facts | {
+            "description": known.description, "sources": [str(source.reference) for source in known.sources]
+        }  # fmt: skip
+    if isinstance(parsed, HubReference):
+        remote = look_up(parsed)
+        files = choose_files(remote)
+        return facts | {
+            "revision": remote.revision, "pull_bytes": sum(file.size for file in files),
+            "files": [{"name": file.name, "bytes": file.size} for file in files],
+        }  # fmt: skip
+    raise ModelNotFound(f"{model} is not on this machine; run: kamado pull {model}")

@@ -1,0 +1,50 @@
+"""Commands run in this process, over a fake model."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from fake_model import FakeModel, FakeRuntime
+from kamado.cli import loading, plan
+from kamado.cli.main import main
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+Kamado = Callable[..., Done]
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
+    fake = FakeRuntime()
+    for module in (loading, plan):
+        monkeypatch.setattr(module, "open_runtime", lambda load: fake)
+    return fake
+
+
+@pytest.fixture
+def model(runtime: FakeRuntime) -> FakeModel:
+    return runtime.model
+
+
+@pytest.fixture
+def kamado(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kamado:
+    def command(*args: str, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main(args)
+        captured = capsys.readouterr()
+        return Done(status, captured.out, captured.err)
+
+    return command
