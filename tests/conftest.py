@@ -64,8 +64,6 @@ def _torch_state() -> dict[str, Any]:
     }
 
 
-
-
 @pytest.fixture(autouse=True)
 def host_state_is_left_alone() -> Iterator[None]:
     """Fails a test that leaves the process otherwise than it found it."""
