@@ -71,7 +71,7 @@ def draw(weights_rv: Tensor, uniform_r: Tensor) -> Tensor:
     """Token ids [r] by inverse CDF in the order of ids. `uniform_r` is float64 in [0, 1)."""
     sums_rv = weights_rv.cumsum(dim=1)
     total_r1 = sums_rv[:, -1:]
-    # The product may round up to the total itself, which would be past the last token.
+    # Never past the last token, however the product is rounded.
     target_r1 = (uniform_r[:, None] * total_r1).long().minimum(total_r1 - 1)
     return torch.searchsorted(sums_rv, target_r1, right=True)[:, 0].clamp_(max=weights_rv.shape[1] - 1)
 

@@ -128,6 +128,14 @@ def test_any_bytes_byte_fallback_never_stick(ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("text", ["\ufffd" * 20, "é\ufffd\ufffd the \ufffd" * 5, "👩‍👩‍👧‍👦" * 20])
+def test_long_runs_of_bytes(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text).ids
+    assert "".join(pieces_of(tokenizer.decode, [], ids)) == text
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_an_unfinished_character_comes_out_in_time(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
     lead = tokenizer.encode("🦊").ids[1 if kind == "byte_fallback" else 0]

@@ -134,6 +134,14 @@ def test_answers_differ_and_the_first_is_that_of_one_answer() -> None:
     assert texts(1, 12, sampler=sampler) != four[:1]
 
 
+def test_each_position_has_its_own_number() -> None:
+    row = sequence(seed=5, temperature=1.0)
+    for _ in range(50):
+        row.tokens.append(token(Sampler().draw(torch.zeros(1, 1000), [row])[0]))
+    assert len(set(row.tokens[row.num_prompt :])) > 40
+    assert row.tokens[3] == int(uniform(5, 0, 0) * 1000)
+
+
 def test_goes_on_alike_after_scratch_was_dropped() -> None:
     logits = random_logits(1, 500, scale=1.0)
     options: dict[str, Any] = {"seed": 3, "temperature": 1.0, "frequency_penalty": 0.7, "repetition_penalty": 1.2}
