@@ -328,10 +328,12 @@ class _Busy(Exception):
 
 
 def _request(model: RemoteModel, file: RemoteFile, part: Path, start: int, report: Callable[[int], None]) -> None:
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import constants, get_session, get_token, hf_hub_url
 
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"}
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if token:  # the client drops it where a redirect leads to another host
+        headers["Authorization"] = f"Bearer {token}"
     if start:
         headers["Range"] = f"bytes={start}-"
     url = hf_hub_url(model.repository, file.name, revision=model.revision)

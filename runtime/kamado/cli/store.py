@@ -146,11 +146,11 @@ def convert_pickle(source: Path, folder: Path, out: Output) -> None:
     out.note(f"warning: {source} is read as a pickle, in a restricted process; convert only files that you trust")
     done = convert_pickles(source, folder)
     for item in done:
-        out.line(f"{item.source.name} -> {folder / item.target.name}: {item.num_tensors} tensors")
+        out.line(f"{item.source.name} -> {item.target}: {item.num_tensors} tensors")
         if item.dropped:
             out.note(f"left out, because they are no tensors: {', '.join(item.dropped)}")
     rows = [
-        {"source": str(i.source), "target": i.target.name, "tensors": i.num_tensors, "dropped": i.dropped} for i in done
+        {"source": str(i.source), "target": str(i.target), "tensors": i.num_tensors, "dropped": i.dropped} for i in done
     ]
     out.json({"folder": str(folder), "files": rows})
 
