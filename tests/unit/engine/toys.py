@@ -1,0 +1,157 @@
+"""A language model of integers: no torch, state in pages, and a complaint when a page holds what it should not."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from kamado.contracts import Accepted, Work
+from kamado.engine.loop import Loop
+from kamado.events import Event, Finished, Progress, Token
+from kamado.memory.blocks import BlockPool, PagedMemory
+from kamado.memory.residency import Residency
+from kamado.requests import resolve_text_options
+from kamado.tasks.sequence import Drawn, TextStep
+from kamado.tasks.text import TextModel, TextTask
+
+EOS = 0
+VOCABULARY = 50
+
+
+def next_token(tokens: Sequence[int], seed: int, index: int) -> int:
+    """What the toy says after these tokens; EOS about once in forty."""
+    digest = hashlib.sha256(repr((list(tokens), seed, index)).encode()).digest()
+    return EOS if digest[0] < 6 else 1 + digest[1] % (VOCABULARY - 1)
+
+
+class ToyLane:
+    """Keeps each token in its page slot, as its "key and value", and draws from what the pages say."""
+
+    def __init__(self, memory: PagedMemory, *, step_budget: int = 16, max_rows: int = 8, name: str = "toy") -> None:
+        self.name, self.step_budget, self.max_rows = name, step_budget, max_rows
+        self.memory = memory
+        self.slots: list[int | None] = [None] * memory.capacity_tokens()
+        self.batches: list[int] = []
+        self.fail_when: Any = None
+        """Called with the steps; what it returns is raised before anything is written."""
+
+    def run(self, works: Sequence[Work]) -> list[Any]:
+        steps: list[TextStep] = [work.payload for work in works]
+        assert len(works) <= self.max_rows
+        assert len({work.key for work in works}) == 1
+        assert sum(work.cost for work in works) <= self.step_budget or len(works) == 1
+        if self.fail_when is not None and (error := self.fail_when(steps)) is not None:
+            raise error
+        self.batches.append(len(works))
+        return [self._step(step) for step in steps]
+
+    def _step(self, step: TextStep) -> Drawn | None:
+        sequence = step.sequence
+        slots = [self._slot(sequence.state.blocks, position) for position in range(sequence.num_computed + step.num_new)]
+        for position in range(sequence.num_computed, sequence.num_computed + step.num_new):
+            self.slots[slots[position]] = sequence.tokens[position]
+        seen = [self.slots[slot] for slot in slots]
+        assert seen == sequence.tokens[: len(seen)], f"{sequence.id}: its pages hold another sequence's state"
+        assert step.sample == (len(seen) == len(sequence.tokens))
+        return Drawn(next_token(sequence.tokens, sequence.seed, sequence.index)) if step.sample else None
+
+    def _slot(self, blocks: list[int], position: int) -> int:
+        size = self.memory.block_tokens
+        return blocks[position // size] * size + position % size
+
+
+class ToyModel:
+    """Lane, memory, and a loop with a clock that moves by one a reading."""
+
+    def __init__(self, *, num_blocks: int = 32, block_tokens: int = 4, step_budget: int = 16, max_rows: int = 8, **kw: Any) -> None:
+        self.memory = PagedMemory(BlockPool(num_blocks), block_tokens, salt=b"toy", **kw)
+        self.lane = ToyLane(self.memory, step_budget=step_budget, max_rows=max_rows)
+        residency = Residency()
+        residency.add(self.lane)
+        ticks = itertools.count()
+        self.loop = Loop(residency, clock=lambda: float(next(ticks)))
+        self.text_model = TextModel(
+            lane="toy",
+            memory=self.memory,
+            decode=lambda tokens: "".join(chr(64 + token) for token in tokens if token != EOS),
+            eos_ids=frozenset({EOS}),
+            context_tokens=min(100, self.memory.capacity_tokens()),
+        )
+
+    def task(self, request_id: str, prompt: Sequence[int], *, deadline: float | None = None, **options: Any) -> TextTask:
+        resolved = resolve_text_options({"prompt_tokens": list(prompt), "seed": 1, **options})
+        return TextTask(request_id, self.text_model, resolved, prompt, deadline=deadline)
+
+    def run(self, limit: int = 10_000) -> list[Event]:
+        events: list[Event] = []
+        for _ in range(limit):
+            if not len(self.loop.scheduler):
+                return events
+            events += self.loop.step()
+        raise AssertionError(f"not finished after {limit} steps")
+
+
+def expected(prompt: Sequence[int], max_tokens: int, *, seed: int = 1, index: int = 0, context: int = 100) -> list[int]:
+    """The toy's answer, made alone and without pages."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < max_tokens and len(tokens) < context:
+        tokens.append(next_token(tokens, seed, index))
+        if tokens[-1] == EOS:
+            break
+    return tokens[len(prompt) :]
+
+
+def tokens_of(events: Sequence[Event], request_id: str, index: int = 0) -> list[int]:
+    return [e.token_id for e in events if isinstance(e, Token) and (e.request_id, e.index) == (request_id, index)]
+
+
+def ends_of(events: Sequence[Event], request_id: str) -> list[Finished]:
+    return [e for e in events if isinstance(e, Finished) and e.request_id == request_id]
+
+
+class CountTask:
+    """A task of another kind: `total` steps of equal cost, as a denoiser has them."""
+
+    def __init__(self, request_id: str, total: int, *, lane: str = "counter", cost: int = 1000, key: str = "step") -> None:
+        self.id, self.lane, self.deadline = request_id, lane, None
+        self.total, self.cost, self.key = total, cost, key
+        self.done = 0
+        self.finished = False
+
+    def work(self, budget: int) -> Work | None:
+        return None if self.finished else Work(self.lane, self.key, self.cost, self)
+
+    def acquire(self, work: Work) -> Work | None:
+        return work
+
+    def release(self) -> None:
+        return None
+
+    def holds(self) -> bool:
+        return False
+
+    def accept(self, result: Any) -> Accepted:
+        self.done += 1
+        events: list[Event] = [Progress(self.id, self.done, self.total)]
+        if self.done == self.total:
+            self.finished = True
+            events.append(Finished(self.id, "complete"))
+        return Accepted(events)
+
+    def finish(self, reason: Any, error: Exception | None = None) -> Finished:
+        self.finished = True
+        return Finished(self.id, reason, error=error)
+
+
+class CountLane:
+    """Runs CountTasks."""
+
+    def __init__(self, name: str = "counter", *, max_rows: int = 8, step_budget: int = 10**6) -> None:
+        self.name, self.max_rows, self.step_budget = name, max_rows, step_budget
+        self.batches: list[int] = []
+
+    def run(self, works: Sequence[Work]) -> list[Any]:
+        self.batches.append(len(works))
+        return [None] * len(works)
