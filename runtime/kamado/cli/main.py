@@ -28,7 +28,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("store:show", "Show what a model is."),
     "rm": ("store:rm", "Remove a model from this machine."),
     "verify": ("store:verify", "Check a model's files against their hashes."),
-    "convert-pickle": ("store:convert_pickle", "Convert pickled weights to safetensors, in a process of its own."),
     "convert-pickle": ("store:convert_pickle", "Turn a pickle checkpoint into safetensors, in a sandbox."),
 }
 
