@@ -13,6 +13,8 @@ ALL_FILES = source_files(ROOT / "runtime", ROOT / "models", ROOT / "tests", ROOT
 # Formats that run code when they are read, and libraries that read them.
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "torch.hub.load", "numpy.load", "np.load", "torch.jit.load"}
+# A program that runs alone, in a restricted process, when a person asks for a conversion.
+CONVERTER = "runtime/kamado/checkpoint/convert_child.py"
 # The only modules that may reach out of the machine.
 NETWORK_MODULES = {
     "huggingface_hub",
@@ -59,9 +61,26 @@ def test_nothing_can_unpickle() -> None:
         found += [
             f"{relative(path)}:{node.lineno} uses {ast.unparse(node)}"
             for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in FORBIDDEN_CALLS
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in FORBIDDEN_CALLS and relative(path) != CONVERTER
         ]
     assert found == []
+
+
+def test_the_converter_stays_alone_and_restricted() -> None:
+    tree = parse(ROOT / CONVERTER)
+    loads = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN_CALLS
+    ]
+    assert loads, "the exception for the converter is not needed any more"
+    for call in loads:
+        assert {"weights_only": "True"}.items() <= {word.arg: ast.unparse(word.value) for word in call.keywords}.items()
+    importers = [
+        relative(path)
+        for path in source_files()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "convert_child" in ast.unparse(node)
+    ]
+    assert importers == []
 
 
 def test_one_package_uses_the_network() -> None:
