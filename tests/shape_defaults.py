@@ -12,19 +12,18 @@ from typing import Any
 
 from kamado_models.language.shape_fields import ALIASES
 
-FIELDS = frozenset(name for names in ALIASES.values() for name in names) | frozenset(
-    """
-    vocab_size tie_word_embeddings is_encoder_decoder multi_query new_decoder_architecture sliding_window
-    use_sliding_window max_window_layers attention_chunk_size attention_window_size global_attn_every_n_layers
-    sliding_window_pattern no_rope_layer_interval full_attention_interval num_kv_shared_layers attn_layer_period
-    attn_layer_offset block_types state_size expand conv_kernel n_groups mamba_expand mamba_d_conv mamba_d_state
-    mamba_n_heads mamba_d_head mamba_n_groups mamba_d_ssm n_mamba_heads mamba_ngroups mamba_num_heads mamba_head_dim
-    ssm_state_size linear_conv_kernel_dim linear_key_head_dim linear_value_head_dim linear_num_key_heads
-    linear_num_value_heads linear_head_dim linear_num_heads conv_L_cache lru_width conv1d_width attention_hidden_size
-    kv_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim encoder_layers num_experts_per_tok chunk_size
-    mamba_chunk_size
-    """.split()
-)
+FIELDS = frozenset(name for names in ALIASES.values() for name in names) | {
+    "vocab_size", "tie_word_embeddings", "is_encoder_decoder", "multi_query", "new_decoder_architecture",
+    "sliding_window", "use_sliding_window", "max_window_layers", "attention_chunk_size", "attention_window_size",
+    "global_attn_every_n_layers", "sliding_window_pattern", "no_rope_layer_interval", "full_attention_interval",
+    "num_kv_shared_layers", "attn_layer_period", "attn_layer_offset", "block_types", "state_size", "expand",
+    "conv_kernel", "n_groups", "mamba_expand", "mamba_d_conv", "mamba_d_state", "mamba_n_heads", "mamba_d_head",
+    "mamba_n_groups", "mamba_d_ssm", "n_mamba_heads", "mamba_ngroups", "mamba_num_heads", "mamba_head_dim",
+    "ssm_state_size", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim",
+    "linear_num_key_heads", "linear_num_value_heads", "linear_head_dim", "linear_num_heads", "conv_L_cache",
+    "lru_width", "conv1d_width", "attention_hidden_size", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim",
+    "v_head_dim", "encoder_layers", "num_experts_per_tok", "chunk_size", "mamba_chunk_size",
+}  # fmt: skip
 
 
 def collect() -> dict[str, dict[str, Any]]:

@@ -11,9 +11,10 @@ from typing import Any
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 
+from .shape_activations import Temporaries, dense_width, temporaries
 from .shape_fields import Fields
 from .shape_layers import ATTENTION, RECURRENT, LayerKind, layer_kinds, window_of
-from .shape_state import attention_heads, scan_values, state_values
+from .shape_state import attention_heads, state_values
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LOGITS_BYTES = 4
@@ -39,7 +40,6 @@ class TextShape:
     num_layers: int
     hidden_size: int
     intermediate_size: int
-    """Width of the feed-forward part that one token passes (of a mixture: of the experts chosen for it, together)."""
     vocab_size: int
     context_tokens: int | None
     """Positions there are; None where nothing bounds them."""
@@ -64,8 +64,7 @@ class TextShape:
     num_experts: int
     """0 where the model is no mixture of experts."""
     experts_per_token: int
-    scan_values_per_token: int
-    """Numbers per token that a recurrent layer lays out at once while it computes a prompt."""
+    temporaries: Temporaries
 
     @property
     def attention(self) -> dict[str, int]:
@@ -80,19 +79,23 @@ class TextShape:
             return None
         return max(window for window in windows if window is not None)
 
-    def activation_bytes(self, *, tokens: int, rows: int, context: int, dtype_bytes: int) -> int:
-        """Peak of temporary tensors in one forward of `tokens` tokens of which `rows` are sampled, an estimate.
+    def activation_bytes(
+        self, *, tokens: int, rows: int, context: int, dtype_bytes: int, held_tokens: int | None = None
+    ) -> int:
+        """Peak of temporary tensors in one forward of `tokens` tokens of which `rows` are sampled, an estimate that is
+        meant to lie above it.
 
-        `context` is the longest sequence in the forward. Attention is taken to lay out its scores, as the plain and the
-        masked paths do, each query against the whole context."""
-        scores = 2 * self.num_heads * tokens * context if any(kind in ATTENTION for kind in self.kinds) else 0
-        reads = 2 * self.num_heads * self.head_dim * min(context * max(rows, 1), context * tokens)
-        feed_forward = 3 * tokens * self.intermediate_size
-        layer = max(scores + reads, feed_forward, tokens * self.scan_values_per_token)
-        stream = tokens * (8 * self.hidden_size + 4 * self.num_heads * self.head_dim)
-        routing = 4 * tokens * (self.num_experts + self.experts_per_token * self.hidden_size)
+        `context` is the longest sequence in the forward; `held_tokens` is what all sequences hold together, if that is
+        known to be less than `rows` times `context`."""
+        needs = self.temporaries
+        read = rows * context if held_tokens is None else min(rows * context, 2 * held_tokens)
+        kept = self.kv_values_per_token // max(sum(kind in ATTENTION for kind in self.kinds), 1)
+        attention = tokens * needs.projections + max(context * needs.expanded, read * kept)
+        layer = max(attention, tokens * needs.feed_forward, tokens * needs.scan)
+        masks = 5 * tokens * context if needs.projections else 0
+        scores = 4 * needs.scores * tokens * context
         logits = 2 * rows * self.vocab_size * _LOGITS_BYTES
-        return max((stream + routing + layer) * dtype_bytes, logits + stream * dtype_bytes)
+        return max(tokens * needs.stream * dtype_bytes + layer * dtype_bytes + masks + scores, logits)
 
 
 def text_shape(config: Mapping[str, Any]) -> TextShape:
@@ -118,7 +121,7 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
         architecture=_architecture(fields),
         num_layers=num_layers,
         hidden_size=hidden_size,
-        intermediate_size=_intermediate_size(fields, hidden_size),
+        intermediate_size=dense_width(fields, hidden_size),
         vocab_size=_vocab_size(fields),
         context_tokens=_context(fields),
         is_encoder_decoder=encoder_decoder,
@@ -134,7 +137,7 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
         state_exact=None not in states,
         num_experts=fields.find("num_experts") or 0,
         experts_per_token=_experts_per_token(fields),
-        scan_values_per_token=scan_values(fields) if states else 0,
+        temporaries=temporaries(fields, bool(states)),
     )
 
 
@@ -168,17 +171,6 @@ def _experts_per_token(fields: Fields) -> int:
     return (fields.find("experts_per_token") or 1) if fields.find("num_experts") else 0
 
 
-def _intermediate_size(fields: Fields, hidden_size: int) -> int:
-    stated = fields.find("intermediate_size")
-    if stated is None:
-        ratio = fields.integer("expansion_ratio", 4) if fields.model_type == "mpt" else 4
-        stated = ratio * hidden_size
-    if not fields.find("num_experts"):
-        return stated
-    expert = fields.find("expert_size") or stated
-    return max(stated, expert * _experts_per_token(fields))
-
-
 def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     """Bytes of the parameters once they are in memory, float ones in `dtype` ("float32", "bfloat16", "float16").
 
@@ -191,8 +183,10 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
 
 def _unstored_parameters(checkpoint: Checkpoint) -> int:
     """Parameters that the model makes itself: Marian's sinusoids, of encoder and decoder."""
+    if checkpoint.config.get("model_type") != "marian":
+        return 0
     fields = Fields(checkpoint.config)
-    if fields.model_type != "marian" or any("embed_positions" in name for name in checkpoint.tensors):
+    if any("embed_positions" in name for name in checkpoint.tensors):
         return 0
     return 2 * fields.integer("max_position_embeddings", 1024) * fields.need("hidden_size")
 
@@ -207,8 +201,8 @@ def _loaded(checkpoint: Checkpoint) -> Iterable[TensorEntry]:
 
 def tied_names(checkpoint: Checkpoint) -> frozenset[str]:
     """Tensors that are stored, but are another tensor once loaded."""
-    fields = Fields(checkpoint.config)
-    if not fields.flag("tie_word_embeddings", True):
+    # A GGUF file has no configuration of that form, and stores nothing twice.
+    if not checkpoint.config or not Fields(checkpoint.config).flag("tie_word_embeddings", True):
         return frozenset()
     names = checkpoint.tensors
     has_embedding = any(_EMBEDDING.search(name) for name in names)

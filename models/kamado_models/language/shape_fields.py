@@ -28,12 +28,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "num_layers",
         "num_blocks",
     ),
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed", "dim", "embed_dim"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed", "dim", "embed_dim", "emb_dim"),
     "num_heads": (
         "num_attention_heads",
         "n_head",
         "n_heads",
         "decoder_attention_heads",
+        "num_decoder_attention_heads",
         "attention_heads",
         "num_heads",
     ),
@@ -115,7 +116,8 @@ class Fields:
         value = self.find(fact) if self.nested else self._stated(fact)
         if value is None or value < 1:
             raise UnsupportedCheckpoint(
-                f"The configuration of this {self.model_type} model lacks {ESSENTIAL[fact]}; the file may be damaged"
+                f"The configuration of this {self.model_type} model has no usable {ESSENTIAL[fact]}; "
+                "the file may be damaged"
             )
         return value
 
@@ -166,6 +168,6 @@ class Fields:
             value = max(value)  # one value for each layer (feed-forward widths of some models)
         if isinstance(value, float) and value == value // 1:
             value = int(value)
-        if not isinstance(value, int) or not 0 <= value <= MAX_VALUE:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VALUE:
             raise UnsupportedCheckpoint(f"{name} in the configuration is {value!r}, not a usable number")
         return int(value)

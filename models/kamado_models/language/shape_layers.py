@@ -56,7 +56,7 @@ def layer_kinds(fields: Fields, num_layers: int) -> tuple[LayerKind, ...]:
     else:
         kinds = _by_window(fields, num_layers)
     kinds = kinds[:num_layers] + [kinds[-1]] * (num_layers - len(kinds))
-    if fields.model_type.startswith("gemma4") or fields.model_type == "diffusion_gemma":
+    if fields.model_type.startswith("gemma4"):
         kinds[-1] = "full"
     return tuple(_without_shared(fields, kinds))
 
@@ -187,25 +187,27 @@ def _gpt_neo(fields: Fields, num_layers: int) -> list[LayerKind]:
 
 _RULES: dict[str, _Rule] = {
     "afmoe": _every("sliding", "global_attn_every_n_layers", 4),
+    "bailing_hybrid": _every("linear", "layer_group_size", 6),
     "bamba": _listed("attn_layer_indices", "full", "linear", default_inside=False),
     "cohere2": _every("sliding", "sliding_window_pattern", 4),
     "cwm": _every("sliding", None, 4, at=0),
     "exaone4": _every("sliding", "sliding_window_pattern", 4),
+    "exaone_moe": _every("sliding", "sliding_window_pattern", 4),
     "falcon_h1": _same("hybrid"),
     "falcon_mamba": _same("linear"),
-    "gemma2": _every("sliding", None, 2),
-    "gemma3_text": _every("sliding", "sliding_window_pattern", 6),
     "gemma3n_text": _every("sliding", None, 5),
-    "gemma4_text": _every("sliding", None, 6),
     "gpt_neo": _gpt_neo,
-    "gpt_oss": _every("sliding", None, 2),
+    "granite_swa": _every("sliding", None, 4, at=0),
+    "granitemoe_swa": _every("sliding", None, 4, at=0),
     "granitemoehybrid": _same("linear"),
     "jamba": _jamba,
     "kimi_linear": _kimi_linear,
+    "kolibri1": _every("sliding", None, 5),
     "lfm2": _listed("full_attn_idxs", "full", "conv", default_inside=True),
     "llama4_text": _rope_layers("chunked", "full"),
     "mamba": _same("linear"),
     "mamba2": _same("linear"),
+    "ministral": _by_window,
     "minimax": _every("linear", None, 2, at=0),
     "modernbert-decoder": _every("sliding", "global_attn_every_n_layers", 3, at=0),
     "nemotron_h": _nemotron_h,
@@ -216,6 +218,13 @@ _RULES: dict[str, _Rule] = {
     "smollm3": _smollm3,
     "zamba": _zamba,
     "zamba2": _zamba2,
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _every("linear", "full_attention_interval", 4)),
-    **dict.fromkeys(("dots1", "ministral", "qwen2", "qwen2_moe", "qwen3"), _from_layer),
+    **dict.fromkeys(("gemma2", "gpt_oss", "t5_gemma_module", "vaultgemma"), _every("sliding", None, 2)),
+    **dict.fromkeys(
+        ("gemma3_text", "gemma4_text", "gemma4_unified_text"), _every("sliding", "sliding_window_pattern", 6)
+    ),
+    **dict.fromkeys(
+        ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen4_exp_text"),
+        _every("linear", "full_attention_interval", 4),
+    ),
+    **dict.fromkeys(("dots1", "qwen2", "qwen2_moe", "qwen3"), _from_layer),
 }

@@ -87,28 +87,27 @@ def state_values(fields: Fields, kind: LayerKind) -> int | None:
     """Numbers that one layer of a recurrent kind keeps for a sequence; None where the architecture is unknown here."""
     if kind == "conv":
         return fields.need("hidden_size") * fields.integer("conv_L_cache", 3)
+    if fields.model_type in _MAMBA_2:
+        return _MAMBA_2[fields.model_type](fields).values
     rule = _STATES.get(fields.model_type)
     return None if rule is None else rule(fields)
 
 
 def scan_values(fields: Fields) -> int:
-    """Numbers per token that the plain scan of a recurrent layer lays out at once: 0 where there is none to speak of."""
+    """Numbers per token that a recurrent layer lays out at once while it computes a prompt, an estimate."""
     if fields.model_type in _MAMBA_1:
-        state_size = fields.get("state_size") or fields.get("mamba_d_state") or 16
-        return 3 * _inner_size(fields) * int(state_size)
-    rule = _STATES.get(fields.model_type)
-    return 0 if rule is None else 4 * rule(fields) // _chunk_size(fields) + 4 * _chunk_size(fields) * _scan_heads(fields)
-
-
-def _chunk_size(fields: Fields) -> int:
-    return fields.optional("chunk_size") or fields.optional("mamba_chunk_size") or 64
-
-
-def _scan_heads(fields: Fields) -> int:
-    for name in ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "linear_num_value_heads"):
-        if fields.optional(name):
-            return fields.integer(name)
-    return fields.find("num_heads") or 1
+        state_size = fields.optional("state_size") or fields.integer("mamba_d_state", 16)
+        return _inner_size(fields) * (4 * state_size + 6)
+    chunk = fields.optional("chunk_size") or fields.optional("mamba_chunk_size") or 64
+    if fields.model_type in _MAMBA_2:
+        mixer = _MAMBA_2[fields.model_type](fields)
+        per_chunk = 4 * mixer.inner * mixer.state_size // chunk
+        return 4 * mixer.heads * (chunk + mixer.state_size) + 12 * mixer.inner + per_chunk
+    if fields.model_type in _STATES and fields.optional("linear_value_head_dim"):
+        num_values = fields.optional("linear_num_value_heads") or fields.need("num_heads")
+        sizes = 2 * fields.integer("linear_key_head_dim") + fields.integer("linear_value_head_dim")
+        return num_values * (6 * chunk + 12 * sizes)
+    return 12 * fields.need("hidden_size")
 
 
 def _inner_size(fields: Fields) -> int:
@@ -123,41 +122,58 @@ def _mamba(fields: Fields) -> int:
     return _inner_size(fields) * (window + state_size)
 
 
-def _mamba2_state(*, inner: int, groups: int, state_size: int, window: int) -> int:
-    """Mamba-2 (Dao and Gu 2024): the window over x, B and C, and (heads, head, state)."""
-    return (inner + 2 * groups * state_size) * window + inner * state_size
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mamba2:
+    """Mamba-2 (Dao and Gu 2024)."""
+
+    inner: int
+    heads: int
+    groups: int
+    state_size: int
+    window: int
+
+    @property
+    def values(self) -> int:
+        """The convolution's window over x, B and C, and (heads, head, state)."""
+        return (self.inner + 2 * self.groups * self.state_size) * self.window + self.inner * self.state_size
 
 
-def _mamba2(fields: Fields) -> int:
-    return _mamba2_state(
-        inner=fields.integer("num_heads") * fields.integer("head_dim"),
+def _mamba2(fields: Fields) -> _Mamba2:
+    heads = fields.integer("num_heads")
+    return _Mamba2(
+        inner=heads * fields.integer("head_dim"),
+        heads=heads,
         groups=fields.integer("n_groups"),
         state_size=fields.integer("state_size"),
         window=fields.integer("conv_kernel"),
     )
 
 
-def _mamba2_hybrid(fields: Fields) -> int:
-    return _mamba2_state(
+def _mamba2_hybrid(fields: Fields) -> _Mamba2:
+    return _Mamba2(
         inner=fields.optional("mamba_d_ssm") or _inner_size(fields),
+        heads=fields.integer("mamba_n_heads"),
         groups=fields.integer("mamba_n_groups", 1),
         state_size=fields.integer("mamba_d_state"),
         window=fields.integer("mamba_d_conv", 4),
     )
 
 
-def _zamba2(fields: Fields) -> int:
-    return _mamba2_state(
+def _zamba2(fields: Fields) -> _Mamba2:
+    return _Mamba2(
         inner=_inner_size(fields),
+        heads=fields.integer("n_mamba_heads"),
         groups=fields.integer("mamba_ngroups", 1),
         state_size=fields.integer("mamba_d_state"),
         window=fields.integer("mamba_d_conv", 4),
     )
 
 
-def _nemotron_h(fields: Fields) -> int:
-    return _mamba2_state(
-        inner=fields.integer("mamba_num_heads") * fields.integer("mamba_head_dim"),
+def _nemotron_h(fields: Fields) -> _Mamba2:
+    heads = fields.integer("mamba_num_heads")
+    return _Mamba2(
+        inner=heads * fields.integer("mamba_head_dim"),
+        heads=heads,
         groups=fields.integer("n_groups"),
         state_size=fields.integer("ssm_state_size"),
         window=fields.integer("conv_kernel", 4),
@@ -196,15 +212,17 @@ def _rwkv(fields: Fields) -> int:
 
 
 _MAMBA_1 = ("mamba", "falcon_mamba", "jamba", "zamba")
+_MAMBA_2: dict[str, Callable[[Fields], _Mamba2]] = {
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid"), _mamba2_hybrid),
+    "mamba2": _mamba2,
+    "nemotron_h": _nemotron_h,
+    "zamba2": _zamba2,
+}
 _STATES: dict[str, Callable[[Fields], int]] = {
     **dict.fromkeys(_MAMBA_1, _mamba),
-    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid"), _mamba2_hybrid),
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), _delta_net),
     "kimi_linear": _kimi_linear,
-    "mamba2": _mamba2,
     "minimax": _minimax,
-    "nemotron_h": _nemotron_h,
     "recurrent_gemma": _recurrent_gemma,
     "rwkv": _rwkv,
-    "zamba2": _zamba2,
 }
