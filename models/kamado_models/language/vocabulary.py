@@ -136,7 +136,11 @@ def _normalizer(vocabulary: Vocabulary) -> Any:
 
     steps: list[Any] = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
     if vocabulary.collapse_spaces:
-        steps += [normalizers.Strip(left=True, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+        # A space in front may stay where one is put there anyway.
+        steps += [
+            normalizers.Strip(left=not vocabulary.space_prefix, right=True),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
     return normalizers.Sequence(steps) if steps else None
 
 

@@ -135,7 +135,7 @@ class _Map:
             if entry.name in self._used or self.single(entry) or self.experts(entry) or self.ignored(entry):
                 continue
             raise UnsupportedCheckpoint(
-                f"{self._source.file}: no {self._source.architecture} model that is known here has a tensor {entry.name}"
+                f"{self._source.file}: a tensor {entry.name} is unknown in {self._source.architecture} models"
             )
         return self.result
 
