@@ -126,7 +126,7 @@ class Runtime:
             except BaseException:
                 self.ledger.drop(owner)
                 raise
-            self._session.call(lambda: [self._residency.add(lane) for lane in loaded.lanes])
+            self._session.call(lambda: self._attach(loaded))
             model = Model(self, owner, checkpoint, loaded, dict(family.describe(checkpoint)))
             self._models[owner] = model
             return model
@@ -166,6 +166,10 @@ class Runtime:
                 return
             self._session.call(lambda: self._detach(model))
             self._drop(model)
+
+    def _attach(self, loaded: LoadedModel) -> None:
+        for lane in loaded.lanes:
+            self._residency.add(lane)
 
     def _detach(self, model: Model) -> None:
         for job in model.jobs():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .events import Event, Finished
+from .events import Event, Finished, FinishReason
 
 if TYPE_CHECKING:
     from .checkpoint.types import Checkpoint
@@ -62,7 +62,7 @@ class Task(Protocol):
     def accept(self, result: Any) -> Accepted:
         """Commit the result of the last `work`."""
 
-    def finish(self, reason: str, error: Exception | None = None) -> Finished:
+    def finish(self, reason: FinishReason, error: Exception | None = None) -> Finished:
         """End now, from outside (cancelled, deadline, failed). Called at most once; `release` follows."""
 
 

@@ -89,9 +89,12 @@ class MaskRule:
     window: int | None
     """Keys further back than this are never allowed; None: all may be."""
 
+    causal: bool
+    """Whether it says just "not the future"."""
+
     def is_causal_within(self, length: int) -> bool:
         """Whether for sequences up to this length it says just "not the future"."""
-        return self.allows is causal_mask_function or (self.window is not None and length <= self.window)
+        return self.causal or (self.window is not None and length <= self.window)
 
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         """bool (..., L): whether the query at a position may see the key at a position."""
@@ -99,7 +102,8 @@ class MaskRule:
         return self.allows(zero, zero, queries, keys)
 
 
-_CAUSAL = MaskRule(causal_mask_function, None)
+_PLAIN: Callable[..., Any] = causal_mask_function
+_CAUSAL = MaskRule(_PLAIN, None, True)
 
 
 @dataclass(slots=True)
@@ -235,7 +239,7 @@ class PagedAttention:
         rule = attention_mask or _CAUSAL
         cache = self._cache
         step, store, layer = cache.step, cache.store, cache.layer
-        _, heads, tokens, _ = query.shape
+        heads, tokens = query.shape[1], query.shape[2]
         groups = heads // key.shape[1]
         scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
         kernel = _Kernel(scale, softcap, s_aux)
@@ -303,4 +307,4 @@ class _Kernel:
 
 
 def _mask_rule(*, mask_function: Callable[..., Tensor], local_size: int | None = None, **_: Any) -> MaskRule:
-    return MaskRule(mask_function, local_size)
+    return MaskRule(mask_function, local_size, mask_function is _PLAIN)

@@ -15,7 +15,7 @@ from kamado.errors import UnsafeCheckpoint, UnsupportedCheckpoint
 
 from .gguf import config_from_gguf
 
-_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _SENSES = ("vision_config", "audio_config", "image_token_id", "speech_config")
 # Names that would choose code, kernels or other files; everything that starts with an underscore goes with them.
 _NEVER = re.compile(r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_.*|.*kernel.*|name_or_path|(torch_)?dtype")
@@ -59,6 +59,8 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
+            if value.keys() == {"__float__"}:  # how transformers writes infinity, which JSON lacks
+                return float(value["__float__"])
             return {
                 key: clean(item)
                 for key, item in value.items()

@@ -99,9 +99,9 @@ def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnviron
     memory = RowMemory(
         mode=mode,
         budget_bytes=kept,
-        bytes_per_token=size.bytes_per_token,
-        bytes_per_sequence=size.bytes_per_sequence,
-        bytes_per_source_token=size.bytes_per_source_token,
+        bytes_per_token=size.per_token,
+        bytes_per_sequence=size.per_sequence,
+        bytes_per_source_token=size.per_source_token,
         max_sequences=plan.max_sequences or max_rows,
     )
     lane = RowLane(

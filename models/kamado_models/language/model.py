@@ -51,7 +51,7 @@ class TextFacts:
 class LanguageModel:
     """See kamado.contracts.LoadedModel."""
 
-    capabilities = ("text",)
+    capabilities: Sequence[str] = ("text",)
 
     def __init__(
         self,
@@ -212,4 +212,5 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """Without what was not asked for, as JSON has it."""
     sampling = options.pop("sampling")
     sampling["logit_bias"] = {str(token): bias for token, bias in sampling["logit_bias"].items()}
-    return {name: value for name, value in options.items() if value not in (None, (), False)} | sampling
+    asked = {name: value for name, value in options.items() if value not in (None, (), False)}
+    return {**asked, **sampling}

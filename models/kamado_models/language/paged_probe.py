@@ -36,6 +36,8 @@ class PagedVerdict:
 
 def probe_paged(model: Any, vocab_size: int) -> PagedVerdict:
     """Judge the model by a few short forwards. It is left as it was; nothing random is drawn from global state."""
+    if not model._can_set_attn_implementation():
+        return PagedVerdict(None, "its attention is not behind transformers' interface")
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(0, vocab_size, (n + 1,), generator=generator).tolist() for n in _LENGTHS]
     with torch.inference_mode():
@@ -63,9 +65,12 @@ def _layers(model: Any, token: int) -> tuple[LayerShape, ...] | str:
         return "no plain key-value cache"
     shapes = []
     for layer in cache.layers:
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer.keys is None or layer.keys.ndim != 4:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             return f"its cache has layers of kind {type(layer).__name__}"
-        shapes.append(LayerShape(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]))
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.ndim != 4 or values.ndim != 4:
+            return "its cache has layers without keys and values"
+        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3]))
     return tuple(shapes)
 
 

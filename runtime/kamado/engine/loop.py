@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts import Accepted, Lane, Task, Work
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, KamadoError
-from ..events import Event, Started
+from ..events import Event, FinishReason, Started
 from ..memory.residency import Residency
 from .scheduler import Entry, Scheduler
 
@@ -48,7 +48,7 @@ class Loop:
 
     def cancel(self, request_id: str, error: KamadoError | None = None) -> list[Event]:
         """End every task of the request, now."""
-        reason = "cancelled" if error is None else "failed"
+        reason: FinishReason = "cancelled" if error is None else "failed"
         cause = error or Cancelled("the request was cancelled")
         return [self._end(entry, reason, cause) for entry in self._entries(request_id)]
 
@@ -115,7 +115,7 @@ class Loop:
             error.__cause__ = cause
         return self._end(entry, "failed", error)
 
-    def _end(self, entry: Entry, reason: str, error: Exception) -> Event:
+    def _end(self, entry: Entry, reason: FinishReason, error: Exception) -> Event:
         finished = entry.task.finish(reason, error)
         self._forget(entry)
         return finished
