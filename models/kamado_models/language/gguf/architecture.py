@@ -21,10 +21,14 @@ class Architecture:
     """`config.json` as transformers would have it."""
     names: Mapping[str, str]
     """GGUF name -> name in a transformers checkpoint."""
+    names_if: tuple[str, Mapping[str, str]] | None = None
+    """A tensor, and the names that take the place of others when a file has it."""
     transforms: Mapping[str, str] = field(default_factory=dict)
     """GGUF name -> name of the function in `transforms.py` that undoes what the converter did."""
     experts: Mapping[str, str] = field(default_factory=dict)
     """GGUF name of a stack of experts -> name of one expert."""
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """GGUF name -> names of the equal parts into which its rows are cut."""
     merged: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
     """Name in a transformers checkpoint -> GGUF names that are put together for it, and the function that does it."""
     ignored: tuple[str, ...] = ()

@@ -43,6 +43,13 @@ def general(source: GgufSource, *, model_type: str, class_name: str) -> Config:
     }
 
 
+def _intermediate_size(source: GgufSource) -> int:
+    meta = source.meta
+    if not meta.has("{arch}.feed_forward_length"):
+        return meta.integer("{arch}.expert_feed_forward_length")
+    return meta.integer("{arch}.feed_forward_length")
+
+
 def sizes(source: GgufSource) -> Config:
     """Width, depth and heads, under the names that most configurations have."""
     meta = source.meta
@@ -52,7 +59,7 @@ def sizes(source: GgufSource) -> Config:
     return {
         "hidden_size": meta.integer("{arch}.embedding_length"),
         "num_hidden_layers": meta.integer("{arch}.block_count"),
-        "intermediate_size": meta.integer("{arch}.feed_forward_length"),
+        "intermediate_size": _intermediate_size(source),
         "num_attention_heads": heads,
         "num_key_value_heads": meta.integer("{arch}.attention.head_count_kv", heads),
     }
@@ -89,15 +96,15 @@ def norm_eps(source: GgufSource) -> float:
     return source.meta.number("{arch}.attention.layer_norm_epsilon")
 
 
-def decoder(source: GgufSource, *, model_type: str, class_name: str) -> Config:
-    """A Llama-like decoder with RMS norms: the base of most architectures."""
-    return {
+def decoder(source: GgufSource, *, model_type: str, class_name: str, rms: bool = True) -> Config:
+    """A Llama-like decoder: the base of most architectures. `rms`: whether its norms have an epsilon of that name."""
+    config = {
         **general(source, model_type=model_type, class_name=class_name),
         **sizes(source),
         **rotary(source),
         "head_dim": head_dim(source),
-        "rms_norm_eps": rms_eps(source),
     }
+    return {**config, "rms_norm_eps": rms_eps(source)} if rms else config
 
 
 def has_bias(source: GgufSource, *layers: str) -> bool:

@@ -9,10 +9,12 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 
 from .architecture import Architecture
+from .classic import CLASSIC
+from .gemma import GEMMA
 from .llama_like import LLAMA_LIKE
 from .source import GgufSource
 
-ARCHITECTURES: Mapping[str, Architecture] = {**LLAMA_LIKE}
+ARCHITECTURES: Mapping[str, Architecture] = {**LLAMA_LIKE, **GEMMA, **CLASSIC}
 """By GGUF's name."""
 
 

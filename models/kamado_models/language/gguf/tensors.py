@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,9 @@ class _Map:
         self._dtype = dtype
         self._progress = progress
         self._used: set[str] = set()
+        self._names = dict(architecture.names)
+        if architecture.names_if is not None and source.has(architecture.names_if[0]):
+            self._names.update(architecture.names_if[1])
         self.result: dict[str, ReadableTensor] = {}
 
     def _reader(self, entry: TensorEntry, dtype: torch.dtype) -> ReadableTensor:
@@ -95,7 +99,7 @@ class _Map:
     def single(self, entry: TensorEntry) -> bool:
         """A tensor that stays one. False: the architecture does not name it."""
         template, layer = _template(entry.name)
-        target, suffix = _look_up(self._architecture.names, template)
+        target, suffix = _look_up(self._names, template)
         if target is None:
             return False
         name = target.format(n=layer) + suffix
@@ -122,17 +126,34 @@ class _Map:
             self._add(target.format(n=layer, e=e) + suffix, self._reader(part, self._dtype))
         return True
 
+    def parts(self, entry: TensorEntry) -> bool:
+        """A tensor whose rows are several tensors. False: it is none."""
+        template, layer = _template(entry.name)
+        targets, suffix = _look_up(self._architecture.parts, template)
+        if targets is None:
+            return False
+        count = len(targets)
+        if not entry.shape or entry.shape[0] % count:
+            raise UnsupportedCheckpoint(f"{self._source.file}: {entry.name} cannot be cut into {count} equal parts")
+        stacked = replace(entry, shape=(count, entry.shape[0] // count, *entry.shape[1:]))
+        for i, part in row_slices(stacked).items():
+            self._add(targets[i].format(n=layer) + suffix, self._reader(part, self._dtype))
+        return True
+
     def ignored(self, entry: TensorEntry) -> bool:
         template, _ = _template(entry.name)
         stem, _ = _split(template)
         names = (*ALWAYS_IGNORED, *self._architecture.ignored)
         return template in names or stem in names
 
+    def _other(self, entry: TensorEntry) -> bool:
+        return self.experts(entry) or self.parts(entry) or self.ignored(entry)
+
     def everything(self) -> dict[str, ReadableTensor]:
         """Raises UnsupportedCheckpoint for a tensor that the architecture does not know."""
         self.merged()
         for entry in self._source.tensors.values():
-            if entry.name in self._used or self.single(entry) or self.experts(entry) or self.ignored(entry):
+            if entry.name in self._used or self.single(entry) or self._other(entry):
                 continue
             raise UnsupportedCheckpoint(
                 f"{self._source.file}: a tensor {entry.name} is unknown in {self._source.architecture} models"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Transform = Callable[[Any, Tensor], Tensor]
@@ -39,15 +40,57 @@ def transposed(config: Any, tensor: Tensor) -> Tensor:
     return tensor.t() if tensor.ndim == 2 else tensor
 
 
+def one_row(config: Any, tensor: Tensor) -> Tensor:
+    """[H] -> [1, H]: a linear layer with one output."""
+    return tensor.reshape(1, -1)
+
+
+def one_channel(config: Any, tensor: Tensor) -> Tensor:
+    """[C, W] -> [C, 1, W]: a depthwise convolution."""
+    return tensor.unsqueeze(1)
+
+
+def log_of_negative(config: Any, tensor: Tensor) -> Tensor:
+    """Mamba's A is stored as -exp(A_log)."""
+    return tensor.neg_().log_()
+
+
+def interleave_qkv(config: Any, tensor: Tensor) -> Tensor:
+    """All queries, all keys, all values [3*A*D, ...] -> head by head (q, k, v): BLOOM, GPT-NeoX."""
+    return tensor.unflatten(0, (3, config.num_attention_heads, -1)).transpose(0, 1).reshape(tensor.shape)
+
+
+def group_qkv(config: Any, tensor: Tensor) -> Tensor:
+    """All queries, all keys, all values [(A+2K)*D, ...] -> for each key head its queries, key and value: Falcon."""
+    heads, kv_heads = config.num_attention_heads, config.num_kv_heads
+    if not config.new_decoder_architecture:
+        kv_heads = 1 if config.multi_query else heads
+    size = tensor.shape[0] // (heads + 2 * kv_heads)
+    queries, keys, values = tensor.split([heads * size, kv_heads * size, kv_heads * size])
+    grouped = [part.unflatten(0, (kv_heads, -1, size)) for part in (queries, keys, values)]
+    return torch.cat(grouped, dim=1).reshape(tensor.shape)
+
+
 TRANSFORMS: Mapping[str, Transform] = {
     "unpermute_q": unpermute_q,
     "unpermute_k": unpermute_k,
     "minus_one": minus_one,
     "transposed": transposed,
+    "one_row": one_row,
+    "one_channel": one_channel,
+    "log_of_negative": log_of_negative,
+    "interleave_qkv": interleave_qkv,
+    "group_qkv": group_qkv,
 }
 """From name to function, for `Architecture.transforms`."""
 
 Merge = Callable[..., Tensor]
 
-MERGES: Mapping[str, Merge] = {}
+
+def stacked_gate_up(config: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """[E, I, H] twice -> [E, 2*I, H]."""
+    return torch.cat([gate, up], dim=1)
+
+
+MERGES: Mapping[str, Merge] = {"stacked_gate_up": stacked_gate_up}
 """From name to function (config, tensor, tensor, ...) for `Architecture.merged`."""
