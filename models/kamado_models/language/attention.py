@@ -240,13 +240,15 @@ class PagedAttention:
         cache = self._cache
         step, store, layer = cache.step, cache.store, cache.layer
         heads, tokens = query.shape[1], query.shape[2]
-        groups = heads // key.shape[1]
+        # Multi-head latent attention keeps latents, and gives its modules a way to expand them to keys and values.
+        expand: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = getattr(module, "expand_kv", lambda k, v: (k, v))
         scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
         kernel = _Kernel(scale, softcap, s_aux)
         output = query.new_empty(tokens, heads, value.shape[-1])
         for rows in step.rows:
             tables, mask = rows.view(rule, store.block_tokens)
-            keys, values = store.read(layer, tables)
+            keys, values = expand(*store.read(layer, tables))
+            groups = heads // keys.shape[1]
             # The query heads that share a key-value head stand where several queries would: no copy of keys is made.
             queries = query[0].index_select(1, rows.packed).transpose(0, 1).unflatten(1, (-1, groups))
             result = kernel.grouped(queries, keys, values, mask)
@@ -256,7 +258,8 @@ class PagedAttention:
             if span.num_new == span.length:
                 keys, values = key[:, :, part], value[:, :, part]
             else:
-                keys, values = (pages[:, :, : span.length] for pages in store.read(layer, span.table))
+                latents, rest = store.read(layer, span.table)
+                keys, values = expand(latents[:, :, : span.length], rest[:, :, : span.length])
             result = kernel.full(query[:, :, part], keys, values, span.mask(rule))
             output[part] = result[0].transpose(0, 1)
         return output[None], None
