@@ -5,6 +5,7 @@ Plain integers, no tensors and no torch: the lane (`rows.RowLane`) puts the stat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,8 @@ ROUND_TOKENS = 64
 WORKSPACE_FACTOR = 2
 """Joining rows into a new batch holds the old states until the new ones are final: that many times the budget at most,
 and padding. Plan for it beside the activations."""
-_SHORT_TOKENS = 512
+_SHORT_PAST = 512
+_SHORT_PROMPT = 32
 _UNBOUNDED = 2**31 - 1
 
 
@@ -28,6 +30,8 @@ class RowMode:
     """Rows that have computed equally many tokens may."""
     ragged: bool
     """Rows that have computed different numbers of tokens may, padded on the left."""
+    ragged_prompts: bool = False
+    """Prompts of different length may be computed in one forward, padded on the left."""
     chunked: bool
     """Going on from a state with several tokens at once gives what computing all at once gives."""
     resumable: bool = True
@@ -111,13 +115,14 @@ class RowMemory:
             return ("alone", sequence.id, sequence.index)
         past = sequence.num_computed
         if past == 0:
-            return ("prefill", num_new, len(sequence.source))
+            size = _size_class(num_new) if self.mode.ragged_prompts else num_new
+            return ("prefill", size, len(sequence.source))
         if num_new > 1:
             return ("extend", num_new, past)
         if not self.mode.ragged:
             return ("decode", past)
         # Rows within a factor of two of each other: padding then costs less than the longest row itself.
-        return ("decode", past.bit_length() if self.mode.padded and past >= _SHORT_TOKENS else 0)
+        return ("decode", past.bit_length() if self.mode.padded and past >= _SHORT_PAST else 0)
 
     def attach(self, sequence: TokenSequence) -> int:
         """Nothing is shared between sequences."""
@@ -180,3 +185,9 @@ class RowMemory:
     def _needed_bytes(self, num_tokens: int, num_source: int) -> int:
         rounded = -(-num_tokens // ROUND_TOKENS) * ROUND_TOKENS
         return self.bytes_per_sequence + rounded * self.bytes_per_token + num_source * self.bytes_per_source_token
+
+
+def _size_class(num_tokens: int) -> int:
+    """Equal for prompts that may be padded to the same length: a short one costs as much as its overhead, and of longer
+    ones at most a fifth is padding."""
+    return 0 if num_tokens <= _SHORT_PROMPT else int(4 * math.log2(num_tokens))

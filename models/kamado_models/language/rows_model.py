@@ -34,7 +34,7 @@ class RowInputs:
     """What one row wants computed."""
 
     tokens: Sequence[int]
-    """The new tokens, equally many in each row of a batch."""
+    """The new tokens: equally many in each row of a batch, except where nothing is computed of any row."""
     past: int
     """Tokens computed before."""
     source: Sequence[int] = ()
@@ -105,14 +105,19 @@ class RowModel:
         return outputs.logits[:, -1], {"cache": cache, "encoder": encoder_BSD}
 
     def _decoder_inputs(self, rows: Sequence[RowInputs], ids: str, mask: str, positions: str) -> dict[str, Any]:
-        num_new = len(rows[0].tokens)
-        longest = max(row.past for row in rows)
-        arguments: dict[str, Any] = {ids: self._tensor([list(row.tokens) for row in rows]), "use_cache": True}
-        if self._padded and mask in self._takes and any(row.past != longest for row in rows):
-            ends = [[0] * (longest - row.past) + [1] * (row.past + num_new) for row in rows]
-            arguments[mask] = self._tensor(ends)
+        longest = max(row.shape_after.past for row in rows)
+        num_new = max(len(row.tokens) for row in rows)
+        same_prompts = all(len(row.tokens) == num_new for row in rows)
+        arguments: dict[str, Any] = {
+            ids: self._tensor([[0] * (num_new - len(row.tokens)) + list(row.tokens) for row in rows]),
+            "use_cache": True,
+        }
+        gaps = [longest - row.shape_after.past for row in rows]
+        if any(gaps) and mask in self._takes and (self._padded or not same_prompts):
+            arguments[mask] = self._tensor([[0] * gap + [1] * (longest - gap) for gap in gaps])
         if positions in self._takes:
-            arguments[positions] = self._tensor([list(range(row.past, row.past + num_new)) for row in rows])
+            starts = [longest - num_new - gap for gap in gaps]
+            arguments[positions] = self._tensor([[max(0, s + i) for i in range(num_new)] for s in starts])
         if "logits_to_keep" in self._takes:
             arguments["logits_to_keep"] = 1
         return arguments

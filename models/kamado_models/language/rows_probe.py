@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -34,13 +34,21 @@ class _Track(NamedTuple):
     """A made-up sequence."""
 
     tokens: list[int]
+    num_prompt: int
     source: list[int]
 
     def inputs(self, start: int, end: int) -> RowInputs:
         return RowInputs(tokens=self.tokens[start:end], past=start, source=self.source)
 
-    def shape(self, past: int) -> RowShape:
-        return RowShape(past, len(self.source))
+    def prompt(self) -> RowInputs:
+        return self.inputs(0, self.num_prompt)
+
+    def step(self, number: int) -> RowInputs:
+        """The `number`-th token after the prompt."""
+        return self.inputs(self.num_prompt + number, self.num_prompt + number + 1)
+
+    def shape(self, num_steps: int) -> RowShape:
+        return RowShape(self.num_prompt + num_steps, len(self.source))
 
 
 def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: float | None = None) -> RowMode:
@@ -48,89 +56,90 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
 
     Raises whatever the model raises when it cannot even compute one row. `tolerance` is relative to the largest logit;
     None takes the dtype's. Nothing is left behind in the model."""
-    size = measure_state(model, config)
-    rows = RowModel(model, config, padded=size.per_token > 0)
+    padded = measure_state(model, config).per_token > 0
+    rows = RowModel(model, config, padded=padded)
     generator = torch.Generator().manual_seed(20_011)
     pad = getattr(config, "pad_token_id", None)
 
-    def track(length: int, num_source: int) -> _Track:
+    def track(num_prompt: int, num_source: int) -> _Track:
+        length = num_prompt + _STEPS
         ids = torch.randint(0, vocab_size, (length + num_source,), generator=generator).tolist()
         ids = [token if token != pad else (token + 1) % vocab_size for token in ids]
-        return _Track(ids[:length], ids[length:] if rows.encoder_decoder else [])
+        return _Track(ids[:length], num_prompt, ids[length:] if rows.encoder_decoder else [])
 
-    short, long, other = track(_SHORT + _STEPS, 9), track(_LONG + _STEPS, 5), track(_LONG + _STEPS, 9)
+    short, long, other, twin = track(_SHORT, 9), track(_LONG, 5), track(_LONG, 9), track(_LONG, 9)
     with torch.inference_mode():
-        expected = [_alone(rows, short, _SHORT), _alone(rows, long, _LONG), _alone(rows, other, _LONG)]
-        scale = max(float(logits.abs().max()) for logits in expected)
-        dtype = expected[0].dtype if getattr(model, "dtype", None) is None else model.dtype
-        allowed = (_TOLERANCE.get(dtype, 1e-4) if tolerance is None else tolerance) * scale
+        whole = _alone(rows, long, window=None)
+        scale = float(whole.abs().max())
+        allowed = scale * (_TOLERANCE.get(model.dtype, 1e-4) if tolerance is None else tolerance)
 
-        def agrees(attempt: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> str | None:
-            """None, or what is wrong."""
+        def refused(attempt: Callable[[], Tensor], wanted: Callable[[], Tensor]) -> str | None:
+            """What is wrong with it, or None."""
             try:
-                worst = max(float((got - want).abs().max()) for got, want in zip(attempt(), wanted, strict=True))
+                difference = float((attempt() - wanted()).abs().max())
             except _REFUSALS as error:
-                return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:160]
-            return None if worst <= allowed else f"logits differ by {worst:.2g} of {scale:.2g}"
+                return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]:.120}"
+            return None if difference <= allowed else f"logits up to {scale:.2g} differ by {difference:.2g}"
 
-        equal = agrees(lambda: _together(rows, [(long, _LONG), (other, _LONG)]), expected[1:])
-        ragged = equal or agrees(lambda: _together(rows, [(short, _SHORT), (long, _LONG)]), expected[:2])
-        whole = _alone(rows, long, _LONG, window=None)
-        chunked = agrees(lambda: [_in_pieces(rows, long)], [whole])
-        end = len(long.tokens)
-        resumed = agrees(lambda: [rows.forward([long.inputs(0, end)], None)[0].float()], [whole[-1:]])
-    refused = (
-        ("rows of equal length in one forward", equal),
-        ("rows of different length in one forward", ragged),
-        ("a prompt in pieces", chunked),
-        ("an answer computed again at once", resumed),
-    )
+        def apart(first: _Track, second: _Track, *, joint: bool = False) -> str | None:
+            return refused(
+                lambda: _together(rows, first, second, joint=joint),
+                lambda: torch.stack([_alone(rows, first), _alone(rows, second)]),
+            )
+
+        equal = apart(other, twin, joint=True) or apart(long, other)
+        ragged = equal or apart(short, long)
+        prompts = ragged or (None if rows.encoder_decoder else apart(short, long, joint=True))
+        pieces = refused(lambda: _in_pieces(rows, long), lambda: whole)
+        at_once = refused(lambda: _at_once(rows, long), lambda: whole[-1:])
+    findings = {
+        "rows of equal length in one forward": equal,
+        "rows of different length in one forward": ragged,
+        "prompts of different length in one forward": prompts,
+        "a prompt in pieces": pieces,
+        "an answer computed again at once": at_once,
+    }
     return RowMode(
         stackable=equal is None,
         ragged=ragged is None,
-        chunked=chunked is None,
-        resumable=resumed is None,
-        padded=size.per_token > 0,
-        notes=tuple(f"{what}: not the model's own result; {why}" for what, why in refused if why is not None),
+        ragged_prompts=prompts is None and not rows.encoder_decoder,
+        chunked=pieces is None,
+        resumable=at_once is None,
+        padded=padded,
+        notes=tuple({why: f"not possible: {what} ({why})" for what, why in reversed(findings.items()) if why}.values()),
     )
 
 
-def _alone(rows: RowModel, track: _Track, prompt: int, window: int | None = _WINDOW) -> Tensor:
+def _alone(rows: RowModel, track: _Track, window: int | None = _WINDOW) -> Tensor:
     """Logits [steps + 1, vocabulary] after the prompt and after each of the further tokens."""
-    logits, state = rows.forward([track.inputs(0, prompt)], None, window=window)
-    all_logits = [logits]
-    for past in range(prompt, len(track.tokens)):
-        logits, state = rows.forward([track.inputs(past, past + 1)], rows_cache.fork(state))
-        all_logits.append(logits)
-    return torch.cat(all_logits).float()
+    logits, state = rows.forward([track.prompt()], None, window=window)
+    made = [logits]
+    for number in range(_STEPS):
+        logits, state = rows.forward([track.step(number)], rows_cache.fork(state))
+        made.append(logits)
+    return torch.cat(made).float()
 
 
-def _together(rows: RowModel, tracks: Sequence[tuple[_Track, int]]) -> list[Tensor]:
-    """The same as `_alone` for two sequences that decode in one batch, and one by one again at the end."""
-    made: list[list[Tensor]] = [[], []]
-    (first, first_prompt), (second, second_prompt) = tracks
-    if first_prompt == second_prompt and len(first.source) == len(second.source):
-        logits, state = rows.forward([t.inputs(0, p) for t, p in tracks], None, window=_WINDOW)
-        for index in range(2):
-            made[index].append(logits[index : index + 1])
+def _together(rows: RowModel, first: _Track, second: _Track, *, joint: bool) -> Tensor:
+    """The same as `_alone` for two sequences [2, steps + 1, vocabulary] that decode in one batch, and one by one again
+    at the end. `joint`: their prompts are computed in one forward, too."""
+    tracks = (first, second)
+    if joint:
+        logits, state = rows.forward([track.prompt() for track in tracks], None, window=_WINDOW)
     else:
-        states = []
-        for index, (track, prompt) in enumerate(tracks):
-            logits, row = rows.forward([track.inputs(0, prompt)], None, window=_WINDOW)
-            made[index].append(logits)
-            states.append(row)
-        state = rows_cache.stack(states, [t.shape(p) for t, p in tracks])
-    for step in range(_STEPS - 1):
-        inputs = [t.inputs(p + step, p + step + 1) for t, p in tracks]
-        logits, state = rows.forward(inputs, rows_cache.fork(state))
-        for index in range(2):
-            made[index].append(logits[index : index + 1])
-    shapes = [t.shape(p + _STEPS - 1) for t, p in tracks]
-    for index, (track, prompt) in enumerate(tracks):
-        row = rows_cache.select(state, [index], shapes)
-        past = prompt + _STEPS - 1
-        made[index].append(rows.forward([track.inputs(past, past + 1)], row)[0])
-    return [torch.cat(logits).float() for logits in made]
+        parts = [rows.forward([track.prompt()], None, window=_WINDOW) for track in tracks]
+        logits = torch.cat([part[0] for part in parts])
+        state = rows_cache.stack([part[1] for part in parts], [track.shape(0) for track in tracks])
+    made = [logits]
+    for number in range(_STEPS - 1):
+        logits, state = rows.forward([track.step(number) for track in tracks], rows_cache.fork(state))
+        made.append(logits)
+    shapes = [track.shape(_STEPS - 1) for track in tracks]
+    own = [rows_cache.select(state, [index], shapes) for index in range(2)]
+    made.append(
+        torch.cat([rows.forward([track.step(_STEPS - 1)], row)[0] for track, row in zip(tracks, own, strict=True)])
+    )
+    return torch.stack(made, dim=1).float()
 
 
 def _in_pieces(rows: RowModel, track: _Track) -> Tensor:
@@ -138,12 +147,17 @@ def _in_pieces(rows: RowModel, track: _Track) -> Tensor:
     _, state = rows.forward([track.inputs(0, 5)], None)
     for start, end in ((5, 8), (8, 9)):
         _, state = rows.forward([track.inputs(start, end)], rows_cache.fork(state))
-    logits, state = rows.forward([track.inputs(9, _LONG)], rows_cache.fork(state))
-    all_logits = [logits]
-    for past in range(_LONG, len(track.tokens)):
-        logits, state = rows.forward([track.inputs(past, past + 1)], rows_cache.fork(state))
-        all_logits.append(logits)
-    return torch.cat(all_logits).float()
+    logits, state = rows.forward([track.inputs(9, track.num_prompt)], rows_cache.fork(state))
+    made = [logits]
+    for number in range(_STEPS):
+        logits, state = rows.forward([track.step(number)], rows_cache.fork(state))
+        made.append(logits)
+    return torch.cat(made).float()
+
+
+def _at_once(rows: RowModel, track: _Track) -> Tensor:
+    """Logits [1, vocabulary] after the last token, all of them computed in one forward."""
+    return rows.forward([track.inputs(0, len(track.tokens))], None)[0].float()
 
 
 def measure_state(model: Any, config: PreTrainedConfig) -> StateSize:
