@@ -17,6 +17,11 @@ hypothesis.settings.register_profile("kamado", deadline=None)
 hypothesis.settings.load_profile("kamado")
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: workers share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_tests = [item for item in items if item.get_closest_marker("gpu") or "gpu" in item.path.parent.parts]
     if not gpu_tests:
