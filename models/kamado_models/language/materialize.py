@@ -74,9 +74,11 @@ def _quiet() -> Iterator[None]:
             return args[0] if args else kwargs.get("iterable")
         return previous(factory, args, kwargs) if previous is not None else factory(*args, **kwargs)
 
-    def keep(record: logging.LogRecord) -> bool:
-        return record.thread != own_thread
+    class OtherThreads(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return record.thread != own_thread
 
+    keep = OtherThreads()
     loggers = [
         transformers_logging.get_logger(f"transformers.{name}") for name in ("modeling_utils", "core_model_loading")
     ]

@@ -45,7 +45,7 @@ def make_environment() -> Any:
     class Generation(jinja2.ext.Extension):
         """`{% generation %}`...`{% endgeneration %}` marks answers for training; here only its content counts."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

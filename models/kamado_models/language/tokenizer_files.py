@@ -88,13 +88,15 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _from_sentencepiece(path: Path) -> Any:
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
+    from importlib import import_module
 
-    model = sentencepiece_model_pb2.ModelProto()
+    # Generated code, without annotations.
+    schema: Any = import_module("sentencepiece.sentencepiece_model_pb2")
+    protobuf: Any = import_module("google.protobuf.message")
+    model = schema.ModelProto()
     try:
         model.ParseFromString(_read_bytes(path))
-    except DecodeError as error:
+    except protobuf.DecodeError as error:
         raise UnsupportedCheckpoint(f"{path} is not a SentencePiece model") from error
     vocabulary = Vocabulary(
         tokens=[piece.piece for piece in model.pieces],

@@ -77,7 +77,7 @@ def read_into(
 
     Raises UnsupportedCheckpoint when the file ends too early or cannot be read.
     """
-    view = memoryview(buffer.numpy())
+    view = buffer.numpy().data
     filled = 0
     try:
         with open(entry.file, "rb", buffering=0) as file:

@@ -40,11 +40,9 @@ class GgufMetadata:
         """Whether the file has a value for `key`."""
         return key.format(arch=self.architecture) in self._values
 
-    def integer(self, key: str, default: int | None = _MISSING) -> int:
+    def integer(self, key: str, default: int = _MISSING) -> int:
         """A whole number from 0 to 2**40. Raises UnsupportedCheckpoint."""
         value = self._get(key, default)
-        if value is default:
-            return value  # type: ignore[no-any-return]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
             raise self._wrong(key, value, "a whole number, not below 0")
         return value
@@ -53,11 +51,9 @@ class GgufMetadata:
         """A whole number, or None when the file has none."""
         return self.integer(key) if self.has(key) else None
 
-    def number(self, key: str, default: float | None = _MISSING) -> float:
+    def number(self, key: str, default: float = _MISSING) -> float:
         """A finite number, rounded to the 7 digits that a float32 holds (1e-5, not 9.99999974e-06)."""
         value = self._get(key, default)
-        if value is default:
-            return value  # type: ignore[no-any-return]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise self._wrong(key, value, "a finite number")
         return float(f"{value:.7g}")
@@ -69,12 +65,12 @@ class GgufMetadata:
             raise self._wrong(key, value, "true or false")
         return value
 
-    def text(self, key: str, default: str | None = _MISSING) -> str:
+    def text(self, key: str, default: str = _MISSING) -> str:
         """A text."""
         value = self._get(key, default)
-        if value is not default and not isinstance(value, str):
+        if not isinstance(value, str):
             raise self._wrong(key, value, "a text")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def array(self, key: str, default: Sequence[Any] | None = _MISSING) -> list[Any]:
         """A list; long ones are read from the file now."""

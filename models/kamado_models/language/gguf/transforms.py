@@ -17,7 +17,8 @@ Transform = Callable[[Any, Tensor], Tensor]
 
 def _interleave_halves(tensor: Tensor, heads: int) -> Tensor:
     """Rows of each head: (x0, y0, x1, y1, ...) -> (x0, x1, ..., y0, y1, ...), the order that rotates halves."""
-    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
+    pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
+    return pairs.transpose(1, 2).reshape(tensor.shape)
 
 
 def unpermute_q(config: Any, tensor: Tensor) -> Tensor:
@@ -57,7 +58,8 @@ def log_of_negative(config: Any, tensor: Tensor) -> Tensor:
 
 def interleave_qkv(config: Any, tensor: Tensor) -> Tensor:
     """All queries, all keys, all values [3*A*D, ...] -> head by head (q, k, v): BLOOM, GPT-NeoX."""
-    return tensor.unflatten(0, (3, config.num_attention_heads, -1)).transpose(0, 1).reshape(tensor.shape)
+    parts = tensor.reshape(3, config.num_attention_heads, -1, *tensor.shape[1:])
+    return parts.transpose(0, 1).reshape(tensor.shape)
 
 
 def group_qkv(config: Any, tensor: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def group_qkv(config: Any, tensor: Tensor) -> Tensor:
         kv_heads = 1 if config.multi_query else heads
     size = tensor.shape[0] // (heads + 2 * kv_heads)
     queries, keys, values = tensor.split([heads * size, kv_heads * size, kv_heads * size])
-    grouped = [part.unflatten(0, (kv_heads, -1, size)) for part in (queries, keys, values)]
+    grouped = [part.reshape(kv_heads, -1, size, *tensor.shape[1:]) for part in (queries, keys, values)]
     return torch.cat(grouped, dim=1).reshape(tensor.shape)
 
 

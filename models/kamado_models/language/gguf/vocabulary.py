@@ -114,6 +114,6 @@ def tokenizer_from_gguf(checkpoint: Checkpoint) -> Tokenizer:
         backend,
         eos_ids=_end_ids(meta, vocabulary),
         bos_id=special["bos"][1] if special["bos"] else None,
-        template=meta.text("tokenizer.chat_template", None),  # type: ignore[arg-type]
+        template=meta.text("tokenizer.chat_template") if meta.has("tokenizer.chat_template") else None,
         template_variables={f"{key}_token": pair[0] for key, pair in special.items() if pair},
     )
