@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -49,7 +50,12 @@ class PageStore:
 
         def pages(num_heads: int, dim: int) -> Tensor:
             # Zeros, because masked positions are multiplied by 0, and 0 times an uninitialized NaN is NaN.
-            return torch.zeros(num_blocks, block_tokens, num_heads, dim, dtype=dtype, device=device)
+            shape = (num_blocks, block_tokens, num_heads, dim)
+            if device != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            # The system hands these out as zeros when they are first touched: loading does not wait for it.
+            raw = numpy.zeros(math.prod(shape) * dtype.itemsize, dtype=numpy.uint8)
+            return torch.from_numpy(raw).view(dtype).view(shape)
 
         self.keys = [pages(layer.num_heads, layer.key_dim) for layer in layers]
         self.values = [pages(layer.num_heads, layer.value_dim) for layer in layers]

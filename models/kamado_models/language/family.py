@@ -13,6 +13,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
+from kamado.sampling.scratch import scratch_bytes
 from kamado.units import format_bytes
 
 from .batching import batching_of
@@ -22,7 +23,8 @@ from .shape import TextShape, describe, text_shape, weight_bytes
 BLOCK_TOKENS = 16
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
-_MOST_KV_TOKENS = 65536
+_USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
+"""Held where nobody asks for another number and it fits; more where one long context needs it, up to four times that."""
 _UNBOUNDED_CONTEXT = 32768
 _LEAST_TOKENS = 256
 _LEAST_STEP = 32
@@ -56,15 +58,21 @@ class LanguageFamily:
         per_token = shape.kv_values_per_token * width
         state = shape.state_values_per_sequence * width
 
-        def activations(tokens: int, num_rows: int, length: int) -> int:
-            return shape.activation_bytes(tokens=tokens, rows=num_rows, context=length, dtype_bytes=width)
+        def activations(tokens: int, num_rows: int, length: int, held: int) -> int:
+            forward = shape.activation_bytes(
+                tokens=tokens, rows=num_rows, context=length, dtype_bytes=width, held_tokens=held
+            )
+            return max(forward, scratch_bytes(num_rows, shape.vocab_size))
 
         least_tokens = _blocks(min(context, options.kv_tokens or _LEAST_TOKENS)) * BLOCK_TOKENS
-        minimum = weights + activations(_LEAST_STEP, 1, least_tokens) + least_tokens * per_token + state
-        peak = activations(budget, rows, min(context, _MOST_KV_TOKENS))
-        left = max(options.budget_bytes - weights - min(peak, (options.budget_bytes - weights) // 2), 0)
-        sequences = _num_sequences(state, per_token, left, rows)
-        kv_tokens = _kv_tokens(options, context, per_token, left - sequences * state)
+        minimum = weights + activations(_LEAST_STEP, 1, least_tokens, least_tokens) + least_tokens * per_token + state
+        # Longer sequences need larger temporaries, so what is left for pages is found in two rounds.
+        kv_tokens, sequences = least_tokens, rows
+        for _ in range(2):
+            peak = activations(budget, rows, min(context, kv_tokens), kv_tokens)
+            left = max(options.budget_bytes - weights - peak, 0)
+            sequences = _num_sequences(state, per_token, left, rows)
+            kv_tokens = _kv_tokens(options, context, per_token, left - sequences * state)
         return Plan(
             reference=checkpoint.reference,
             family=self.name,
@@ -142,7 +150,8 @@ def _kv_tokens(options: PlanOptions, context: int, per_token: int, left: int) ->
         return 0
     if options.kv_tokens is not None:
         return _blocks(options.kv_tokens) * BLOCK_TOKENS
-    wanted = max(min(8 * context, _MOST_KV_TOKENS), min(context, 4 * _MOST_KV_TOKENS))
+    usual = _USUAL_KV_TOKENS["cpu" if options.device == "cpu" else "gpu"]
+    wanted = max(usual, min(context, 4 * usual))
     fitting = max(left // per_token, min(context, _LEAST_TOKENS))
     return max(min(wanted, fitting) // BLOCK_TOKENS, 1) * BLOCK_TOKENS
 

@@ -18,24 +18,9 @@ from ..requests import Sampling
 from ..tasks.sequence import Drawn, TokenSequence
 from .adjust import adjust_, adjusts
 from .check import check_sampling
+from .scratch import rows_at_once
 from .truncate import draw, settings_of, token_weights
 from .uniform import uniform
-
-_MAX_CHUNK_ELEMENTS = 2**21
-"""Rows beyond this many logits take their turn, so that scratch memory is bounded; see `scratch_bytes`."""
-_SCRATCH_BYTES_PER_ELEMENT = 112
-"""Measured: up to 72 for tensors, when every row sorts the whole vocabulary; the rest is for the sort itself."""
-
-
-def scratch_bytes(num_rows: int, vocab_size: int) -> int:
-    """Upper bound on what `Sampler.draw` allocates on the device for `num_rows` rows with any sampling, in bytes."""
-    at_once = min(num_rows, _rows_at_once(vocab_size))
-    return at_once * vocab_size * _SCRATCH_BYTES_PER_ELEMENT
-
-
-def _rows_at_once(vocab_size: int) -> int:
-    return max(1, _MAX_CHUNK_ELEMENTS // vocab_size)
-
 
 @dataclass(frozen=True, slots=True)
 class _Report:
@@ -69,7 +54,7 @@ class Sampler:
         # NaN counts as the largest for argmax, so the best logit tells about the whole row.
         best_r = logits.gather(1, tokens_r[:, None])[:, 0].float()
         others = [i for i, s in enumerate(sequences) if not s.sampling.greedy or adjusts(s.sampling)]
-        step = _rows_at_once(logits.shape[1])
+        step = rows_at_once(logits.shape[1])
         for start in range(0, len(others), step):
             rows = others[start : start + step]
             index = torch.tensor(rows).to(logits.device)

@@ -13,7 +13,8 @@ import torch
 from kamado.errors import GenerationFailed, InvalidRequest
 from kamado.requests import Sampling
 from kamado.sampling.check import check_sampling
-from kamado.sampling.sampler import Sampler, scratch_bytes
+from kamado.sampling.sampler import Sampler
+from kamado.sampling.scratch import scratch_bytes
 from kamado.sampling.uniform import uniform
 from kamado.tasks.sequence import Drawn
 from unit.sampling.rows import SAMPLINGS, random_logits, sequence, token
@@ -58,7 +59,7 @@ def test_many_rows_are_worked_off_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     logits = random_logits(16, 300)
     rows = [sequence(made=[5, 6], seed=i, logprobs=2, **values) for i, values in enumerate(SAMPLINGS)]
     whole = Sampler().draw(logits, rows)
-    monkeypatch.setattr("kamado.sampling.sampler._MAX_CHUNK_ELEMENTS", 900)
+    monkeypatch.setattr("kamado.sampling.scratch.MAX_CHUNK_ELEMENTS", 900)
     assert Sampler().draw(logits, rows) == whole
     assert scratch_bytes(1000, 300) == scratch_bytes(3, 300)
 

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kamado.sampling.sampler import Sampler, scratch_bytes
+from kamado.sampling.sampler import Sampler
+from kamado.sampling.scratch import scratch_bytes
 from unit.sampling.rows import SAMPLINGS, random_logits, sequence
 
 
@@ -52,7 +53,7 @@ def test_scratch_is_bounded(
     with Peak() as whole:
         Sampler().draw(logits, rows)
     assert whole.peak_bytes <= scratch_bytes(16, vocab_size)
-    monkeypatch.setattr("kamado.sampling.sampler._MAX_CHUNK_ELEMENTS", 4 * vocab_size)
+    monkeypatch.setattr("kamado.sampling.scratch.MAX_CHUNK_ELEMENTS", 4 * vocab_size)
     with Peak() as pieces:
         Sampler().draw(logits, rows)
     assert pieces.peak_bytes <= scratch_bytes(16, vocab_size) < whole.peak_bytes
