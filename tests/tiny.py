@@ -136,6 +136,11 @@ class Oracle:
 
     def _generate(self, prompt_ids: Sequence[int], num_new: int, ignore_eos: bool) -> tuple[list[int], list[float]]:
         ids = torch.tensor([list(prompt_ids)])
+        for module in self.model.modules():
+            # Recurrent Gemma keeps its state in its modules, and would start from the last prompt's.
+            for name in ("conv1d_state", "recurrent_states"):
+                if hasattr(module, name):
+                    setattr(module, name, None)
         saved = self.model.generation_config.eos_token_id
         if ignore_eos:
             self.model.generation_config.eos_token_id = None
