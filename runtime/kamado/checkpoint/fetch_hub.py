@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -31,6 +32,7 @@ MAX_ATTEMPTS = 4
 MAX_REMOTE_FILES = 20_000
 MAX_SIDE_FILE_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
+_HIDDEN = re.compile(r"(?:^|/)\.[^./]")
 _PAUSE_S = 0.5
 
 
@@ -82,7 +84,7 @@ def choose_files(model: RemoteModel) -> tuple[RemoteFile, ...]:
 
     Raises UnsafeCheckpoint for pickles only or hostile names, UnsupportedCheckpoint if there is nothing to run.
     """
-    files = {file.name: file for file in model.files if not any(part.startswith(".") for part in file.name.split("/"))}
+    files = {file.name: file for file in model.files if not _HIDDEN.search(file.name)}
     side = {
         name
         for name, file in files.items()

@@ -27,9 +27,9 @@ MAX_HEADER_BYTES = 64 << 20
 MAX_STRING_BYTES = 8 << 20
 MAX_NAME_BYTES = 1024
 MAX_KEY_VALUES = 1 << 14
-MAX_TENSORS = 1 << 17
+MAX_TENSORS = 1 << 16
 MAX_ITEMS = 3 << 19
-"""Strings and eagerly read numbers that all metadata together may hold."""
+"""Strings and eagerly read numbers that all metadata together may hold; strings in short arrays count four times."""
 MAX_EAGER_ITEMS = 1024
 """Longer arrays become `GgufArray`."""
 MAX_EAGER_BYTES = 16 << 20
@@ -235,6 +235,8 @@ def _read_key_values(reader: _Reader, count: int) -> Iterator[tuple[str, Any]]:
 
 def _name(reader: _Reader, what: str) -> str:
     raw = reader.string(max_bytes=MAX_NAME_BYTES, what=what)
+    if not raw:
+        _damaged(reader.path, f"{what} is empty")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -257,8 +259,7 @@ def _read_array(reader: _Reader, key: str) -> list[Any] | GgufArray:
     if count > (reader.file_bytes - reader.position) // item_bytes:
         _damaged(reader.path, f"the array {key[:80]!r} claims {count} items, more than the file can hold")
     if count <= MAX_EAGER_ITEMS:
-        reader.spend(count, f"the array {key[:80]!r}")
-        return [_read_text(reader, key) if kind == _STRING else reader.scalar(kind) for _ in range(count)]
+        return _read_items(reader, key, kind, count)
     offset = reader.position
     if kind == _STRING:
         reader.spend(count, f"the array {key[:80]!r}")
@@ -268,6 +269,16 @@ def _read_array(reader: _Reader, key: str) -> list[Any] | GgufArray:
         reader.position += count * item_bytes
     name = "string" if kind == _STRING else _SCALARS[kind][0]
     return GgufArray(type=name, count=count, file=reader.path, offset=offset, nbytes=reader.position - offset)
+
+
+def _read_items(reader: _Reader, key: str, kind: int, count: int) -> list[Any]:
+    if kind == _STRING:
+        reader.spend(4 * count, f"the array {key[:80]!r}")
+        return [_read_text(reader, key) for _ in range(count)]
+    reader.spend(count, f"the array {key[:80]!r}")
+    name, layout = _SCALARS[kind]
+    items = [item for (item,) in layout.iter_unpack(reader.take(count * layout.size))]
+    return [item != 0 for item in items] if name == "bool" else items
 
 
 def _skip_strings(reader: _Reader, count: int) -> None:

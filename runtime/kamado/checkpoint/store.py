@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import KamadoError, ModelNotFound, UnsupportedCheckpoint
+from ..errors import KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 from .digest import hash_file
 from .paths import below, check_name
 from .reference import HubReference, PypiReference
@@ -264,6 +264,9 @@ def faults_at_a_glance(entry: Entry) -> list[Fault]:
             size = os.stat(below(entry.folder / "files", name)).st_size
         except OSError:
             faults.append(Fault(name, "is missing"))
+            continue
+        except UnsafeCheckpoint:
+            faults.append(Fault(name, "is a link that leaves the store"))
             continue
         if size != stored.size:
             faults.append(Fault(name, f"has {size} bytes instead of {stored.size}"))
