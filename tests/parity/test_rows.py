@@ -365,6 +365,26 @@ def test_keys_follow_the_mode() -> None:
     assert memory_of(free).key(first, 1) == memory_of(free).key(second, 1)
 
 
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_rows_of_different_length_do_not_share_rotary_scaling(rope_type: str) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    factors = {"long_factor": [2.0] * 8, "short_factor": [1.0] * 8} if rope_type == "longrope" else {}
+    rope = {"rope_type": rope_type, "factor": 2.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 32}
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        rope_parameters=rope | factors,
+    )
+    mode = probe(LlamaForCausalLM(config).eval(), config, VOCAB)
+    assert mode.stackable and not (mode.ragged or mode.ragged_prompts or mode.chunked or mode.resumable)
+    assert len(mode.notes) == 1 and rope_type in mode.notes[0]
+
+
 def test_every_seq2seq_and_stateful_architecture_is_covered() -> None:
     assert set(MODES) <= set(ARCHITECTURES)
     assert {name for name, spec in ARCHITECTURES.items() if spec.encoder_decoder} <= set(MODES)

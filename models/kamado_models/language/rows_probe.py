@@ -87,11 +87,12 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
                 lambda: torch.stack([_alone(rows, first), _alone(rows, second)]),
             )
 
+        shifting = _shifting_positions(config)
         equal = apart(other, twin, joint=True) or apart(long, other)
-        ragged = equal or apart(short, long)
+        ragged = equal or shifting or apart(short, long)
         prompts = ragged or (None if rows.encoder_decoder else apart(short, long, joint=True))
-        pieces = refused(lambda: _in_pieces(rows, long), lambda: whole)
-        at_once = refused(lambda: _at_once(rows, long), lambda: whole[-1:])
+        pieces = shifting or refused(lambda: _in_pieces(rows, long), lambda: whole)
+        at_once = shifting or refused(lambda: _at_once(rows, long), lambda: whole[-1:])
     findings = {
         "rows of equal length in one forward": equal,
         "rows of different length in one forward": ragged,
@@ -108,6 +109,15 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
         padded=padded,
         notes=tuple({why: f"not possible: {what} ({why})" for what, why in reversed(findings.items()) if why}.values()),
     )
+
+
+def _shifting_positions(config: PreTrainedConfig) -> str | None:
+    """Why what a token's position means depends on the longest row of the forward, which short probes cannot show."""
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    settings = [rope, *rope.values()] if isinstance(rope, dict) else []
+    kinds = {str(entry.get("rope_type")) for entry in settings if isinstance(entry, dict)} & {"dynamic", "longrope"}
+    return f"rope_type {min(kinds)!r} scales with the longest row of a forward" if kinds else None
 
 
 def _alone(rows: RowModel, track: _Track, window: int | None = _WINDOW) -> Tensor:
