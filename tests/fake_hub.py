@@ -46,64 +46,68 @@ class FakeHub:
         return {"id": "org/name", "modelId": "org/name", "sha": self.commit, "siblings": siblings, "tags": []}
 
 
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Tests look at `requests` instead."""
+
+    def do_GET(self) -> None:
+        hub = self.hub
+        path = self.path.partition("?")[0]
+        if path.startswith("/api/models/org/name"):
+            self._answer(hub.status, json.dumps(hub.info()).encode())
+        elif path.startswith(f"/org/name/resolve/{hub.commit}/"):
+            self._file(path.removeprefix(f"/org/name/resolve/{hub.commit}/"))
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _file(self, name: str) -> None:
+        hub = self.hub
+        content = hub.served.get(name, hub.files[name])
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        hub.requests.append((name, start))
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        body = content[start:]
+        if name in hub.cut_after:
+            self.wfile.write(body[: hub.cut_after.pop(name)])
+            self.close_connection = True
+            return
+        if name in hub.stall_after:
+            first = hub.stall_after.pop(name)
+            self.wfile.write(body[:first])
+            self.wfile.flush()
+            hub.stalled.set()
+            hub.released.wait(30)
+            body = body[first:]
+        try:
+            self.wfile.write(body)
+        except OSError:  # the client was killed
+            self.close_connection = True
+
+
 @contextmanager
 def fake_hub(files: Mapping[str, bytes]) -> Iterator[FakeHub]:
     """Serve `files` as the repository `org/name` while the body runs."""
     hub = FakeHub(dict(files))
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Tests look at `requests` instead."""
-
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path.startswith("/api/models/org/name"):
-                self._answer(hub.status, json.dumps(hub.info()).encode())
-            elif path.startswith(f"/org/name/resolve/{hub.commit}/"):
-                self._file(path.removeprefix(f"/org/name/resolve/{hub.commit}/"))
-            else:
-                self.send_response(404)
-                self.send_header("X-Error-Code", "RepoNotFound")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-        def _answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def _file(self, name: str) -> None:
-            content = hub.served.get(name, hub.files[name])
-            asked = self.headers.get("Range")
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-            hub.requests.append((name, start))
-            self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            if asked:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.end_headers()
-            body = content[start:]
-            if name in hub.cut_after:
-                self.wfile.write(body[: hub.cut_after.pop(name)])
-                self.close_connection = True
-                return
-            if name in hub.stall_after:
-                first = hub.stall_after.pop(name)
-                self.wfile.write(body[:first])
-                self.wfile.flush()
-                hub.stalled.set()
-                hub.released.wait(30)
-                body = body[first:]
-            try:
-                self.wfile.write(body)
-            except OSError:  # the client was killed
-                self.close_connection = True
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

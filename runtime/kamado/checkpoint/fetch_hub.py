@@ -257,33 +257,32 @@ def _fetch(
     """One file, verified before it gets its name. What arrived before a kill is kept and continued."""
     identity = f"{model.revision}/{file.name}/{file.sha256 or file.git_sha1}"
     part = parts / f"{hashlib.sha256(identity.encode()).hexdigest()}.partial"
-    if not target.exists():
-        for attempt in range(2):
-            _transfer(model, file, part, report)
-            if _is_sound(part, file):
-                break
-            part.unlink()
-            if attempt == 1:
-                raise UnsupportedCheckpoint(
-                    f"{file.name} of {model.repository} arrived twice with the wrong hash; nothing was kept, try later"
-                )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("rb") as flushed:
-            os.fsync(flushed.fileno())
-        part.replace(target)
-    report(file.size)
-    sha256, _ = _hashes(target)
-    if file.sha256 is not None and sha256 != file.sha256:
-        target.unlink()
+    if target.exists():  # from a pull that was stopped later on
+        part.unlink(missing_ok=True)
+        target.replace(part)
+    sha256 = None
+    for _ in range(2):
+        _transfer(model, file, part, report)
+        sha256 = _sound_hash(part, file)
+        if sha256 is not None:
+            break
+        part.unlink()
+    if sha256 is None:
         raise UnsupportedCheckpoint(
-            f"{file.name} of {model.repository} changed on the disk while it was pulled; try again"
+            f"{file.name} of {model.repository} arrived twice with the wrong hash; nothing was kept, try later"
         )
-    return StoredFile(sha256=sha256, size=target.stat().st_size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("rb") as flushed:
+        os.fsync(flushed.fileno())
+    part.replace(target)
+    report(file.size)
+    return StoredFile(sha256=sha256, size=file.size)
 
 
-def _is_sound(part: Path, file: RemoteFile) -> bool:
+def _sound_hash(part: Path, file: RemoteFile) -> str | None:
+    """SHA-256 of what arrived, or None if it is not what the hub announced."""
     sha256, git_sha1 = _hashes(part)
-    return file.sha256 in (None, sha256) and file.git_sha1 in (None, git_sha1)
+    return sha256 if file.sha256 in (None, sha256) and file.git_sha1 in (None, git_sha1) else None
 
 
 def _hashes(path: Path) -> tuple[str, str]:

@@ -129,7 +129,9 @@ class _Scanner:
         if "\\" not in quoted:
             return quoted[1:-1]
         try:
-            return str(json.loads(quoted))
+            text = str(json.loads(quoted))
+            text.encode()  # half a surrogate pair is valid JSON, but no text
+            return text
         except ValueError:
             _damaged(self.path, f"the string {quoted[:80]} in its header is not valid JSON")
 

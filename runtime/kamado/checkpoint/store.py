@@ -160,15 +160,32 @@ class Store:
                 entry.folder.rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
 
+    def unfinished(self) -> dict[str, int]:
+        """Bytes of work in progress, by the id of what is, or was, being pulled."""
+        folders = [path for path in self.partial_folder.glob("*") if path.is_dir()]
+        return {path.name: sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) for path in folders}
+
+    def remove_unfinished(self) -> int:
+        """Delete the work in progress that nobody is working on. Returns the bytes that were freed."""
+        import filelock
+
+        freed = 0
+        with translated_os_errors(self.home):
+            for name, size in self.unfinished().items():
+                with contextlib.suppress(filelock.Timeout), self.locked(name, wait=False):
+                    shutil.rmtree(self.partial_folder / name)
+                    freed += size
+        return freed
+
     def clear_trash(self) -> None:
         """Finish deletions that were killed."""
         for trash in self.partial_folder.glob("trash-*"):
             shutil.rmtree(trash, ignore_errors=True)
 
     @contextlib.contextmanager
-    def locked(self, entry_id: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the lock of `entry_id` among all processes. The system frees it when a process dies. `waiting` is called
-        once if another process holds it."""
+    def locked(self, entry_id: str, *, waiting: Callable[[], None] | None = None, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of `entry_id` among all processes. The system frees it when a process dies. If another process
+        holds it, `waiting` is called once; without `wait`, filelock.Timeout is raised."""
         import filelock
 
         self.locks_folder.mkdir(parents=True, exist_ok=True)
@@ -176,6 +193,8 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
+            if not wait:
+                raise
             if waiting is not None:
                 waiting()
             lock.acquire()

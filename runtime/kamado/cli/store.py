@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..checkpoint.types import Checkpoint, Progress
-from ..errors import ModelNotFound, UnsupportedCheckpoint
+from ..errors import InvalidRequest, ModelNotFound, UnsupportedCheckpoint
 from ..units import format_bytes
 from .common import Output, common_options
 
@@ -58,9 +58,20 @@ def list_models(out: Output) -> None:
         when = datetime.fromtimestamp(entry.created_s).strftime("%Y-%m-%d %H:%M")
         out.line(f"{format_bytes(entry.total_bytes):>10}  {when}  {name}")
     out.line(f"{format_bytes(total):>10}  in {store.home}" if entries else f"no models in {store.home} yet")
+    unfinished = sum(store.unfinished().values())
+    if unfinished:
+        out.line(f"{format_bytes(unfinished):>10}  of unfinished pulls: pull again, or kamado rm --unfinished")
     if missing:
         out.line(f"can be pulled: {', '.join(missing)}")
-    out.json({"home": str(store.home), "models": rows, "total_bytes": total, "available": missing})
+    out.json(
+        {
+            "home": str(store.home),
+            "models": rows,
+            "total_bytes": total,
+            "unfinished_bytes": unfinished,
+            "available": missing,
+        }
+    )
 
 
 @click.command()
@@ -88,20 +99,26 @@ def show(model: str, out: Output) -> None:
 
 
 @click.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="[MODEL...]", nargs=-1)
+@click.option("--unfinished", is_flag=True, help="Remove what pulls that were stopped have left.")
 @common_options
-def rm(models: tuple[str, ...], out: Output) -> None:
+def rm(models: tuple[str, ...], unfinished: bool, out: Output) -> None:
     """Remove each MODEL (a reference, or an id of `kamado list --json`) from the store. Folders of yours stay."""
     from ..checkpoint.store import Store
 
+    if not models and not unfinished:
+        raise InvalidRequest("rm needs a MODEL, or --unfinished")
     store = Store.open()
+    freed = store.remove_unfinished() if unfinished else 0
+    if unfinished:
+        out.line(f"removed {format_bytes(freed)} of unfinished pulls")
     removed = []
     for model in models:
         entry = _entry(model)
         store.remove(entry)
         removed.append({"reference": entry.reference, "id": entry.id, "bytes": entry.total_bytes})
         out.line(f"removed {entry.reference} ({format_bytes(entry.total_bytes)})")
-    out.json({"removed": removed})
+    out.json({"removed": removed, "unfinished_bytes": freed})
 
 
 @click.command()

@@ -90,6 +90,9 @@ CRAFTED: dict[str, bytes] = {
     "bytes behind the last tensor": _header({"a": _entry()}, 9),
     "data without tensors": _header({}, 8),
     "raw newline in a name": raw_safetensors(b'{"a\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\0"),
+    "half a surrogate pair in a name": raw_safetensors(
+        b'{"\\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\0"
+    ),
     "bad escape in a name": raw_safetensors(b'{"\\x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\0"),
 }
 

@@ -38,7 +38,8 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
 
 def test_life_of_a_model(hub: FakeHub, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "list") == {
-        "home": str(store.home), "models": [], "total_bytes": 0, "available": ["tiny:1"],
+        "home": str(store.home), "models": [], "total_bytes": 0, "unfinished_bytes": 0,
+        "available": ["tiny:1"],
     }  # fmt: skip
     pulled = run_json(capsys, "pull", "tiny:1")
     (entry,) = store.entries()
@@ -57,6 +58,16 @@ def test_life_of_a_model(hub: FakeHub, store: Store, capsys: pytest.CaptureFixtu
     status, out, err = run(capsys, "rm", "tiny:1")
     assert (status, out) == (4, "")
     assert "not in the store" in err
+
+
+def test_rm_of_unfinished_pulls(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("busy", "left"):
+        (store.partial(name) / "x.partial").write_bytes(bytes(2048))
+    assert "4.00 KiB  of unfinished pulls" in run(capsys, "list")[1]
+    with store.locked("busy"):
+        assert run_json(capsys, "rm", "--unfinished") == {"removed": [], "unfinished_bytes": 2048}
+    assert store.unfinished() == {"busy": 2048}
+    assert run(capsys, "rm")[0] == 2
 
 
 def test_rm_by_id_and_never_what_is_not_in_the_store(
