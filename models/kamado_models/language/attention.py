@@ -69,13 +69,13 @@ class PageStore:
         for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
             store.view(-1, *store.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
 
-    def read(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of pages (B, P), as (B, K, P * page tokens, D)."""
+    def read(self, layer: int, tables: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of pages (B, P), as (B, K, L, D): the first `length`, or all P * page tokens."""
         rows, pages = tables.shape
 
         def gather(store: Tensor) -> Tensor:
             picked = store.index_select(0, tables.flatten())
-            return picked.view(rows, pages * self.block_tokens, *store.shape[2:]).transpose(1, 2)
+            return picked.view(rows, pages * self.block_tokens, *store.shape[2:])[:, :length].transpose(1, 2)
 
         return gather(self.keys[layer]), gather(self.values[layer])
 
@@ -116,8 +116,8 @@ _CAUSAL = MaskRule(_PLAIN, None, True)
 class Rows:
     """Sequences with one new token each, padded to a common number of pages."""
 
-    packed: Tensor
-    """(B,) where their tokens stand in the packed row."""
+    packed: Tensor | None
+    """(B,) where their tokens stand in the packed row; None: they are the packed row, in order."""
     tables: Tensor
     """(B, P) pages."""
     lengths: Tensor
@@ -127,14 +127,15 @@ class Rows:
     views: dict[MaskRule, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     def view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor, Tensor | None]:
-        """Pages to read under the rule, and the mask (B, 1, 1, L) over them; None where all may be seen."""
+        """Pages to read under the rule, and the mask (B, 1, 1, L) over them; None where all rows see all their keys,
+        equally many."""
         if rule not in self.views:
             self.views[rule] = self._view(rule, block_tokens)
         return self.views[rule]
 
     def _view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor, Tensor | None]:
         plain = rule.is_causal_within(self.longest)
-        if plain and self.shortest == self.longest == self.tables.shape[1] * block_tokens:
+        if plain and self.shortest == self.longest:
             return self.tables, None
         tables, first = self.tables, torch.zeros_like(self.lengths)
         if not plain and rule.window is not None:
@@ -253,19 +254,20 @@ class PagedAttention:
         output = query.new_empty(tokens, heads, value.shape[-1])
         for rows in step.rows:
             tables, mask = rows.view(rule, store.block_tokens)
-            keys, values = expand(*store.read(layer, tables))
+            keys, values = expand(*store.read(layer, tables, rows.longest if mask is None else None))
             groups = heads // keys.shape[1]
             # The query heads that share a key-value head stand where several queries would: no copy of keys is made.
-            queries = query[0].index_select(1, rows.packed).transpose(0, 1).unflatten(1, (-1, groups))
-            result = kernel.grouped(queries, keys, values, mask)
-            output.index_copy_(0, rows.packed, result.flatten(1, 2))
+            packed = query[0] if rows.packed is None else query[0].index_select(1, rows.packed)
+            result = kernel.grouped(packed.transpose(0, 1).unflatten(1, (-1, groups)), keys, values, mask).flatten(1, 2)
+            if rows.packed is None:
+                return result[None], None
+            output.index_copy_(0, rows.packed, result)
         for span in step.spans:
             part = slice(span.start, span.start + span.num_new)
             if span.num_new == span.length:
                 keys, values = key[:, :, part], value[:, :, part]
             else:
-                latents, rest = store.read(layer, span.table)
-                keys, values = expand(latents[:, :, : span.length], rest[:, :, : span.length])
+                keys, values = expand(*store.read(layer, span.table, span.length))
             result = kernel.full(query[:, :, part], keys, values, span.mask(rule))
             output[part] = result[0].transpose(0, 1)
         return output[None], None

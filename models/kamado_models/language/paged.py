@@ -96,13 +96,15 @@ class PagedLane:
             else:
                 spans.append(Span(len(slots), step.num_new, length, self._tensor([pages])))
             slots += [blocks[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
-        return PackedStep(self._tensor(slots), [self._rows(group) for group in _grouped(singles)], spans)
+        groups = _grouped(singles)
+        whole = not spans and len(groups) == 1
+        return PackedStep(self._tensor(slots), [self._rows(group, whole) for group in groups], spans)
 
-    def _rows(self, group: Sequence[tuple[list[int], int, int]]) -> Rows:
+    def _rows(self, group: Sequence[tuple[list[int], int, int]], whole: bool) -> Rows:
         most = max(len(pages) for pages, _, _ in group)
         lengths = [length for _, length, _ in group]
         return Rows(
-            packed=self._tensor([index for _, _, index in group]),
+            packed=None if whole else self._tensor([index for _, _, index in group]),
             tables=self._tensor([pages + [pages[-1]] * (most - len(pages)) for pages, _, _ in group]),
             lengths=self._tensor(lengths),
             longest=max(lengths),
@@ -120,6 +122,9 @@ def _blocks(sequence: TokenSequence) -> list[int]:
 
 def _grouped(singles: list[tuple[list[int], int, int]]) -> list[list[tuple[list[int], int, int]]]:
     """Rows of similar length together, so that padding at most doubles what is read."""
+    sizes = [len(pages) for pages, _, _ in singles]
+    if singles and max(sizes) <= MAX_PADDING * min(sizes):
+        return [singles]
     groups: list[list[tuple[list[int], int, int]]] = []
     for single in sorted(singles, key=lambda item: -len(item[0])):
         if groups and len(groups[-1][0][0]) <= MAX_PADDING * len(single[0]):

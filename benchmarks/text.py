@@ -1,0 +1,150 @@
+"""Kamado beside transformers on the same weights, in one process, one after the other, again and again.
+
+    python benchmarks/text.py [--model smollm2:135m] [--streams 1 8 16] [--tokens 64] [--reps 3] [--write NAME]
+
+Every engine gets the same prompts (token ids) and makes the same number of tokens, greedily, in float32 on a CPU.
+A figure is generated tokens over the wall time of the whole call, prefill included. Engines alternate within a
+repetition; what is printed is the median over repetitions, and the ratio is the median of the paired ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import kamado
+import torch
+from machine import description, write
+from transformers import GenerationConfig
+
+Prompts = list[list[int]]
+Engine = Callable[[Prompts, int], list[list[int]]]
+
+
+def transformers_generate(model: Any) -> Engine:
+    """`generate` over one padded batch; the prompts are of equal length, so nothing is padded."""
+
+    def run(prompts: Prompts, tokens: int) -> list[list[int]]:
+        ids = torch.tensor(prompts)
+        with torch.inference_mode():
+            made = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return [row[ids.shape[1] :].tolist() for row in made]
+
+    return run
+
+
+def transformers_generate_batch(model: Any) -> Engine:
+    """transformers' own continuous batching."""
+
+    def run(prompts: Prompts, tokens: int) -> list[list[int]]:
+        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        outputs = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+        return [list(output.generated_tokens) for output in outputs.values()]
+
+    return run
+
+
+def kamado_engine(model: kamado.Model) -> Engine:
+    """Requests submitted one by one, as a program would."""
+
+    def run(prompts: Prompts, tokens: int) -> list[list[int]]:
+        requests = [
+            {"prompt_tokens": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True} for prompt in prompts
+        ]
+        return [list(result.tokens) for result in model.generate_many(requests)]
+
+    return run
+
+
+def measure(engines: dict[str, Engine], streams: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of one number of streams."""
+    speeds: dict[str, list[float]] = {name: [] for name in engines}
+    random.seed(0)
+    for repetition in range(arguments.reps + 1):
+        # New prompts each time: nobody profits from what was cached before.
+        prompts = [[random.randrange(10, 40_000) for _ in range(arguments.prompt)] for _ in range(streams)]
+        answers = {}
+        for name, engine in engines.items():
+            begin = time.perf_counter()
+            answers[name] = engine(prompts, arguments.tokens)
+            seconds = time.perf_counter() - begin
+            made = sum(map(len, answers[name]))
+            assert made == streams * arguments.tokens, f"{name} made {made} tokens"
+            if repetition:  # the first one warms up
+                speeds[name].append(made / seconds)
+        if sorted(answers["kamado"]) != sorted(answers["generate"]):
+            print(f"note: answers of {streams} streams differ (a tie, or a fault)")
+    ours = speeds["kamado"]
+    return [
+        {
+            "test": f"streams{streams}",
+            "engine": name,
+            "tokens_per_s": round(statistics.median(values), 2),
+            "runs": [round(value, 2) for value in values],
+            "kamado_over_this": round(statistics.median(a / b for a, b in zip(ours, values, strict=True)), 3),
+        }
+        for name, values in speeds.items()
+    ]
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2:135m")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens made for each prompt")
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
+    arguments = parser.parse_args()
+    machine = description()
+    print(machine)
+    rows: list[dict[str, Any]] = []
+    with kamado.Runtime(device="cpu", memory="8GiB") as runtime:
+        model = runtime.load(arguments.model, dtype="float32")
+        engines: dict[str, Engine] = {"kamado": kamado_engine(model)}
+        # The same weights, in a second module with transformers' own attention.
+        peer = _copy_of(model.loaded.module)
+        engines["generate"] = transformers_generate(peer)
+        engines["generate_batch"] = transformers_generate_batch(_copy_of(model.loaded.module))
+        for streams in arguments.streams:
+            found = measure(engines, streams, arguments)
+            rows += found
+            for row in found:
+                print(
+                    f"{row['test']:>10}  {row['engine']:<15} {row['tokens_per_s']:8.1f} token/s   "
+                    f"kamado is {row['kamado_over_this']:.2f} times that   {row['runs']}",
+                    flush=True,
+                )
+            gc.collect()
+    if arguments.write:
+        print(write(arguments.write, rows, machine))
+
+
+def _copy_of(module: Any) -> Any:
+    config = type(module.config).from_dict(module.config.to_dict())
+    with torch.device("meta"):
+        copy = type(module)(config)
+    copy.load_state_dict(module.state_dict(), assign=True)
+    copy.tie_weights()
+    for name, buffer in module.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        copy.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+    return copy.eval()
+
+
+if __name__ == "__main__":
+    main()
