@@ -46,7 +46,8 @@ def batch(
 
     A line is {"id": "a1", "prompt": "..."} or {"id": "a1", "messages": [...]} with any generation option, or an OpenAI
     batch line. Options given here hold for lines that do not give them. Killed or interrupted, the same command goes on
-    where it was: each line is answered once. A bad line fails alone.
+    where it was: each line is answered once. A bad line fails alone. Which lines run together changes rounding errors;
+    --deterministic rules that out.
 
     Exit status: 0 if every line has an answer, 1 if some failed.
     """
@@ -63,19 +64,19 @@ def batch(
         restart=restart,
         retry_failed=retry_failed,
     ) as work:
-        started, earlier = time.monotonic(), work.progress.answered
+        earlier, seconds = work.progress.answered, 0.0
         if earlier and not work.is_answered:
             out.note(f"going on after {earlier} of {work.progress.total} lines")
         if not work.is_answered:
-            _run(work, model, load, concurrency, out)
+            seconds = _run(work, model, load, concurrency, out)
         summary = work.finish()
-    _report(summary, work.progress, earlier, time.monotonic() - started, out)
+    _report(summary, work.progress, earlier, seconds, out)
     if summary.failed:
         ctx.exit(FAILED)
 
 
-def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, out: Output) -> None:
-    """Load the model and answer what is left, under a bar."""
+def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, out: Output) -> float:
+    """Load the model and answer what is left, under a bar. Returns the seconds that answering took."""
     try:
         with loaded_model(model, load, out) as (_, loaded):
             started = time.monotonic()
@@ -87,6 +88,7 @@ def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, ou
 
                 update(work.progress.answered)
                 work.run(loaded, concurrency=concurrency, on_progress=show)
+            return time.monotonic() - started
     except KeyboardInterrupt:
         progress = replace(work.progress)
         out.note(f"stopped after {progress.answered} of {progress.total} lines; the same command goes on from there")

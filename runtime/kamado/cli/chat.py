@@ -104,6 +104,7 @@ def _line_reader() -> Callable[[], str]:
         event.current_buffer.validate_and_handle()
 
     @keys.add("escape", "enter")
+    @keys.add("escape", "c-j")  # what Enter is when it was typed before the prompt was there
     def _new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 

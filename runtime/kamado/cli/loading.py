@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..units import format_bytes, format_seconds
@@ -27,7 +28,7 @@ def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tup
     """The model in memory, while the body runs. Raises what `Runtime.load` raises."""
     with open_runtime(load) as runtime:
         started = time.monotonic()
-        with out.progress(None, f"loading {reference}") as update:
+        with out.progress(None, f"loading {Path(reference).name}") as update:
             model = runtime.load(
                 reference,
                 dtype=load.dtype,

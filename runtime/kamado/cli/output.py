@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
+def shorten(text: str, size: int = 40) -> str:
+    """The text, or its two ends."""
+    return text if len(text) <= size else f"{text[: size // 3]}\u2026{text[-(size - size // 3 - 1) :]}"
+
+
 class Update(Protocol):
     """How far a long step has come."""
 
@@ -100,7 +105,7 @@ class Output:
             yield _no_update
             return
         bar = _bar(self._stderr, unit)
-        task = bar.add_task(printable(label), total=total, detail="")
+        task = bar.add_task(shorten(printable(label)), total=total, detail="")
 
         def update(done: int, total: int | None = None, detail: str = "") -> None:
             changes: dict[str, Any] = {} if total is None else {"total": total}
@@ -127,14 +132,19 @@ def _bar(stream: TextIO, unit: str) -> Any:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
-    counts: list[ProgressColumn] = [MofNCompleteColumn(), TextColumn(unit)]
+    def fixed() -> Column:
+        return Column(no_wrap=True)
+
+    label = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    counts: list[ProgressColumn] = [MofNCompleteColumn(table_column=fixed()), TextColumn(unit, table_column=fixed())]
     if unit == "bytes":
-        counts = [DownloadColumn(binary_units=True), TransferSpeedColumn()]
-    label = TextColumn("{task.description}", markup=False)
-    detail = TextColumn("{task.fields[detail]}", markup=False)
-    columns = [label, BarColumn(bar_width=30), *counts, TimeRemainingColumn(), detail]
-    return Progress(*columns, console=Console(file=stream), transient=True)
+        counts = [DownloadColumn(True, table_column=fixed()), TransferSpeedColumn(table_column=fixed())]
+    left = TimeRemainingColumn(table_column=fixed())
+    detail = TextColumn("{task.fields[detail]}", markup=False, table_column=fixed())
+    bar = BarColumn(bar_width=20, table_column=fixed())
+    return Progress(label, bar, *counts, left, detail, console=Console(file=stream), transient=True)
 
 
 def dump_json(document: Any, *, ascii_only: bool = False) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kamado.cli.output import Output, dump_json, printable
+from kamado.cli.output import Output, dump_json, printable, shorten
 from kamado.cli.table import format_facts, format_table
 
 
@@ -74,6 +74,12 @@ def test_a_bar_is_drawn_on_a_terminal_only() -> None:
             update(100, 200, "detail")
         assert heard_out.getvalue() == ""
         assert ("pull [bold]x" in heard_err.getvalue()) is terminal
+
+
+@given(st.text(), st.integers(3, 60))
+def test_a_short_label_has_both_ends(text: str, size: int) -> None:
+    short = shorten(text, size)
+    assert len(short) <= size and (short == text or (short[0] == text[0] and short[-1] == text[-1]))
 
 
 def test_quiet_draws_no_bar() -> None:
