@@ -113,6 +113,36 @@ def _stacked_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return rest | {name: torch.stack([parts[i] for i in range(len(parts))]) for name, parts in stacks.items()}
 
 
+def _split(name: str, weight: Tensor, config: Any) -> dict[str, Tensor] | None:
+    """Tensors that become several, or whose name the gguf package has in another form."""
+    match = re.search(r"\.(\d+)\.", name)
+    block = f"blk.{match[1]}" if match else ""
+    if name.endswith("input_linear.weight"):  # granitemoe
+        gate, up = weight.chunk(2, dim=1)
+        return {f"{block}.ffn_gate_exps.weight": gate, f"{block}.ffn_up_exps.weight": up}
+    if name.endswith("experts.gate_up_proj"):  # gpt-oss
+        rows = weight.transpose(1, 2)
+        return {f"{block}.ffn_gate_exps.weight": rows[:, ::2], f"{block}.ffn_up_exps.weight": rows[:, 1::2]}
+    if name.endswith("experts.gate_up_proj_bias"):
+        return {f"{block}.ffn_gate_exps.bias": weight[:, ::2], f"{block}.ffn_up_exps.bias": weight[:, 1::2]}
+    if name.endswith("experts.down_proj"):
+        return {f"{block}.ffn_down_exps.weight": weight.transpose(1, 2)}
+    if name.endswith("experts.down_proj_bias"):
+        return {f"{block}.ffn_down_exps.bias": weight}
+    if name.endswith("self_attn.sinks"):
+        return {f"{block}.attn_sinks.weight": weight}
+    if name.endswith("e_score_correction_bias"):
+        return {f"{block}.exp_probs_b.bias": weight}
+    if name.endswith("kv_b_proj.weight"):  # DeepSeek, as newer files have it
+        heads, nope = config.num_attention_heads, config.qk_nope_head_dim
+        parts = weight.reshape(heads, nope + config.v_head_dim, -1)
+        return {
+            f"{block}.attn_k_b.weight": parts[:, :nope].transpose(1, 2),
+            f"{block}.attn_v_b.weight": parts[:, nope:],
+        }
+    return None
+
+
 def gguf_tensors(arch: str, tensors: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     """GGUF name -> weight in GGUF's form, for the tensors of a `save_pretrained` folder."""
     key = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
@@ -120,10 +150,8 @@ def gguf_tensors(arch: str, tensors: dict[str, Tensor], config: Any) -> dict[str
     change = CHANGES.get(arch, lambda name, weight, config: weight)
     result: dict[str, Tensor] = {}
     for name, weight in _stacked_norms(stacked_experts(tensors)).items():
-        if name.endswith("input_linear.weight"):  # granitemoe
-            gate, up = weight.chunk(2, dim=1)
-            layer = re.search(r"\.(\d+)\.", name)[1]  # type: ignore[index]
-            result |= {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+        if (several := _split(name, weight, config)) is not None:
+            result |= several
             continue
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         found = found or names.get_name(name.removeprefix("transformer."), try_suffixes=(".weight", ".bias"))

@@ -86,6 +86,40 @@ def _falcon(config: Any) -> Values:
     return base_metadata(config) | {"{arch}.attention.head_count_kv": multi}
 
 
+def _gpt_oss(config: Any) -> Values:
+    rope = config.rope_parameters
+    return (
+        base_metadata(config)
+        | _experts(config)
+        | _window(config)
+        | {
+            "{arch}.rope.scaling.type": "yarn",
+            "{arch}.rope.scaling.factor": float(rope["factor"]),
+            "{arch}.rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+        }
+    )
+
+
+def _deepseek(config: Any) -> Values:
+    return base_metadata(config) | {
+        "{arch}.attention.head_count_kv": 1,
+        "{arch}.attention.q_lora_rank": config.q_lora_rank,
+        "{arch}.attention.kv_lora_rank": config.kv_lora_rank,
+        "{arch}.attention.key_length": config.kv_lora_rank + config.qk_rope_head_dim,
+        "{arch}.attention.value_length": config.kv_lora_rank,
+        "{arch}.attention.key_length_mla": config.qk_nope_head_dim + config.qk_rope_head_dim,
+        "{arch}.attention.value_length_mla": config.v_head_dim,
+        "{arch}.rope.dimension_count": config.qk_rope_head_dim,
+        "{arch}.expert_count": config.n_routed_experts,
+        "{arch}.expert_used_count": config.num_experts_per_tok,
+        "{arch}.expert_shared_count": config.n_shared_experts,
+        "{arch}.expert_feed_forward_length": config.moe_intermediate_size,
+        "{arch}.expert_weights_scale": float(config.routed_scaling_factor),
+        "{arch}.expert_weights_norm": bool(config.norm_topk_prob),
+        "{arch}.leading_dense_block_count": config.first_k_dense_replace,
+    }
+
+
 def _neox(config: Any) -> Values:
     rotated = int(config.rope_parameters["partial_rotary_factor"] * config.hidden_size // config.num_attention_heads)
     return base_metadata(config) | {
@@ -131,6 +165,9 @@ CASES: dict[str, tuple[str, Callable[[Any], Values]]] = {
     "nemotron": ("nemotron", BASE),
     "glm4": ("glm4", BASE),
     "gpt_neox": ("gptneox", _neox),
+    "gpt_oss": ("gpt-oss", _gpt_oss),
+    "deepseek_v2": ("deepseek2", _deepseek),
+    "deepseek_v3": ("deepseek2", _deepseek),
 }
 
 # What GGUF cannot say, or fixes to another value than the tiny model has.

@@ -17,7 +17,7 @@ def _gpt2(source: GgufSource) -> dict[str, Any]:
         **config,
         "n_positions": source.shape("position_embd.weight")[0],
         "n_embd": meta.integer("{arch}.embedding_length"),
-        "n_layer": meta.integer("{arch}.block_count"),
+        "n_layer": source.num_layers(),
         "n_head": meta.integer("{arch}.attention.head_count"),
         "n_inner": meta.integer("{arch}.feed_forward_length"),
         "layer_norm_epsilon": norm_eps(source),
@@ -29,7 +29,7 @@ def _bloom(source: GgufSource) -> dict[str, Any]:
     return {
         **general(source, model_type="bloom", class_name="BloomForCausalLM"),
         "hidden_size": meta.integer("{arch}.embedding_length"),
-        "n_layer": meta.integer("{arch}.block_count"),
+        "n_layer": source.num_layers(),
         "n_head": meta.integer("{arch}.attention.head_count"),
         "layer_norm_epsilon": norm_eps(source),
     }
@@ -44,7 +44,7 @@ def _falcon(source: GgufSource) -> dict[str, Any]:
         **general(source, model_type="falcon", class_name="FalconForCausalLM"),
         **rotary(source),
         "hidden_size": meta.integer("{arch}.embedding_length"),
-        "num_hidden_layers": meta.integer("{arch}.block_count"),
+        "num_hidden_layers": source.num_layers(),
         "ffn_hidden_size": source.shape("blk.0.ffn_up.weight")[0],
         "num_attention_heads": heads,
         "num_kv_heads": kv_heads,
@@ -105,7 +105,7 @@ def _cohere(source: GgufSource) -> dict[str, Any]:
 
 
 def _cohere2(source: GgufSource) -> dict[str, Any]:
-    layers = range(1, source.meta.integer("{arch}.block_count") + 1)
+    layers = range(1, source.num_layers() + 1)
     return {
         **_layer_normed(source, model_type="cohere2", class_name="Cohere2ForCausalLM", partial=False),
         "layer_norm_eps": norm_eps(source),
@@ -137,7 +137,7 @@ def _mamba(source: GgufSource) -> dict[str, Any]:
     return {
         **general(source, model_type=model_type, class_name=class_name),
         "hidden_size": width,
-        "num_hidden_layers": meta.integer("{arch}.block_count"),
+        "num_hidden_layers": source.num_layers(),
         "state_size": meta.integer("{arch}.ssm.state_size"),
         "conv_kernel": meta.integer("{arch}.ssm.conv_kernel"),
         "time_step_rank": meta.integer("{arch}.ssm.time_step_rank"),

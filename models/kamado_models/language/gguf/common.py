@@ -58,7 +58,7 @@ def sizes(source: GgufSource) -> Config:
         raise UnsupportedCheckpoint(f"{source.file}: {source.architecture}.attention.head_count is 0")
     return {
         "hidden_size": meta.integer("{arch}.embedding_length"),
-        "num_hidden_layers": meta.integer("{arch}.block_count"),
+        "num_hidden_layers": source.num_layers(),
         "intermediate_size": _intermediate_size(source),
         "num_attention_heads": heads,
         "num_key_value_heads": meta.integer("{arch}.attention.head_count_kv", heads),

@@ -12,9 +12,10 @@ from .architecture import Architecture
 from .classic import CLASSIC
 from .gemma import GEMMA
 from .llama_like import LLAMA_LIKE
+from .mixtures import MIXTURES
 from .source import GgufSource
 
-ARCHITECTURES: Mapping[str, Architecture] = {**LLAMA_LIKE, **GEMMA, **CLASSIC}
+ARCHITECTURES: Mapping[str, Architecture] = {**LLAMA_LIKE, **GEMMA, **CLASSIC, **MIXTURES}
 """By GGUF's name."""
 
 

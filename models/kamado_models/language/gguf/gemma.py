@@ -19,14 +19,14 @@ def _gemma(source: GgufSource) -> dict[str, Any]:
 
 def _query_scalar(source: GgufSource) -> float:
     meta = source.meta
-    if meta.integer("{arch}.block_count") == _LARGEST[source.architecture]:
+    if source.num_layers() == _LARGEST[source.architecture]:
         return meta.integer("{arch}.embedding_length") / meta.integer("{arch}.attention.head_count")
     return head_dim(source)
 
 
 def _layer_types(source: GgufSource, period: int) -> list[str]:
     """Every `period`-th layer sees everything."""
-    count = source.meta.integer("{arch}.block_count")
+    count = source.num_layers()
     return ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(count)]
 
 

@@ -26,6 +26,15 @@ class GgufSource:
         """GGUF's name: `llama`, `qwen3moe`, ..."""
         return self.meta.architecture
 
+    def num_layers(self) -> int:
+        """Number of blocks. Raises UnsupportedCheckpoint when the file has no tensors of the last one."""
+        count = self.meta.integer("{arch}.block_count")
+        if count < 1 or not any(name.startswith(f"blk.{count - 1}.") for name in self.tensors):
+            raise UnsupportedCheckpoint(
+                f"{self.file} says that it has {count} layers, but lacks the tensors of layer {count - 1}"
+            )
+        return count
+
     def has(self, *names: str) -> bool:
         """Whether one of these tensors is there."""
         return any(name in self.tensors for name in names)

@@ -56,6 +56,11 @@ def log_of_negative(config: Any, tensor: Tensor) -> Tensor:
     return tensor.neg_().log_()
 
 
+def each_transposed(config: Any, tensor: Tensor) -> Tensor:
+    """[E, H, I] -> [E, I, H]."""
+    return tensor.transpose(1, 2)
+
+
 def interleave_qkv(config: Any, tensor: Tensor) -> Tensor:
     """All queries, all keys, all values [3*A*D, ...] -> head by head (q, k, v): BLOOM, GPT-NeoX."""
     parts = tensor.reshape(3, config.num_attention_heads, -1, *tensor.shape[1:])
@@ -78,6 +83,7 @@ TRANSFORMS: Mapping[str, Transform] = {
     "unpermute_k": unpermute_k,
     "minus_one": minus_one,
     "transposed": transposed,
+    "each_transposed": each_transposed,
     "one_row": one_row,
     "one_channel": one_channel,
     "log_of_negative": log_of_negative,
@@ -94,5 +100,25 @@ def stacked_gate_up(config: Any, gate: Tensor, up: Tensor) -> Tensor:
     return torch.cat([gate, up], dim=1)
 
 
-MERGES: Mapping[str, Merge] = {"stacked_gate_up": stacked_gate_up}
+def alternating(config: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """[E, I] twice -> [E, 2*I]: gate, up, gate, up, ..."""
+    return torch.stack([gate, up], dim=2).flatten(1, 2)
+
+
+def alternating_columns(config: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """[E, I, H] twice -> [E, H, 2*I]."""
+    return alternating(config, gate, up).transpose(1, 2)
+
+
+def keys_and_values(config: Any, keys: Tensor, values: Tensor) -> Tensor:
+    """DeepSeek's [A, rank, N] and [A, V, rank] -> [A*(N+V), rank]."""
+    return torch.cat([keys.transpose(1, 2), values], dim=1).flatten(0, 1)
+
+
+MERGES: Mapping[str, Merge] = {
+    "stacked_gate_up": stacked_gate_up,
+    "alternating": alternating,
+    "alternating_columns": alternating_columns,
+    "keys_and_values": keys_and_values,
+}
 """From name to function (config, tensor, tensor, ...) for `Architecture.merged`."""
