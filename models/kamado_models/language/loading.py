@@ -18,7 +18,7 @@ from kamado.sampling.sampler import Sampler
 from kamado.weights.stream import ReadProgress, lazy_tensors
 
 from .attention import LayerShape, PageStore
-from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE
+from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, batching_of
 from .config import transformers_classes
 from .family import BLOCK_TOKENS, step_limits
 from .gguf.tensors import tensors_from_gguf
@@ -60,7 +60,8 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LanguageMo
 def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment) -> Execution:
     """The lane and memory that the model can be run with: pages where its attention allows, else rows."""
     vocab_size = int(config.get_text_config().vocab_size)
-    verdict = probe_paged(model, vocab_size) if not config.is_encoder_decoder else None
+    known = batching_of(config.model_type) == PAGED
+    verdict = probe_paged(model, vocab_size, known=known) if not config.is_encoder_decoder else None
     if verdict is not None and verdict.layers is not None:
         return _paged(model, config, verdict.layers, plan, env)
     return _rows(model, config, vocab_size, plan, env)
