@@ -25,6 +25,7 @@ _KINDS: dict[str, LayerKind] = {
     "attention": "full",
     "global": "full",
     "indexed_attention": "full",
+    "deepseek_sparse_attention": "full",
     "sliding_attention": "sliding",
     "local": "sliding",
     "chunked_attention": "chunked",
