@@ -213,3 +213,15 @@ def test_config_is_not_changed(llama: Path) -> None:
 def test_attention_implementation_is_passed_on(llama: Path) -> None:
     model, _ = load(llama, attn_implementation="eager")
     assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    "values", [{"num_attention_heads": 0}, {"hidden_size": -1}, {"vocab_size": 2**60}, {"num_attention_heads": 7}]
+)
+def test_impossible_sizes_are_refused(values: dict[str, int], llama: Path) -> None:
+    config = transformers.AutoConfig.from_pretrained(llama)
+    for key, value in values.items():
+        setattr(config, key, value)
+    with pytest.raises(UnsupportedCheckpoint, match="LlamaForCausalLM"):
+        lazy = lazy_tensors(entries_of(llama))
+        materialize(transformers.LlamaForCausalLM, config, lazy, dtype=torch.float32, device="cpu")

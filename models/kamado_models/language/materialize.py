@@ -24,6 +24,9 @@ from kamado.weights.stream import ReadableTensor, ReadProgress
 MAX_NAMED = 5
 """Keys that an error message names."""
 
+_RAISED_BY_MODELS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What model classes raise for sizes that contradict each other."""
+
 # transformers' switches for its progress bar, and torch's default dtype during construction, are process-wide.
 _LOADING = threading.Lock()
 
@@ -172,7 +175,7 @@ def materialize(
         arguments["attn_implementation"] = attn_implementation
     try:
         model, info = _from_pretrained(model_class, watched, arguments)
-    except (RuntimeError, ValueError) as error:
+    except _RAISED_BY_MODELS as error:
         if failures:
             raise failures[0] from None
         if isinstance(error, torch.OutOfMemoryError):
