@@ -16,8 +16,9 @@ from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 from kamado.units import format_bytes
 
-from .batching import batching_of
+from .batching import PAGED, batching_of
 from .config import check_runnable, language_config
+from .rows_memory import WORKSPACE_FACTOR
 from .shape import TextShape, describe, text_shape, weight_bytes
 
 BLOCK_TOKENS = 16
@@ -58,6 +59,10 @@ class LanguageFamily:
         per_token = shape.kv_values_per_token * width
         state = shape.state_values_per_sequence * width
 
+        how = batching_of(shape.model_type)
+        # Rows that come together in a new batch hold their state twice until the new one is final; pages never move.
+        copies = 1 if how == PAGED else WORKSPACE_FACTOR
+
         def activations(tokens: int, num_rows: int, length: int, held: int) -> int:
             forward = shape.activation_bytes(
                 tokens=tokens, rows=num_rows, context=length, dtype_bytes=width, held_tokens=held
@@ -65,14 +70,16 @@ class LanguageFamily:
             return max(forward, scratch_bytes(num_rows, shape.vocab_size))
 
         least_tokens = _blocks(min(context, options.kv_tokens or _LEAST_TOKENS)) * BLOCK_TOKENS
-        minimum = weights + activations(_LEAST_STEP, 1, least_tokens, least_tokens) + least_tokens * per_token + state
+        least_state = least_tokens * per_token + state
+        minimum = weights + activations(_LEAST_STEP, 1, least_tokens, least_tokens) + copies * least_state
         # Longer sequences need larger temporaries, so what is left for pages is found in two rounds.
         kv_tokens, sequences = least_tokens, rows
         for _ in range(2):
             peak = activations(budget, rows, min(context, kv_tokens), kv_tokens)
             left = max(options.budget_bytes - weights - peak, 0)
-            sequences = _num_sequences(state, per_token, left, rows)
-            kv_tokens = _kv_tokens(options, context, per_token, left - sequences * state)
+            sequences = _num_sequences(state, per_token, left // copies, rows)
+            kv_tokens = _kv_tokens(options, context, per_token, left // copies - sequences * state)
+        peak += (copies - 1) * (kv_tokens * per_token + sequences * state)
         return Plan(
             reference=checkpoint.reference,
             family=self.name,
@@ -91,7 +98,7 @@ class LanguageFamily:
             available_bytes=options.budget_bytes,
             minimum_bytes=minimum,
             options=_smaller(checkpoint, shape, dtype, options),
-            notes=(batching_of(shape.model_type),),
+            notes=(how,),
         )
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:

@@ -27,6 +27,7 @@ from .model import Execution, LanguageModel, TextFacts
 from .paged import PagedLane
 from .paged_probe import probe_paged
 from .rows import RowLane, RowMemory, measure_state, probe
+from .rows_memory import WORKSPACE_FACTOR
 from .tokenizer import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -96,6 +97,7 @@ def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnviron
     size = measure_state(model, config)
     kept = plan.kv_bytes + plan.state_bytes
     env.ledger.enter(plan.device, env.owner, "state", kept)
+    env.ledger.enter(plan.device, env.owner, "workspace", (WORKSPACE_FACTOR - 1) * kept)
     max_rows = env.max_rows or rows
     memory = RowMemory(
         mode=mode,
