@@ -74,7 +74,8 @@ def test_run_json_and_stdin(kamado: Kamado, smollm2: Path) -> None:
         (("MODEL", b"ab\xff"), b"", 2, "UTF-8"),
         (("MODEL",), b"word " * 9000, 2, "8192"),
         (("./absent.gguf", "hi"), b"", 4, "absent.gguf"),
-        (("no such name", "hi"), b"", 4, "no such name"),
+        (("no-such-name", "hi"), b"", 4, "no-such-name"),
+        (("no such name", "hi"), b"", 2, "no such name"),
         (("GARBAGE", "hi"), b"", 4, "garbage"),
         (("PICKLE", "hi"), b"", 5, "pickle"),
     ],
@@ -136,7 +137,7 @@ def test_a_batch_of_every_kind_of_line(kamado: Kamado, smollm2: Path, tmp_path: 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_batch_goes_on_and_ends_the_same(kamado: Kamado, smollm2: Path, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
-    requests = [{"id": i, "prompt": f"Write {i} words.", "max_tokens": 4, "temperature": 0.9} for i in range(12)]
+    requests = [{"id": i, "prompt": f"Write {i} words.", "max_tokens": 4, "temperature": 0.9} for i in range(9)]
     source.write_text("".join(json.dumps(request) + "\n" for request in requests))
     options = ("--deterministic", "--concurrency", "3")
     assert kamado("batch", smollm2, source, "-o", tmp_path / "calm", *options).returncode == 0

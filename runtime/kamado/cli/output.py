@@ -18,7 +18,7 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
-def shorten(text: str, size: int = 40) -> str:
+def shorten(text: str, size: int = 26) -> str:
     """The text, or its two ends."""
     return text if len(text) <= size else f"{text[: size // 3]}\u2026{text[-(size - size // 3 - 1) :]}"
 
@@ -143,7 +143,7 @@ def _bar(stream: TextIO, unit: str) -> Any:
         counts = [DownloadColumn(True, table_column=fixed()), TransferSpeedColumn(table_column=fixed())]
     left = TimeRemainingColumn(table_column=fixed())
     detail = TextColumn("{task.fields[detail]}", markup=False, table_column=fixed())
-    bar = BarColumn(bar_width=20, table_column=fixed())
+    bar = BarColumn(bar_width=16, table_column=fixed())
     return Progress(label, bar, *counts, left, detail, console=Console(file=stream), transient=True)
 
 

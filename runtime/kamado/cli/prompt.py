@@ -52,7 +52,9 @@ def _is_file_or_pipe(stream: BinaryIO) -> bool:
 
 
 def _read_text(stream: BinaryIO, out: Output, *, patient: bool) -> str:
-    if not patient and not _has_data(stream):
+    if stream.isatty():
+        out.passing("type the prompt; Ctrl-D on a line of its own ends it")
+    elif not patient and not _has_data(stream):
         out.note("waiting for the rest of the prompt on stdin; redirect it from /dev/null if there is none")
     data = stream.read(MAX_STDIN_BYTES + 1)
     if len(data) > MAX_STDIN_BYTES:
