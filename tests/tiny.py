@@ -122,9 +122,13 @@ class Oracle:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        self.encoder_decoder = bool(getattr(AutoConfig.from_pretrained(folder), "is_encoder_decoder", False))
+        config = AutoConfig.from_pretrained(folder)
+        self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         auto = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
-        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32).eval()
+        # Older versions would take a fused path that leaves the soft cap out.
+        softcapped = getattr(config, "attn_logit_softcapping", None) is not None
+        how = {"attn_implementation": "eager"} if softcapped else {}
+        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, **how).eval()
 
     def greedy(self, prompt_ids: Sequence[int], num_new: int, *, ignore_eos: bool = True) -> list[int]:
         """The tokens after the prompt (of an encoder-decoder: after the decoder's start token)."""
