@@ -154,10 +154,11 @@ class Batch:
     ) -> None:
         """Answer the lines that have no answer yet. `on_progress` is called after each.
 
-        Raises Cancelled if the model is closed meanwhile, and InvalidRequest if the input file changes; answers that
-        were there by then stay.
+        Raises Cancelled if the model is closed meanwhile, and InvalidRequest if the input file changes or the model is
+        not the one that gave the earlier answers; answers that were there by then stay.
         """
         source = InputFile(self._input_path)
+        earlier = next((result for result in self._journal.results() if result["status"] == "ok"), None)
         self._flying.clear()
         answers = model.map(self._requests(source, on_progress), concurrency)
         with closing(answers):  # type: ignore[type-var]  # map returns a generator; closing it cancels what runs
@@ -166,6 +167,7 @@ class Batch:
                 if isinstance(answer, Cancelled) and not isinstance(answer, DeadlineExceeded):
                     raise answer
                 if isinstance(answer, Result):
+                    _check_same_model(earlier, answer)
                     self.progress.completion_tokens += answer.usage.completion_tokens
                     self._answer(line, ok_result(line_id, answer), on_progress)
                 else:
@@ -213,6 +215,13 @@ class Batch:
         self._journal.add(line.number, line.digest, result)
         self.progress.answered += 1
         on_progress(self.progress)
+
+
+def _check_same_model(earlier: Mapping[str, Any] | None, result: Result) -> None:
+    """A model may have been updated under its name since the batch was begun."""
+    if earlier is None or dict(result.recipe).get("model") == (earlier["recipe"] or {}).get("model"):
+        return
+    raise InvalidRequest("the model's files are not those that gave the earlier answers; start anew with --restart")
 
 
 def _claim(seen: dict[str, int], line_id: str | int, number: int) -> None:

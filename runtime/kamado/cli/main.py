@@ -78,9 +78,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line. Returns the exit status, never raises."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    _prepare_streams()
     state = CliState()
     try:
         status = _invoke(list(sys.argv[1:] if args is None else args), state)
@@ -96,6 +94,16 @@ def main(args: Sequence[str] | None = None) -> int:
         if state.verbose and status != INTERRUPTED:
             traceback.print_exception(error, file=sys.stderr)
     return status
+
+
+def _prepare_streams() -> None:
+    """A terminal that cannot show a character is no reason to stop, nor is a stream that was closed (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _invoke(args: list[str], state: CliState) -> int:

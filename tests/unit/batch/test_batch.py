@@ -170,6 +170,19 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
     assert len(results(folder)) == 1
 
 
+def test_another_model_under_the_same_name_is_noticed(tmp_path: Path) -> None:
+    source, folder = write_input(tmp_path / "in.jsonl", [{"prompt": str(i)} for i in range(8)]), tmp_path / "out"
+    with open_batch(source, folder, identity={}) as batch, pytest.raises(Cancelled):
+        batch.run(CancellingModel(), concurrency=1)
+    updated = FakeModel(recipe_model="updated")
+    with open_batch(source, folder, identity={}) as batch, pytest.raises(InvalidRequest, match="not those that gave"):
+        batch.run(updated)
+    assert updated.closed_streams == 1
+    with open_batch(source, folder, identity={}, restart=True) as batch:
+        batch.run(updated)
+        assert batch.finish().ok == 8
+
+
 def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     source = write_input(tmp_path / "in.jsonl", LINES)
     with open_batch(source, tmp_path / "out", identity={}) as batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -135,3 +136,19 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         err = process.stderr.read()
     assert process.returncode == 1
     assert err == b""
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    code = (
+        "import os, sys\nos.close(1)\nsys.stdout = None\nfrom kamado.cli.main import main\nsys.exit(main(['devices']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line() -> None:
+    code = "import sys\nfrom kamado.cli.main import main\nsys.exit(main(['devices']))"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(b"kamado: No space left on device\n")
