@@ -64,18 +64,25 @@ class PageStore:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+    def write(self, layer: int, slots: Tensor | range, keys: Tensor, values: Tensor) -> None:
         """Put (1, K, T, D) keys and values of new tokens at `slots` (T,) = page * page tokens + offset."""
         for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            store.view(-1, *store.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
+            flat, rows = store.view(-1, *store.shape[2:]), new[0].transpose(0, 1)
+            if isinstance(slots, range):
+                flat[slots.start : slots.stop].copy_(rows)
+            else:
+                flat.index_copy_(0, slots, rows)
 
-    def read(self, layer: int, tables: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values of pages (B, P), as (B, K, L, D): the first `length`, or all P * page tokens."""
-        rows, pages = tables.shape
+    def read(self, layer: int, pages: Tensor | range, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of pages (B, P), as (B, K, L, D): the first `length`, or all P * page tokens. Of one row
+        whose pages lie one behind the other nothing is copied."""
 
         def gather(store: Tensor) -> Tensor:
-            picked = store.index_select(0, tables.flatten())
-            return picked.view(rows, pages * self.block_tokens, *store.shape[2:])[:, :length].transpose(1, 2)
+            if isinstance(pages, range):
+                picked = store[pages.start : pages.stop].view(1, -1, *store.shape[2:])
+            else:
+                picked = store.index_select(0, pages.flatten()).view(pages.shape[0], -1, *store.shape[2:])
+            return picked[:, :length].transpose(1, 2)
 
         return gather(self.keys[layer]), gather(self.values[layer])
 
@@ -124,19 +131,21 @@ class Rows:
     """(B,) keys, the new token's included."""
     longest: int
     shortest: int
-    views: dict[MaskRule, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    run: range | None
+    """The pages of a single row, where they lie one behind the other."""
+    views: dict[MaskRule, tuple[Tensor | range, Tensor | None]] = field(default_factory=dict)
 
-    def view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor, Tensor | None]:
+    def view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor | range, Tensor | None]:
         """Pages to read under the rule, and the mask (B, 1, 1, L) over them; None where all rows see all their keys,
         equally many."""
         if rule not in self.views:
             self.views[rule] = self._view(rule, block_tokens)
         return self.views[rule]
 
-    def _view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor, Tensor | None]:
+    def _view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor | range, Tensor | None]:
         plain = rule.is_causal_within(self.longest)
         if plain and self.shortest == self.longest:
-            return self.tables, None
+            return self.tables if self.run is None else self.run, None
         tables, first = self.tables, torch.zeros_like(self.lengths)
         if not plain and rule.window is not None:
             pages = min(-(-rule.window // block_tokens) + 1, tables.shape[1])
@@ -158,8 +167,9 @@ class Span:
     num_new: int
     length: int
     """Keys, the new tokens' included."""
-    table: Tensor
-    """(1, P) pages."""
+    device: torch.device
+    table: Tensor | range
+    """(1, P) pages; a range where they lie one behind the other."""
     masks: dict[MaskRule, Tensor | None] = field(default_factory=dict)
 
     def mask(self, rule: MaskRule) -> Tensor | None:
@@ -168,7 +178,7 @@ class Span:
             if self.num_new == self.length and rule.is_causal_within(self.length):
                 self.masks[rule] = None
             else:
-                positions = torch.arange(self.length, device=self.table.device)
+                positions = torch.arange(self.length, device=self.device)
                 self.masks[rule] = rule.mask(positions[-self.num_new :, None], positions[None, :])
         return self.masks[rule]
 
@@ -177,7 +187,7 @@ class Span:
 class PackedStep:
     """How the packed row of one forward maps to sequences and pages."""
 
-    slots: Tensor
+    slots: Tensor | range
     """(T,) where each new token's keys and values go."""
     rows: list[Rows]
     spans: list[Span]

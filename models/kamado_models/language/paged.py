@@ -94,11 +94,11 @@ class PagedLane:
             if step.num_new == 1:
                 singles.append((pages, length, len(slots)))
             else:
-                spans.append(Span(len(slots), step.num_new, length, self._tensor([pages])))
+                spans.append(Span(len(slots), step.num_new, length, self._device, _run(pages) or self._tensor([pages])))
             slots += [blocks[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
         groups = _grouped(singles)
         whole = not spans and len(groups) == 1
-        return PackedStep(self._tensor(slots), [self._rows(group, whole) for group in groups], spans)
+        return PackedStep(_run(slots) or self._tensor(slots), [self._rows(group, whole) for group in groups], spans)
 
     def _rows(self, group: Sequence[tuple[list[int], int, int]], whole: bool) -> Rows:
         most = max(len(pages) for pages, _, _ in group)
@@ -109,6 +109,7 @@ class PagedLane:
             lengths=self._tensor(lengths),
             longest=max(lengths),
             shortest=min(lengths),
+            run=_run(group[0][0]) if len(group) == 1 else None,
         )
 
     def _tensor(self, values: list[Any]) -> Tensor:
@@ -118,6 +119,12 @@ class PagedLane:
 def _blocks(sequence: TokenSequence) -> list[int]:
     table: BlockTable = sequence.state
     return table.blocks
+
+
+def _run(numbers: list[int]) -> range | None:
+    """The numbers as a range, where each is one more than the one before."""
+    run = range(numbers[0], numbers[0] + len(numbers))
+    return run if numbers == list(run) else None
 
 
 def _grouped(singles: list[tuple[list[int], int, int]]) -> list[list[tuple[list[int], int, int]]]:
