@@ -17,7 +17,7 @@ from torch import Tensor
 from kamado.contracts import Work
 from kamado.errors import GenerationFailed
 from kamado.requests import Sampling
-from kamado.tasks.sequence import Drawn, TextStep, TokenSequence
+from kamado.sequence import Drawn, TextStep, TokenSequence
 from kamado_models.language.rows import RowLane, RowMemory, RowMode, StateSize, measure_state, probe
 from tiny import ARCHITECTURES, Oracle, build
 from tiny_configs import VOCAB

@@ -86,7 +86,7 @@ def transformers_classes(checkpoint: Checkpoint) -> tuple[Any, Any]:
     try:
         made = CONFIG_MAPPING[model_type].from_dict(cleaned(checkpoint.config))
     except Exception as error:  # whatever a class makes of absurd values
-        raise UnsupportedCheckpoint(f"{checkpoint.reference}: config.json is not usable: {_first_line(error)}") from error
+        raise UnsupportedCheckpoint(f"{checkpoint.reference}: its configuration is not usable: {_first_line(error)}") from error
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if made.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(made) not in mapping:
         raise UnsupportedCheckpoint(f"{checkpoint.reference}: transformers has no text-generating class for {model_type!r}")

@@ -127,6 +127,7 @@ class LanguageModel:
     def close(self) -> None:
         """See LoadedModel."""
         self.execution.close()
+        self.tokenizer.close()
         on_gpu = self.plan.device != "cpu"
         del self.module, self.execution, self.lanes, self._text_model
         if on_gpu:

@@ -13,7 +13,7 @@ import torch
 from kamado.contracts import Work
 from kamado.memory.blocks import BlockTable
 from kamado.sampling.sampler import Sampler
-from kamado.tasks.sequence import TextStep, TokenSequence
+from kamado.sequence import TextStep, TokenSequence
 from torch import Tensor
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, PageStore, Rows, Span

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.requests import Sampling
-from kamado.tasks.sequence import TextStep, TokenSequence
+from kamado.sequence import TextStep, TokenSequence
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 

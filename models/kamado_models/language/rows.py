@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from kamado.contracts import Work
-from kamado.tasks.sequence import Drawn, TextStep, TokenSequence
+from kamado.sequence import Drawn, TextStep, TokenSequence
 
 from . import rows_cache
 from .rows_memory import RowBatch, RowMemory, RowMode, RowState

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kamado.tasks.sequence import TokenSequence
+from kamado.sequence import TokenSequence
 
 ROUND_TOKENS = 64
 """Reservations grow by this many tokens at a time, as the cache layers' buffers do."""
@@ -85,7 +85,7 @@ class RowState:
 
 @dataclass(slots=True, kw_only=True)
 class RowMemory:
-    """`kamado.tasks.sequence.SequenceMemory` by reservation: what a sequence may come to hold is set aside first."""
+    """`kamado.sequence.SequenceMemory` by reservation: what a sequence may come to hold is set aside first."""
 
     mode: RowMode
     budget_bytes: int

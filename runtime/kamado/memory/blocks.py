@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from ..tasks.sequence import TokenSequence
+from ..sequence import TokenSequence
 
 
 class BlockPool:

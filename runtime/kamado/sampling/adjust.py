@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..requests import Sampling
-from ..tasks.sequence import TokenSequence
+from ..sequence import TokenSequence
 from .counts import token_counts
 
 _SMALLEST_DIVISOR = 1e-30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 
-from ..tasks.sequence import TokenSequence
+from ..sequence import TokenSequence
 
 _KEY = "token_counts"
 

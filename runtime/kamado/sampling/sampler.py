@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import GenerationFailed, InvalidRequest
 from ..requests import Sampling
-from ..tasks.sequence import Drawn, TokenSequence
+from ..sequence import Drawn, TokenSequence
 from .adjust import adjust_, adjusts
 from .check import check_sampling
 from .scratch import rows_at_once

@@ -10,7 +10,7 @@ from ..events import Event, Finished, FinishReason, Token, TokenLogprob
 from ..media.detokenize import IncrementalDetokenizer
 from ..requests import TextOptions
 from ..sampling.stops import StopMatcher
-from .sequence import Drawn, SequenceMemory, TextStep, TokenSequence
+from ..sequence import Drawn, SequenceMemory, TextStep, TokenSequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

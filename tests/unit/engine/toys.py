@@ -13,7 +13,7 @@ from kamado.events import Event, Finished, Progress, Token
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.residency import Residency
 from kamado.requests import resolve_text_options
-from kamado.tasks.sequence import Drawn, TextStep
+from kamado.sequence import Drawn, TextStep
 from kamado.tasks.text import TextModel, TextTask
 
 EOS = 0

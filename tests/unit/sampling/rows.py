@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kamado.requests import Sampling
-from kamado.tasks.sequence import Drawn, TokenSequence
+from kamado.sequence import Drawn, TokenSequence
 
 SAMPLINGS = (
     {},

@@ -16,7 +16,7 @@ from kamado.sampling.check import check_sampling
 from kamado.sampling.sampler import Sampler
 from kamado.sampling.scratch import scratch_bytes
 from kamado.sampling.uniform import uniform
-from kamado.tasks.sequence import Drawn
+from kamado.sequence import Drawn
 from unit.sampling.rows import SAMPLINGS, random_logits, sequence, token
 
 

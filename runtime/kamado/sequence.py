@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..requests import Sampling
+from .requests import Sampling
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
