@@ -22,7 +22,7 @@ FIELDS = frozenset(name for names in ALIASES.values() for name in names) | {
     "ssm_state_size", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim",
     "linear_num_key_heads", "linear_num_value_heads", "linear_head_dim", "linear_num_heads", "conv_L_cache",
     "lru_width", "conv1d_width", "attention_hidden_size", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim",
-    "v_head_dim", "encoder_layers", "num_experts_per_tok", "chunk_size", "mamba_chunk_size",
+    "v_head_dim", "encoder_layers", "num_experts_per_tok", "chunk_size", "mamba_chunk_size", "index_head_dim",
 }  # fmt: skip
 
 

@@ -23,13 +23,15 @@ _BASE: dict[str, Any] = _IDS | {
 _MHA: dict[str, Any] = {key: value for key, value in _BASE.items() if key != "num_key_value_heads"}
 _GPT: dict[str, Any] = _IDS | {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT, "n_ctx": CONTEXT}
 _MOE: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_MLA: dict[str, Any] = {
+_MLA_DENSE: dict[str, Any] = {
     "num_key_value_heads": 4,
     "q_lora_rank": 24,
     "kv_lora_rank": 16,
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 16,
     "v_head_dim": 12,
+}
+_MLA: dict[str, Any] = _MLA_DENSE | {
     "n_routed_experts": 4,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
@@ -46,6 +48,12 @@ _MAMBA2: dict[str, Any] = {
     "mamba_d_conv": 4,
     "mamba_expand": 2,
     "mamba_chunk_size": 8,
+}
+_DELTA_NET: dict[str, Any] = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
 }
 _SEQ2SEQ: dict[str, Any] = _IDS | {
     "d_model": 64,
@@ -114,6 +122,19 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
             "activation_sparsity_pattern": [0.0, 0.0, 0.0, 0.0],
         },
     ),
+    "gemma4": (
+        "gemma4_text",
+        _BASE
+        | {
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "sliding_window": WINDOW,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": VOCAB,
+            "num_kv_shared_layers": 0,
+        },
+    ),
     "phi": ("phi", _BASE | {"partial_rotary_factor": 0.5}),
     "phi3": ("phi3", _BASE | {"original_max_position_embeddings": CONTEXT, "sliding_window": None}),
     "phimoe": ("phimoe", _BASE | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
@@ -155,6 +176,7 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_multi_query": ("falcon", _MHA | {"multi_query": True, "parallel_attn": True, "alibi": False}),
     "deepseek_v2": ("deepseek_v2", _BASE | _MLA),
     "deepseek_v3": ("deepseek_v3", _BASE | _MLA),
+    "minicpm3": ("minicpm3", _BASE | _MLA_DENSE),
     "gpt_oss": (
         "gpt_oss",
         _BASE
@@ -320,15 +342,30 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_next",
         _BASE
         | _MOE
+        | _DELTA_NET
         | {
             "num_hidden_layers": 4,
             "head_dim": 16,
             "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 16,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
             "shared_expert_intermediate_size": 32,
+        },
+    ),
+    "qwen3_5": ("qwen3_5_text", _BASE | _DELTA_NET | {"num_hidden_layers": 4, "head_dim": 16}),
+    "olmo_hybrid": ("olmo_hybrid", _BASE | _DELTA_NET | {"num_hidden_layers": 4}),
+    "kimi_linear": (
+        "kimi_linear",
+        _BASE | _MLA | {"num_hidden_layers": 5, "linear_head_dim": 16, "linear_num_heads": 4, "num_local_experts": 4},
+    ),
+    "lfm2_moe": (
+        "lfm2_moe",
+        _BASE
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "conv"],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 1,
         },
     ),
     "lfm2": ("lfm2", _BASE | {"layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 32}),
@@ -350,6 +387,7 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
 
 SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("t5", _T5),
+    "umt5": ("umt5", _T5),
     "t5_gated": ("t5", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "bart": ("bart", _SEQ2SEQ),
     "mbart": ("mbart", _SEQ2SEQ),

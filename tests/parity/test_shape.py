@@ -26,7 +26,7 @@ needs_measured_version = pytest.mark.skipif(
     not tuple(map(int, transformers_version.split(".")[:2])) >= (5, 23),
     reason="measured with transformers 5.23; older versions take other paths, and name layer types otherwise",
 )
-UNBOUNDED = {"mamba", "mamba2", "falcon_mamba", "bloom", "t5"}
+UNBOUNDED = {"mamba", "mamba2", "falcon_mamba", "bloom", "t5", "umt5"}
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
@@ -206,7 +206,7 @@ def test_layer_kinds_are_those_of_transformers(model_type: str) -> None:
     def without_types(value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        hidden = ("layer_types", "layers_block_type", "per_layer_config")
+        hidden = ("layer_types", "layers_block_type")
         return {key: without_types(item) for key, item in value.items() if key not in hidden}
 
     for stated in (config.to_dict(), without_types(config.to_dict())):
@@ -243,3 +243,14 @@ def test_nested_configuration_may_lean_on_class_defaults() -> None:
     assert shape.kv_values_per_token == 34 * 2 * 4 * 256
     with pytest.raises(UnsupportedCheckpoint, match="num_attention_heads"):
         text_shape(nested)
+
+
+def test_gemma4_has_other_heads_in_its_full_layers() -> None:
+    values = {**CAUSAL["gemma4"][1], "model_type": "gemma4_text", "architectures": ["Gemma4ForCausalLM"]}
+    window, full = 2 * 2 * 16, 2 * 2 * 32
+    shape = text_shape(values)
+    assert shape.kv_values_per_token == 5 * window + full
+    newer = {name: value for name, value in values.items() if name != "global_head_dim"}
+    assert text_shape(newer | {"per_layer_config": {"5": {"head_dim": 32}}}).kv_values_per_token == 5 * window + full
+    shared = text_shape(values | {"num_kv_shared_layers": 2})
+    assert shared.kv_values_per_token == 4 * window

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from kamado.errors import UnsupportedCheckpoint
+
 from . import rows_cache
 from .rows_memory import RowMode, RowShape
 from .rows_model import RowInputs, RowModel
@@ -54,9 +56,16 @@ class _Track(NamedTuple):
 def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: float | None = None) -> RowMode:
     """The widest mode in which logits agree with those of rows computed alone.
 
-    Raises whatever the model raises when it cannot even compute one row. `tolerance` is relative to the largest logit;
+    Raises UnsupportedCheckpoint for a model that has no cache, and whatever the model raises when it cannot even
+    compute one row. `tolerance` is relative to the largest logit;
     None takes the dtype's. Nothing is left behind in the model."""
-    padded = measure_state(model, config).per_token > 0
+    size = measure_state(model, config)
+    if size.per_token <= 0 and size.per_sequence <= 0:
+        raise UnsupportedCheckpoint(
+            f"{type(model).__name__} keeps no state between tokens, so every token would cost the whole text again; "
+            "take a model that has a cache"
+        )
+    padded = size.per_token > 0
     rows = RowModel(model, config, padded=padded)
     generator = torch.Generator().manual_seed(20_011)
     pad = getattr(config, "pad_token_id", None)

@@ -105,14 +105,14 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
     fields = Fields(config)
     num_layers = _num_layers(fields)
     kinds = layer_kinds(fields, num_layers)
-    heads = {kind: attention_heads(fields, kind) for kind in set(kinds) if kind in ATTENTION}
-    per_layer = [heads[kind].values_per_token for kind in kinds if kind in heads]
+    layers = [(fields.of_layer(index), kind) for index, kind in enumerate(kinds)]
+    heads = [attention_heads(own, kind) for own, kind in layers if kind in ATTENTION]
+    per_layer = [layer.values_per_token for layer in heads]
     if fields.model_type == "longcat_flash":
         per_layer *= 2  # two attentions in each layer
     states = [state_values(fields, kind) for kind in kinds if kind in RECURRENT]
-    some = next(iter(heads.values()), None)
     num_heads = fields.find("num_heads") or 0
-    head_dim = max((h.key_dim for h in heads.values()), default=0)
+    head_dim = max((layer.key_dim for layer in heads), default=0)
     hidden_size = fields.need("hidden_size")
     guess = num_heads * max(head_dim, 1) ** 2 + 8 * hidden_size
     encoder_decoder = fields.flag("is_encoder_decoder")
@@ -127,10 +127,10 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
         is_encoder_decoder=encoder_decoder,
         tied=fields.flag("tie_word_embeddings", True),
         num_heads=num_heads,
-        num_kv_heads=some.num_kv_heads if some else 0,
+        num_kv_heads=heads[0].num_kv_heads if heads else 0,
         head_dim=head_dim,
         kinds=kinds,
-        window=tuple(window_of(fields, kind) for kind in kinds),
+        window=tuple(window_of(own, kind) for own, kind in layers),
         kv_values_per_token=sum(per_layer),
         cross_values_per_token=sum(per_layer) if encoder_decoder else 0,
         state_values_per_sequence=sum(guess if values is None else values for values in states),

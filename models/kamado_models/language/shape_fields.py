@@ -97,6 +97,12 @@ class Fields:
         self.model_type = model_type
         self._defaults = class_defaults().get(model_type, {})
 
+    def of_layer(self, index: int) -> Fields:
+        """The values that hold for one layer: newer files list what differs there in `per_layer_config`."""
+        listed = self._values.get("per_layer_config")
+        own = listed.get(str(index)) if isinstance(listed, Mapping) else None
+        return Fields(self._values | dict(own)) if isinstance(own, Mapping) else self
+
     def get(self, name: str) -> Any:
         """The value of a field of exactly this name: the file's, null included, or else the class's, or else None."""
         return self._values[name] if name in self._values else self._defaults.get(name)

@@ -29,6 +29,8 @@ _MLA = frozenset(
     }
 )
 """Multi-head latent attention (DeepSeek-V2, 2405.04434): the cache keeps the latent and the rotary key, not heads."""
+_INDEXED = frozenset({"axk2", "deepseek_v32", "glm_moe_dsa"})
+"""Those with sparse attention, whose indexer keeps a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,11 @@ def attention_heads(fields: Fields, kind: LayerKind) -> Heads:
     """The attention of layers of this kind."""
     num_heads = fields.need("num_heads")
     if fields.model_type in _MLA:
-        return Heads(num_heads, 1, fields.integer("kv_lora_rank"), fields.integer("qk_rope_head_dim"))
+        indexer = fields.integer("index_head_dim", 0) if fields.model_type in _INDEXED else 0
+        return Heads(num_heads, 1, fields.integer("kv_lora_rank") + indexer, fields.integer("qk_rope_head_dim"))
     head_dim = _head_dim(fields, num_heads)
     num_kv_heads = _num_kv_heads(fields, num_heads)
-    if fields.model_type.startswith("gemma4") and kind == "full":
+    if fields.model_type.startswith("gemma4") and kind == "full" and fields.get("per_layer_config") is None:
         # Full layers have wider heads than those with a window, and may have fewer.
         head_dim = fields.integer("global_head_dim", 512)
         if fields.flag("attention_k_eq_v"):
@@ -103,6 +106,9 @@ def scan_values(fields: Fields) -> int:
         mixer = _MAMBA_2[fields.model_type](fields)
         per_chunk = 4 * mixer.inner * mixer.state_size // chunk
         return 4 * mixer.heads * (chunk + mixer.state_size) + 12 * mixer.inner + per_chunk
+    if fields.model_type == "kimi_linear":
+        # Each number of a key decays at a rate of its own, so pairs of tokens of a chunk are laid out for each.
+        return fields.integer("linear_num_heads") * fields.integer("linear_head_dim") * (4 * chunk + 12)
     if fields.model_type in _STATES and fields.optional("linear_value_head_dim"):
         num_values = fields.optional("linear_num_value_heads") or fields.need("num_heads")
         sizes = 2 * fields.integer("linear_key_head_dim") + fields.integer("linear_value_head_dim")
