@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import kamado
 import torch
 import transformers
+
+import kamado
 from kamado.memory.devices import resolve_device
 
 ROOT = Path(__file__).parents[1]

@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import kamado
 import torch
 from machine import description, write
 from transformers import GenerationConfig
+
+import kamado
 
 Prompts = list[list[int]]
 Engine = Callable[[Prompts, int], list[list[int]]]
@@ -62,7 +63,8 @@ def kamado_engine(model: kamado.Model) -> Engine:
 
     def run(prompts: Prompts, tokens: int) -> list[list[int]]:
         requests = [
-            {"prompt_tokens": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True} for prompt in prompts
+            {"prompt_tokens": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
+            for prompt in prompts
         ]
         return [list(result.tokens) for result in model.generate_many(requests)]
 

@@ -30,7 +30,7 @@ from .units import parse_bytes
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTS = ("none",)
 MAP_CONCURRENCY = 64
-"""Requests that `Model.map` keeps in flight unless told otherwise: more than any default batch, so that it stays full."""
+"""Requests that `Model.map` keeps in flight unless told otherwise: enough to keep batches full."""
 
 _request_numbers = itertools.count(1)
 
@@ -64,7 +64,9 @@ class Runtime:
         self.close()
 
     def inspect(self, reference: str | Path, *, offline: bool = False) -> Checkpoint:
-        """Header data of a checkpoint, pulled if need be. Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
+        """Header data of a checkpoint, pulled if need be.
+
+        Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
         return inspect_checkpoint(str(reference), offline=offline)
 
     def plan(
@@ -76,7 +78,7 @@ class Runtime:
         kv_tokens: int | None = None,
         offline: bool = False,
     ) -> Plan:
-        """What `load` would do, in bytes, from header data alone. It does not judge whether it fits: see `Plan.check`."""
+        """What `load` would do, in bytes, from header data alone. Whether it fits is for `Plan.check` to say."""
         checkpoint = self.inspect(reference, offline=offline)
         return find(checkpoint).plan(checkpoint, self._plan_options(dtype, quant, kv_tokens))
 
@@ -353,7 +355,7 @@ _default_lock = threading.Lock()
 
 def generate(reference: str | Path, prompt: str | None = None, **options: Any) -> Result:
     """One request over a shared runtime on the default device, which keeps its models until the program ends."""
-    global _default_runtime
+    global _default_runtime  # noqa: PLW0603 - one shared runtime is what this function is for
     with _default_lock:
         if _default_runtime is None:
             _default_runtime = Runtime()

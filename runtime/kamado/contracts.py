@@ -98,11 +98,11 @@ class LoadedModel(Protocol):
     """What it can make: "text", "image", ..."""
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
-        """Check the options and make the tasks; `now` is the loop's clock, for deadlines. Raises InvalidRequest, ContextOverflow. Runs in the caller's thread."""
+        """Check the options and make the tasks; `now` is the loop's clock, for deadlines. Runs in the caller's thread.
 
-    def collect(
-        self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings
-    ) -> Result:
+        Raises InvalidRequest, ContextOverflow."""
+
+    def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
         """The result that the events of a finished request amount to. Runs in the caller's thread."""
 
     def usage(self) -> Mapping[str, Any]:

@@ -54,9 +54,7 @@ class DoesNotFit(KamadoError):
 
     exit_status = 3
 
-    def __init__(
-        self, message: str, *, needed_bytes: int, available_bytes: int, options: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, message: str, *, needed_bytes: int, available_bytes: int, options: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes

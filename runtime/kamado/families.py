@@ -23,4 +23,6 @@ def find(checkpoint: Checkpoint) -> Family:
             return family
     kind = checkpoint.config.get("model_type") or checkpoint.config.get("_class_name") or checkpoint.layout
     known = ", ".join(family.name for family in families()) or "none is installed"
-    raise UnsupportedCheckpoint(f"{checkpoint.reference}: no family can run a {kind!r} checkpoint; families here: {known}")
+    raise UnsupportedCheckpoint(
+        f"{checkpoint.reference}: no family can run a {kind!r} checkpoint; families here: {known}"
+    )

@@ -65,7 +65,7 @@ class Job:
             return self._closed
 
     def when_done(self, callback: Callable[[], None]) -> None:
-        """Call back once it has ended: on the loop's thread, or at once if it has already. Must be quick and not raise."""
+        """Call back once it has ended: on the loop's thread, or at once if it has. Must be quick and not raise."""
         with self._changed:
             if not self._closed:
                 self._enders.append(callback)
@@ -91,7 +91,8 @@ class Job:
         position = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or len(self._events) > position)
+                while not self._closed and len(self._events) <= position:
+                    self._changed.wait()
                 fresh = self._events[position:]
                 closed = self._closed
             yield from fresh

@@ -31,7 +31,7 @@ class Sampling:
     typical_p: float = 1.0
     """Locally typical sampling (Meister et al. 2022): mass kept of the tokens nearest to the entropy. (0, 1]"""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens seen in prompt or answer (CTRL, Keskar et al. 2019). (0, 100]"""
+    """Divides positive, multiplies negative logits of tokens seen in prompt or answer (Keskar et al. 2019). (0, 100]"""
     presence_penalty: float = 0.0
     """Subtracted once from the logit of every token already in the answer. [-100, 100]"""
     frequency_penalty: float = 0.0
@@ -83,7 +83,19 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
 }
 _SAMPLING_NAMES = frozenset(f.name for f in fields(Sampling))
 TEXT_OPTION_NAMES = frozenset(
-    {"prompt", "messages", "prompt_tokens", "system", "chat", "max_tokens", "seed", "n", "stop", "ignore_eos", "logprobs"}
+    {
+        "prompt",
+        "messages",
+        "prompt_tokens",
+        "system",
+        "chat",
+        "max_tokens",
+        "seed",
+        "n",
+        "stop",
+        "ignore_eos",
+        "logprobs",
+    }
     | {"deadline_s"}
     | _SAMPLING_NAMES
 )
@@ -105,7 +117,9 @@ def _ranged(name: str, value: Any) -> float:
     number = _number(name, value)
     low, high, closed = _RANGES[name]
     if not (low <= number <= high) or (number == low and not closed):
-        raise InvalidRequest(f"{name} must be {'at least' if closed else 'above'} {low:g} and at most {high:g}, not {value!r}")
+        raise InvalidRequest(
+            f"{name} must be {'at least' if closed else 'above'} {low:g} and at most {high:g}, not {value!r}"
+        )
     return number
 
 
@@ -141,11 +155,15 @@ def resolve_sampling(options: Mapping[str, Any], defaults: Sampling | None = Non
 
 def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise InvalidRequest("messages must be a list of {\"role\": ..., \"content\": ...}")
+        raise InvalidRequest('messages must be a list of {"role": ..., "content": ...}')
     if not value:
         raise InvalidRequest("messages is empty; give at least one turn")
     for i, turn in enumerate(value):
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+        if (
+            not isinstance(turn, Mapping)
+            or not isinstance(turn.get("role"), str)
+            or not isinstance(turn.get("content"), str)
+        ):
             raise InvalidRequest(f'messages[{i}] must be {{"role": text, "content": text}}, not {turn!r:.80}')
     return tuple(value)
 
@@ -153,7 +171,9 @@ def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
 def _stops(value: Any) -> tuple[str, ...]:
     stops = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else None
     if stops is None or not all(isinstance(s, str) and 0 < len(s) <= 1000 for s in stops) or len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"stop must be a text or a list of at most {MAX_STOPS} texts of 1 to 1000 characters, not {value!r:.80}")
+        raise InvalidRequest(
+            f"stop must be a text or a list of at most {MAX_STOPS} texts of 1 to 1000 characters, not {value!r:.80}"
+        )
     return stops
 
 
@@ -169,14 +189,19 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def resolve_text_options(options: Mapping[str, Any], *, sampling_defaults: Sampling | None = None, chat_default: bool = False) -> TextOptions:
+def resolve_text_options(
+    options: Mapping[str, Any], *, sampling_defaults: Sampling | None = None, chat_default: bool = False
+) -> TextOptions:
     """Check and complete what was asked. Values that are None count as missing. Raises InvalidRequest."""
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := sorted(given.keys() - TEXT_OPTION_NAMES):
         raise InvalidRequest(f"unknown or unusable option for a text model: {', '.join(unknown)}")
     inputs = [name for name in ("prompt", "messages", "prompt_tokens") if name in given]
     if len(inputs) != 1:
-        raise InvalidRequest("give exactly one of prompt, messages and prompt_tokens" + (f", not {' and '.join(inputs)}" if inputs else ""))
+        raise InvalidRequest(
+            "give exactly one of prompt, messages and prompt_tokens"
+            + (f", not {' and '.join(inputs)}" if inputs else "")
+        )
     prompt = given.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise InvalidRequest(f"prompt must be text, not {type(prompt).__name__}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import kamado
 import pytest
+
+import kamado
 import tiny
 from kamado_models.language.batching import PAGED, UNKNOWN, batching_of
 from kamado_models.language.paged_probe import probe_paged

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kamado
 import pytest
 import torch
+
+import kamado
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -237,7 +237,7 @@ class PagedAttention:
         for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
             type(registry)._global_mapping.pop(self.name, None)
 
-    def _attend(
+    def _attend(  # noqa: PLR0917 - transformers' interface
         self,
         module: torch.nn.Module,
         query: Tensor,
@@ -251,7 +251,7 @@ class PagedAttention:
         **_: Any,
     ) -> tuple[Tensor, None]:
         """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
-        if attention_mask is not None and not isinstance(attention_mask, MaskRule) or position_bias is not None:
+        if (attention_mask is not None and not isinstance(attention_mask, MaskRule)) or position_bias is not None:
             raise TypeError("this model makes masks of its own, which pages cannot follow")
         rule = attention_mask or _CAUSAL
         cache = self._cache
@@ -313,9 +313,7 @@ class _Kernel:
         sinks = self.sinks[None, :, None, None] if self.sinks is not None else None
         return self._explicit(query, key, value, mask, sinks)
 
-    def _explicit(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sinks: Tensor | None
-    ) -> Tensor:
+    def _explicit(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sinks: Tensor | None) -> Tensor:
         scores = (query @ key.transpose(-1, -2)) * self.scale
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap

@@ -21,7 +21,8 @@ _TYPES = {
         "starcoder2"
     ),
     ROWS_RAGGED: (
-        "bamba bloom codegen falcon falcon_h1 gemma3n_text gpt_neo gptj granitemoehybrid jamba kimi_linear lfm2 lfm2_moe "
+        "bamba bloom codegen falcon falcon_h1 gemma3n_text gpt_neo gptj granitemoehybrid jamba kimi_linear "
+        "lfm2 lfm2_moe "
         "mpt nemotron_h olmo_hybrid qwen3_5_text qwen3_next recurrent_gemma t5 umt5 xglm zamba2"
     ),
     ROWS_STATE: "falcon_mamba mamba mamba2",

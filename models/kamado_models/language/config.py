@@ -18,8 +18,12 @@ from .gguf import config_from_gguf
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _SENSES = ("vision_config", "audio_config", "image_token_id", "speech_config")
 # Names that would choose code, kernels or other files; everything that starts with an underscore goes with them.
-_NEVER = re.compile(r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_.*|.*kernel.*|name_or_path|(torch_)?dtype")
-_NEVER_EXCEPT = frozenset({"conv_kernel", "conv_kernel_size", "linear_conv_kernel_dim", "kernel_size", "short_conv_kernel_size"})
+_NEVER = re.compile(
+    r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_.*|.*kernel.*|name_or_path|(torch_)?dtype"
+)
+_NEVER_EXCEPT = frozenset(
+    {"conv_kernel", "conv_kernel_size", "linear_conv_kernel_dim", "kernel_size", "short_conv_kernel_size"}
+)
 
 
 def language_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -50,7 +54,7 @@ def check_runnable(checkpoint: Checkpoint) -> None:
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
         raise UnsupportedCheckpoint(
-            f"{checkpoint.reference} is quantized ({method!r}), which this version does not load; take the unquantized one"
+            f"{checkpoint.reference} is quantized ({method!r}), which this version cannot load; take the plain one"
         )
 
 
@@ -76,7 +80,10 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
 def transformers_classes(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """(configuration object, model class). Raises UnsupportedCheckpoint."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    )
 
     model_type = checkpoint.config["model_type"]
     if model_type not in CONFIG_MAPPING:
@@ -86,10 +93,14 @@ def transformers_classes(checkpoint: Checkpoint) -> tuple[Any, Any]:
     try:
         made = CONFIG_MAPPING[model_type].from_dict(cleaned(checkpoint.config))
     except Exception as error:  # whatever a class makes of absurd values
-        raise UnsupportedCheckpoint(f"{checkpoint.reference}: its configuration is not usable: {_first_line(error)}") from error
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: its configuration is not usable: {_first_line(error)}"
+        ) from error
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if made.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(made) not in mapping:
-        raise UnsupportedCheckpoint(f"{checkpoint.reference}: transformers has no text-generating class for {model_type!r}")
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: transformers has no text-generating class for {model_type!r}"
+        )
     chosen = mapping[type(made)]
     return made, chosen[0] if isinstance(chosen, (list, tuple)) else chosen
 

@@ -25,7 +25,7 @@ BLOCK_TOKENS = 16
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
-"""Held where nobody asks for another number and it fits; more where one long context needs it, up to four times that."""
+"""Held where nobody asks for another number and it fits; up to four times that where one long context needs it."""
 _UNBOUNDED_CONTEXT = 32768
 _LEAST_TOKENS = 256
 _LEAST_STEP = 32
@@ -128,7 +128,7 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
     if options.dtype != "auto":
         if options.device == "cpu" and options.dtype not in options.good_dtypes:
             raise InvalidRequest(
-                f"this CPU has no instructions for {options.dtype} and would be some 100 times slower; use --dtype float32"
+                f"this CPU has no instructions for {options.dtype}: it would be 100 times slower; use --dtype float32"
             )
         return options.dtype
     entries = checkpoint.tensors.values()

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.errors import UnsupportedCheckpoint
@@ -68,9 +69,7 @@ def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment) 
     return _rows(model, config, vocab_size, plan, env)
 
 
-def _paged(
-    model: Any, config: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment
-) -> Execution:
+def _paged(model: Any, config: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:
     budget, rows = step_limits(plan.device)
     block_bytes = BLOCK_TOKENS * sum(layer.values_per_token for layer in layers) * model.dtype.itemsize
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
@@ -149,7 +148,9 @@ def _rope_switch(config: Any) -> tuple[int | None, bool]:
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     kind = rope.get("rope_type") if isinstance(rope, Mapping) else None
     if kind == "longrope":
-        original = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None)
+        original = rope.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", None
+        )
         return int(original or text.max_position_embeddings), False
     if kind == "dynamic":
         return int(text.max_position_embeddings), True
@@ -202,7 +203,9 @@ def _decoder_start(checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         value = value[0] if isinstance(value, list) and value else value
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-    start = next((t for t in map(token, ("decoder_start_token_id", "bos_token_id", "pad_token_id")) if t is not None), None)
+    start = next(
+        (t for t in map(token, ("decoder_start_token_id", "bos_token_id", "pad_token_id")) if t is not None), None
+    )
     if start is None:
         raise UnsupportedCheckpoint(f"{checkpoint.reference}: no decoder_start_token_id in its configuration")
     forced = token("forced_bos_token_id")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import kamado
 import torch
 import transformers
+
+import kamado
 from kamado.checkpoint.digest import checkpoint_digests
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
@@ -137,11 +138,15 @@ class LanguageModel:
         tokenizer = self.tokenizer
         if options.prompt_tokens:
             if (largest := max(options.prompt_tokens)) >= self.facts.vocab_size:
-                raise InvalidRequest(f"prompt_tokens: {largest} is no token; the vocabulary has {self.facts.vocab_size}")
+                raise InvalidRequest(
+                    f"prompt_tokens: {largest} is no token; the vocabulary has {self.facts.vocab_size}"
+                )
             return list(options.prompt_tokens)
         if not options.messages and not options.chat:
             if options.system is not None:
-                raise InvalidRequest("a system prompt needs the chat template, which this request switched off or lacks")
+                raise InvalidRequest(
+                    "a system prompt needs the chat template, which this request switched off or lacks"
+                )
             assert options.prompt is not None
             tokens = tokenizer.encode(options.prompt, add_special=True)
         else:
@@ -159,8 +164,8 @@ class LanguageModel:
         context = self.facts.context_tokens
         if num_tokens > context or (num_tokens == context and not is_source):
             raise ContextOverflow(
-                f"the prompt has {num_tokens} tokens, but the context of {self.checkpoint.reference} is {context} tokens, "
-                "prompt and answer together; shorten the prompt",
+                f"the prompt has {num_tokens} tokens, but the context of {self.checkpoint.reference} is {context} "
+                "tokens, prompt and answer together; shorten the prompt",
                 prompt_tokens=num_tokens,
                 context_tokens=context,
             )

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from kamado.contracts import Work
 from kamado.memory.blocks import BlockTable
 from kamado.sampling.sampler import Sampler
 from kamado.sequence import TextStep, TokenSequence
-from torch import Tensor
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, PageStore, Rows, Span
 
@@ -23,7 +24,14 @@ class PagedLane:
     """See kamado.contracts.Lane. Not thread safe."""
 
     def __init__(
-        self, name: str, model: Any, store: PageStore, *, step_budget: int, max_rows: int, sampler: Sampler | None = None
+        self,
+        name: str,
+        model: Any,
+        store: PageStore,
+        *,
+        step_budget: int,
+        max_rows: int,
+        sampler: Sampler | None = None,
     ) -> None:
         """`model` is switched to attention over the pages of `store`; `close` switches it back."""
         self.name = name

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
-from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from .attention import LayerShape, PageStore
 from .paged import PagedLane
@@ -80,9 +81,7 @@ def _plain(model: Any, tokens: list[int]) -> tuple[Tensor, tuple[LayerShape, ...
     return logits, tuple(shapes)
 
 
-def _packed(
-    model: Any, layers: Sequence[LayerShape], prompts: Sequence[list[int]]
-) -> list[tuple[int, int, Tensor]]:
+def _packed(model: Any, layers: Sequence[LayerShape], prompts: Sequence[list[int]]) -> list[tuple[int, int, Tensor]]:
     """(sequence, position, logits) over prefill, chunked prefill and decode of the sequences together."""
     num_blocks = sum(-(-len(prompt) // _BLOCK_TOKENS) for prompt in prompts)
     memory = PagedMemory(BlockPool(num_blocks), _BLOCK_TOKENS, salt=b"probe", share_prefixes=False)

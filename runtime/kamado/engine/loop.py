@@ -62,7 +62,9 @@ class Loop:
     def _expire(self) -> list[Event]:
         now = self.clock()
         late = [e for e in self.scheduler.entries() if e.task.deadline is not None and now >= e.task.deadline]
-        return [self._end(e, "deadline", DeadlineExceeded("the request's deadline passed before it finished")) for e in late]
+        return [
+            self._end(e, "deadline", DeadlineExceeded("the request's deadline passed before it finished")) for e in late
+        ]
 
     def _unblock(self) -> list[Event]:
         """Nothing can run although tasks wait: not even the oldest can ever get its memory. It ends, so that no request
@@ -77,7 +79,7 @@ class Loop:
         memory and one request's fault hurt no other; a work that raises alone has the exception as its result."""
         try:
             results = list(lane.run(works))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a lane raises ends a request, never the loop
             if len(works) == 1:
                 return [error]
         else:
@@ -99,7 +101,7 @@ class Loop:
             return [*events, self._fail(entry, result)]
         try:
             accepted: Accepted = task.accept(result)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - likewise
             return [*events, self._fail(entry, error)]
         for spawned in accepted.spawned:
             self.scheduler.add(spawned, after=entry)

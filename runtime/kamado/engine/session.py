@@ -68,7 +68,7 @@ class Session:
         def run() -> None:
             try:
                 future.set_result(function())
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the caller waits
                 future.set_exception(error)
 
         self._send(run)
@@ -117,7 +117,7 @@ class Session:
         """A step; a fault of the loop itself ends the requests in flight, not the thread."""
         try:
             return self._loop.step()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any fault
             failure = GenerationFailed(f"the loop failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             return [event for request_id in list(self._sinks) for event in self._loop.cancel(request_id, failure)]

@@ -1,8 +1,8 @@
 """Pages of a KV cache: who holds which, and which known prefix lies where. Plain integers, no tensors.
 
-    page:   free --take--> held (references > 0) --release--> free
-    a full page may be published under the hash of everything up to its end; it stays findable while free, until
-    `take` hands it out again (least recently released first).
+page:   free --take--> held (references > 0) --release--> free
+a full page may be published under the hash of everything up to its end; it stays findable while free, until
+`take` hands it out again (least recently released first).
 """
 
 from __future__ import annotations

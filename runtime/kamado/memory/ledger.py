@@ -41,7 +41,8 @@ class Ledger:
             left = self._budgets[device] - held
             if size > left:
                 raise DoesNotFit(
-                    f"{owner}: {kind} need {format_bytes(size)} on {device}, but only {format_bytes(left)} of the budget are free",
+                    f"{owner}: {kind} need {format_bytes(size)} on {device}, "
+                    f"but only {format_bytes(left)} of the budget are free",
                     needed_bytes=size,
                     available_bytes=left,
                 )

@@ -22,6 +22,7 @@ from .scratch import rows_at_once
 from .truncate import draw, settings_of, token_weights
 from .uniform import uniform
 
+
 @dataclass(frozen=True, slots=True)
 class _Report:
     """Log-probabilities of the rows that asked for them."""

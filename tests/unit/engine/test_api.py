@@ -11,8 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import kamado
 import pytest
+
+import kamado
 from kamado import api
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment, Task
@@ -53,7 +54,11 @@ class SlowToy:
         task = self.toy.task(request_id, prompt, deadline=now + deadline_s if deadline_s else None, **options)
         task.lane = self.lanes[0].name
         task._model = type(task._model)(
-            lane=task.lane, memory=self.toy.memory, decode=task._model.decode, eos_ids=task._model.eos_ids, context_tokens=100
+            lane=task.lane,
+            memory=self.toy.memory,
+            decode=task._model.decode,
+            eos_ids=task._model.eos_ids,
+            context_tokens=100,
         )
         return (task,)
 
@@ -83,8 +88,8 @@ class ToyFamily:
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         lane = LanePlan(lane="lm", device="cpu", dtype="float32", weight_bytes=1000, activation_bytes=0)
         return Plan(
-            reference=checkpoint.reference, family="toys", architecture="Toy", device="cpu", dtype="float32", quant="none",
-            lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
+            reference=checkpoint.reference, family="toys", architecture="Toy", device="cpu", dtype="float32",
+            quant="none", lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
         )  # fmt: skip
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
@@ -193,7 +198,9 @@ def test_generate_many_keeps_the_order_and_batches(model: kamado.Model, runtime:
 
 def test_generate_many_raises_the_first_failure_and_cancels_the_rest(model: kamado.Model) -> None:
     with pytest.raises(InvalidRequest):
-        model.generate_many([{"prompt": "a", "max_tokens": 90, "ignore_eos": True}, {"prompt": "b", "max_tokens": 5000}])
+        model.generate_many(
+            [{"prompt": "a", "max_tokens": 90, "ignore_eos": True}, {"prompt": "b", "max_tokens": 5000}]
+        )
     deadline = time.monotonic() + 10
     while model.jobs() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -219,7 +226,9 @@ def test_map_reads_lazily_and_a_bad_request_fails_alone(model: kamado.Model) -> 
 
 
 def test_leaving_map_cancels_what_flies(model: kamado.Model) -> None:
-    outcomes = model.map(({"prompt": f"p{i}", "max_tokens": 90, "ignore_eos": True} for i in range(1000)), concurrency=8)
+    outcomes = model.map(
+        ({"prompt": f"p{i}", "max_tokens": 90, "ignore_eos": True} for i in range(1000)), concurrency=8
+    )
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 10

@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kamado.engine.loop import Loop
 from kamado.errors import Cancelled, DeadlineExceeded, GenerationFailed
 from kamado.events import Event, Finished, Progress, Started, Token

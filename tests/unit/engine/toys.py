@@ -49,7 +49,9 @@ class ToyLane:
 
     def _step(self, step: TextStep) -> Drawn | None:
         sequence = step.sequence
-        slots = [self._slot(sequence.state.blocks, position) for position in range(sequence.num_computed + step.num_new)]
+        slots = [
+            self._slot(sequence.state.blocks, position) for position in range(sequence.num_computed + step.num_new)
+        ]
         for position in range(sequence.num_computed, sequence.num_computed + step.num_new):
             self.slots[slots[position]] = sequence.tokens[position]
         seen = [self.slots[slot] for slot in slots]
@@ -65,7 +67,9 @@ class ToyLane:
 class ToyModel:
     """Lane, memory, and a loop with a clock that moves by one a reading."""
 
-    def __init__(self, *, num_blocks: int = 32, block_tokens: int = 4, step_budget: int = 16, max_rows: int = 8, **kw: Any) -> None:
+    def __init__(
+        self, *, num_blocks: int = 32, block_tokens: int = 4, step_budget: int = 16, max_rows: int = 8, **kw: Any
+    ) -> None:
         self.memory = PagedMemory(BlockPool(num_blocks), block_tokens, salt=b"toy", **kw)
         self.lane = ToyLane(self.memory, step_budget=step_budget, max_rows=max_rows)
         residency = Residency()
@@ -80,7 +84,9 @@ class ToyModel:
             context_tokens=min(100, self.memory.capacity_tokens()),
         )
 
-    def task(self, request_id: str, prompt: Sequence[int], *, deadline: float | None = None, **options: Any) -> TextTask:
+    def task(
+        self, request_id: str, prompt: Sequence[int], *, deadline: float | None = None, **options: Any
+    ) -> TextTask:
         resolved = resolve_text_options({"prompt_tokens": list(prompt), "seed": 1, **options})
         return TextTask(request_id, self.text_model, resolved, prompt, deadline=deadline)
 
@@ -114,7 +120,9 @@ def ends_of(events: Sequence[Event], request_id: str) -> list[Finished]:
 class CountTask:
     """A task of another kind: `total` steps of equal cost, as a denoiser has them."""
 
-    def __init__(self, request_id: str, total: int, *, lane: str = "counter", cost: int = 1000, key: str = "step") -> None:
+    def __init__(
+        self, request_id: str, total: int, *, lane: str = "counter", cost: int = 1000, key: str = "step"
+    ) -> None:
         self.id, self.lane, self.deadline = request_id, lane, None
         self.total, self.cost, self.key = total, cost, key
         self.done = 0

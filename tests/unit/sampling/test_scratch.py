@@ -43,9 +43,7 @@ class Peak(TorchDispatchMode):
     ],
     ids=["mixed", "flat top_p", "typical"],
 )
-def test_scratch_is_bounded(
-    samplings: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_scratch_is_bounded(samplings: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch's dispatch modes set it for good
     vocab_size = 10_000
     rows = [sequence(made=[5], seed=i, logprobs=3, **values) for i, values in enumerate(samplings)]
