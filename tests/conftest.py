@@ -47,6 +47,8 @@ def _process_state() -> dict[str, Any]:
     """Settings of the process that belong to the host program, as `name -> value`."""
     state: dict[str, Any] = {f"environment variable {name}": value for name, value in os.environ.items()}
     state.pop("environment variable PYTEST_CURRENT_TEST", None)
+    # torch itself sets this for good, as soon as transformers' modelling code imports its compiler.
+    state.pop("environment variable TORCHINDUCTOR_CACHE_DIR", None)
     state["working directory"] = Path.cwd()
     state["SIGINT handler"] = signal.getsignal(signal.SIGINT)
     state["SIGTERM handler"] = signal.getsignal(signal.SIGTERM)

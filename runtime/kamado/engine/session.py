@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -82,6 +83,7 @@ class Session:
             self._closed = True
             thread = self._thread
             self._wake.notify()
+        atexit.unregister(self.close)
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -93,6 +95,8 @@ class Session:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._main, name="kamado-loop", daemon=True)
                 self._thread.start()
+                # A thread that is inside torch while the interpreter goes down aborts the process.
+                atexit.register(self.close)
             self._wake.notify()
 
     def _main(self) -> None:
