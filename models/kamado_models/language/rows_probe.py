@@ -121,8 +121,10 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
 
 
 def _shifting_positions(config: PreTrainedConfig) -> str | None:
-    """Why what a token's position means depends on the longest row of the forward, which short probes cannot show."""
+    """Why rows of other lengths or pieces of a prompt may change what is computed, where short probes cannot show it."""
     text = config.get_text_config(decoder=True)
+    if getattr(text, "index_topk", None):
+        return "attention picks keys of long sequences (index_topk)"
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
     settings = [rope, *rope.values()] if isinstance(rope, dict) else []
     kinds = {str(entry.get("rope_type")) for entry in settings if isinstance(entry, dict)} & {"dynamic", "longrope"}

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,17 @@ def pull_from_hub(store: Store, reference: HubReference, *, progress: Progress |
         ))  # fmt: skip
 
 
+def _http_error() -> type[Exception]:
+    """What huggingface_hub's HTTP client raises: httpx2 from 2.0 on, httpx before, which transformers 5.17 asks for."""
+    try:
+        client = import_module("httpx2")
+    except ImportError:
+        client = import_module("httpx")
+    error: type[Exception] = client.HTTPError
+    return error
+
+
 def _ask(reference: HubReference) -> RemoteModel:
-    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -155,7 +165,7 @@ def _ask(reference: HubReference) -> RemoteModel:
         ) from error
     except HfHubHTTPError as error:
         raise _unreachable(reference, f"status {error.response.status_code}") from error
-    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (_http_error(), OfflineModeIsEnabled, OSError) as error:
         raise _unreachable(reference, type(error).__name__) from error
     return _remote_model(reference, info)
 
@@ -298,8 +308,6 @@ def _hashes(path: Path) -> tuple[str, str]:
 
 def _transfer(model: RemoteModel, file: RemoteFile, part: Path, report: Callable[[int], None]) -> None:
     """Bring `part` to the file's size, from where it is."""
-    import httpx2
-
     attempts = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -313,7 +321,7 @@ def _transfer(model: RemoteModel, file: RemoteFile, part: Path, report: Callable
             _request(model, file, part, before, report)
         except _Busy as error:
             why = str(error)
-        except httpx2.HTTPError as error:
+        except _http_error() as error:
             why = type(error).__name__
         grew = part.exists() and part.stat().st_size > before
         attempts = 0 if grew else attempts + 1
