@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import kamado
 import pytest
-import tiny
 import torch
-from kamado_models.language.attention import PageStore
 
+import kamado
+import tiny
+from kamado_models.language.attention import PageStore
 from unit.sampling.test_scratch import Peak
 
 KV_TOKENS = 4096

@@ -121,7 +121,7 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
 
 
 def _shifting_positions(config: PreTrainedConfig) -> str | None:
-    """Why rows of other lengths or pieces of a prompt may change what is computed, where short probes cannot show it."""
+    """Why rows of other lengths or pieces of a prompt may change results in a way that short probes cannot show."""
     text = config.get_text_config(decoder=True)
     if getattr(text, "index_topk", None):
         return "attention picks keys of long sequences (index_topk)"
