@@ -22,6 +22,8 @@ from machine import description, write
 from transformers import GenerationConfig
 
 import kamado
+from kamado_models.language.family import configured
+from kamado_models.language.loading import read_model
 
 Prompts = list[list[int]]
 Engine = Callable[[Prompts, int], list[list[int]]]
@@ -118,10 +120,10 @@ def main() -> None:
     with kamado.Runtime(device="cpu", memory="8GiB") as runtime:
         model = runtime.load(arguments.model, dtype="float32")
         engines: dict[str, Engine] = {"kamado": kamado_engine(model)}
-        # The same weights, in a second module with transformers' own attention.
-        peer = _copy_of(model.loaded.module)
-        engines["generate"] = transformers_generate(peer)
-        engines["generate_batch"] = transformers_generate_batch(_copy_of(model.loaded.module))
+        # The same weights in modules of transformers alone: one each, since `generate_batch` changes its model.
+        for name, make in (("generate", transformers_generate), ("generate_batch", transformers_generate_batch)):
+            peer, _ = read_model(configured(model.checkpoint), dtype="float32", device="cpu")
+            engines[name] = make(peer)
         for streams in arguments.streams:
             found = measure(engines, streams, arguments)
             rows += found
@@ -134,18 +136,6 @@ def main() -> None:
             gc.collect()
     if arguments.write:
         print(write(arguments.write, rows, machine))
-
-
-def _copy_of(module: Any) -> Any:
-    config = type(module.config).from_dict(module.config.to_dict())
-    with torch.device("meta"):
-        copy = type(module)(config)
-    copy.load_state_dict(module.state_dict(), assign=True)
-    copy.tie_weights()
-    for name, buffer in module.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        copy.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
-    return copy.eval()
 
 
 if __name__ == "__main__":

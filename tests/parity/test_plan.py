@@ -10,6 +10,7 @@ import torch
 
 import kamado
 import tiny
+from kamado.weights.packed import PackedLinear
 from kamado_models.language.attention import PageStore
 from unit.sampling.test_scratch import Peak
 
@@ -36,6 +37,11 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _weight_bytes(module: Any) -> int:
+    plain = {t.untyped_storage().data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}
+    return sum(plain.values()) + sum(m.nbytes for m in module.modules() if isinstance(m, PackedLinear))
+
+
 def test_total(middling: Path) -> None:
     """Weights and pages as allocated, temporaries at their highest over prefill and decode of a full batch."""
     with kamado.Runtime(device="cpu", memory="2GiB") as runtime:
@@ -56,7 +62,7 @@ def test_total(middling: Path) -> None:
         )
         store: PageStore = lane.store
         module: Any = model.loaded.module  # type: ignore[attr-defined]
-        weights = sum(parameter.nbytes for parameter in module.parameters())
+        weights = _weight_bytes(module)
         assert planned == model.plan
         assert planned.weight_bytes == pytest.approx(weights, rel=0.01)
         assert planned.kv_bytes == store.nbytes
@@ -73,11 +79,11 @@ def test_weights_and_state(name: str, tmp_path: Path) -> None:
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         model = runtime.load(folder, kv_tokens=512)
         module: Any = model.loaded.module  # type: ignore[attr-defined]
-        tensors = {t.untyped_storage().data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}
+        weights = _weight_bytes(module)
         plan = model.plan
-        assert plan.weight_bytes == pytest.approx(sum(tensors.values()), rel=0.10)
+        assert plan.weight_bytes == pytest.approx(weights, rel=0.10)
         entries = runtime.ledger.snapshot()["cpu"][model.owner]
-        assert entries["weights"] == pytest.approx(sum(tensors.values()), rel=0.01)
+        assert entries["weights"] == pytest.approx(weights, rel=0.01)
         kept = entries.get("kv", 0) + entries.get("state", 0)
         assert kept == pytest.approx(plan.kv_bytes + plan.state_bytes, rel=0.10)
         lane: Any = model.loaded.lanes[0]

@@ -42,24 +42,27 @@ class LanguageFamily:
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
-        checkpoint = _configured(checkpoint)
+        checkpoint = configured(checkpoint)
         shape = text_shape(checkpoint.config)
         return describe(checkpoint, shape) | {"batching": batching_of(shape.model_type)}
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family."""
-        checkpoint = _configured(checkpoint)
+        checkpoint = configured(checkpoint)
         check_runnable(checkpoint)
         shape = text_shape(checkpoint.config)
         dtype = _dtype(checkpoint, options)
         width = DTYPE_BYTES[dtype]
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
         budget, rows = step_limits(options.device)
+        how = batching_of(shape.model_type)
         weights = weight_bytes(checkpoint, dtype)
+        if packs_linears(options.device, dtype, how) and shape.tied:
+            # The output matrix gets a layout of its own, beside the embedding's.
+            weights += shape.vocab_size * shape.hidden_size * width
         per_token = shape.kv_values_per_token * width
         state = shape.state_values_per_sequence * width
 
-        how = batching_of(shape.model_type)
         # Rows that come together in a new batch hold their state twice until the new one is final; pages never move.
         copies = 1 if how == PAGED else WORKSPACE_FACTOR
 
@@ -105,7 +108,7 @@ class LanguageFamily:
         """See Family."""
         from .loading import load
 
-        checkpoint = _configured(checkpoint)
+        checkpoint = configured(checkpoint)
         check_runnable(checkpoint)
         return load(checkpoint, plan, env)
 
@@ -115,7 +118,13 @@ def step_limits(device: str) -> tuple[int, int]:
     return (512, 64) if device == "cpu" else (4096, 256)
 
 
-def _configured(checkpoint: Checkpoint) -> Checkpoint:
+def packs_linears(device: str, dtype: str, how: str) -> bool:
+    """Whether linear layers are laid out for the CPU's kernels: for the model types of which the tests compare every
+    token with transformers' plain layers."""
+    return device == "cpu" and dtype == "float32" and how == PAGED
+
+
+def configured(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with a configuration in the form of a `config.json`, also where it came from a GGUF header."""
     config = language_config(checkpoint)
     assert config is not None, "describe, plan and load are asked only for checkpoints that are claimed"

@@ -16,14 +16,15 @@ from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.plan import Plan
 from kamado.requests import Sampling
 from kamado.sampling.sampler import Sampler
+from kamado.weights.packed import pack_linears
 from kamado.weights.stream import ReadProgress, lazy_tensors
 
 from .attention import LayerShape, PageStore
 from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, batching_of
 from .config import transformers_classes
-from .family import BLOCK_TOKENS, step_limits
+from .family import BLOCK_TOKENS, packs_linears, step_limits
 from .gguf.tensors import tensors_from_gguf
-from .materialize import materialize
+from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel, TextFacts
 from .paged import PagedLane
 from .paged_probe import probe_paged
@@ -37,26 +38,36 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LanguageModel:
     """See Family.load."""
     tokenizer = load_tokenizer(checkpoint)
-    made, model_class = transformers_classes(checkpoint)
-    dtype = _DTYPES[plan.dtype]
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
-    model, report = materialize(
-        model_class,
-        made,
-        _tensors(checkpoint, made, dtype, env.progress),
-        dtype=dtype,
-        device=plan.device,
-        progress=None if checkpoint.layout == "gguf" else env.progress,
-    )
-    _correct(env, plan, "weights", plan.weight_bytes, report.weight_bytes)
-    execution = choose_execution(model, made, plan, env)
+    model, report = read_model(checkpoint, dtype=plan.dtype, device=plan.device, progress=env.progress)
+    config = model.config
+    packs = packs_linears(plan.device, plan.dtype, batching_of(config.model_type))
+    held = report.weight_bytes + (pack_linears(model) if packs else 0)
+    _correct(env, plan, "weights", plan.weight_bytes, held)
+    execution = choose_execution(model, config, plan, env)
     facts = TextFacts(
         sampling=_sampling_defaults(checkpoint),
-        vocab_size=int(made.get_text_config().vocab_size),
+        vocab_size=int(config.get_text_config().vocab_size),
         context_tokens=plan.context_tokens,
-        decoder_start=_decoder_start(checkpoint, made),
+        decoder_start=_decoder_start(checkpoint, config),
     )
     return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
+
+
+def read_model(
+    checkpoint: Checkpoint, *, dtype: str, device: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[Any, LoadReport]:
+    """transformers' model with the checkpoint's weights, as the library has it. `checkpoint.config` must be in the form
+    of a `config.json` (see `family.configured`). Raises UnsupportedCheckpoint."""
+    config, model_class = transformers_classes(checkpoint)
+    torch_dtype = _DTYPES[dtype]
+    if checkpoint.layout == "gguf":
+        meter = ReadProgress(checkpoint.weight_bytes, progress) if progress is not None else None
+        tensors: Mapping[str, Any] = tensors_from_gguf(checkpoint, config, torch_dtype, progress=meter)
+        progress = None
+    else:
+        tensors = lazy_tensors(checkpoint.tensors)
+    return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
 
 
 def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment) -> Execution:
@@ -122,15 +133,6 @@ def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnviron
     else:
         batching = ROWS_RAGGED if mode.padded else ROWS_STATE
     return Execution(lane=lane, memory=memory, batching=batching, close=lambda: None, notes=mode.notes)
-
-
-def _tensors(
-    checkpoint: Checkpoint, config: Any, dtype: torch.dtype, progress: Callable[[int, int], None] | None
-) -> Mapping[str, Any]:
-    if checkpoint.layout == "gguf":
-        meter = ReadProgress(checkpoint.weight_bytes, progress) if progress is not None else None
-        return tensors_from_gguf(checkpoint, config, dtype, progress=meter)
-    return lazy_tensors(checkpoint.tensors)
 
 
 def _correct(env: LoadEnvironment, plan: Plan, kind: str, planned: int, real: int) -> None:
