@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from tiny_configs import CAUSAL, SEEDS, SEQ2SEQ
+from tiny_configs import CAUSAL, SEQ2SEQ
+from tiny_seeds import SEEDS
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<a>", "<b>")
 KEPT = ("A_log", "D", "dt_bias", "recurrent_param", "time_decay", "time_first")

@@ -57,15 +57,8 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
     """The widest mode in which logits agree with those of rows computed alone.
 
     Raises UnsupportedCheckpoint for a model that has no cache, and whatever the model raises when it cannot even
-    compute one row. `tolerance` is relative to the largest logit;
-    None takes the dtype's. Nothing is left behind in the model."""
-    size = measure_state(model, config)
-    if size.per_token <= 0 and size.per_sequence <= 0:
-        raise UnsupportedCheckpoint(
-            f"{type(model).__name__} keeps no state between tokens, so every token would cost the whole text again; "
-            "take a model that has a cache"
-        )
-    padded = size.per_token > 0
+    compute one row. `tolerance` is relative to the largest logit; None takes the dtype's. Nothing is left behind in the model."""
+    padded = _state_grows(model, config)
     rows = RowModel(model, config, padded=padded)
     generator = torch.Generator().manual_seed(20_011)
     pad = getattr(config, "pad_token_id", None)
@@ -118,6 +111,17 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
         padded=padded,
         notes=tuple({why: f"not possible: {what} ({why})" for what, why in reversed(findings.items()) if why}.values()),
     )
+
+
+def _state_grows(model: Any, config: PreTrainedConfig) -> bool:
+    """Whether a sequence's state grows with its length. Raises UnsupportedCheckpoint where there is none at all."""
+    size = measure_state(model, config)
+    if size.per_token <= 0 and size.per_sequence <= 0:
+        raise UnsupportedCheckpoint(
+            f"{type(model).__name__} keeps no state between tokens, so every token would cost the whole text again; "
+            "take a model that has a cache"
+        )
+    return size.per_token > 0
 
 
 def _shifting_positions(config: PreTrainedConfig) -> str | None:
