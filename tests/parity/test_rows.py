@@ -32,7 +32,7 @@ MODES = {
     **dict.fromkeys(("qwen3_next", "lfm2"), RAGGED_CHUNKED),
     **dict.fromkeys(("mamba", "falcon_mamba", "jamba", "recurrent_gemma", "zamba2", "nemotron_h"), RAGGED),
     "rwkv": ALONE_CHUNKED,
-    **dict.fromkeys(("t5", "t5_gated"), RAGGED_CHUNKED),
+    **dict.fromkeys(("t5", "t5_gated", "umt5"), RAGGED_CHUNKED),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), EQUAL_CHUNKED),
 }
 """What the probe is expected to find."""

@@ -57,7 +57,7 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
     """The widest mode in which logits agree with those of rows computed alone.
 
     Raises UnsupportedCheckpoint for a model that has no cache, and whatever the model raises when it cannot even
-    compute one row. `tolerance` is relative to the largest logit; None takes the dtype's. Nothing is left behind in the model."""
+    compute one row. `tolerance` is relative to the largest logit; None takes the dtype's. It leaves nothing behind."""
     padded = _state_grows(model, config)
     rows = RowModel(model, config, padded=padded)
     generator = torch.Generator().manual_seed(20_011)
