@@ -96,7 +96,7 @@ def _paged(model: Any, config: Any, layers: tuple[LayerShape, ...], plan: Plan, 
         rope_alone=alone,
     )
     lane = PagedLane(
-        f"{env.owner}/lm", model, store, step_budget=env.step_budget or budget, max_rows=env.max_rows or rows
+        f"{env.owner}/lm", model, store, memory, step_budget=env.step_budget or budget, max_rows=env.max_rows or rows
     )
     return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kamado.contracts import Work
-from kamado.memory.blocks import BlockTable
+from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.sampling.sampler import Sampler
 from kamado.sequence import TextStep, TokenSequence
 
@@ -28,16 +28,18 @@ class PagedLane:
         name: str,
         model: Any,
         store: PageStore,
+        memory: PagedMemory,
         *,
         step_budget: int,
         max_rows: int,
         sampler: Sampler | None = None,
     ) -> None:
-        """`model` is switched to attention over the pages of `store`; `close` switches it back."""
+        """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
         self.store = store
+        self._memory = memory
         self._model = model
         self._sampler = sampler or Sampler()
         self._cache = PackedCache(store)
@@ -63,7 +65,7 @@ class PagedLane:
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, Exception):
                 # NaN in a page would spread to whoever has the page next, through positions that are masked there.
-                self.store.clear(_blocks(step.sequence))
+                self.store.clear(self._memory.spoil(step.sequence))
         return results
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor:

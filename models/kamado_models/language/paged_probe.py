@@ -87,7 +87,7 @@ def _packed(model: Any, layers: Sequence[LayerShape], prompts: Sequence[list[int
     memory = PagedMemory(BlockPool(num_blocks), _BLOCK_TOKENS, salt=b"probe", share_prefixes=False)
     store = PageStore(layers, num_blocks, _BLOCK_TOKENS, model.dtype, str(next(model.parameters()).device))
     sequences = [_sequence(index, prompt, memory) for index, prompt in enumerate(prompts)]
-    lane = PagedLane("probe", model, store, step_budget=64, max_rows=2)
+    lane = PagedLane("probe", model, store, memory, step_budget=64, max_rows=2)
     found: list[tuple[int, int, Tensor]] = []
     try:
         for forward in ([(0, 7), (1, 6)], [(0, 4), (1, 1)], [(0, 1)]):

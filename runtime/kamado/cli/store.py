@@ -90,12 +90,23 @@ def show(model: str, out: Output) -> None:
         if isinstance(value, list):
             for item in value[:_MAX_SHOWN_FILES]:
                 text = f"{format_bytes(item['bytes']):>10}  {item['name']}" if isinstance(item, dict) else str(item)
-                out.line(f"{name:<14} {text}")
+                out.line(f"{name:<24} {text}")
             if len(value) > _MAX_SHOWN_FILES:
-                out.line(f"{name:<14} ... and {len(value) - _MAX_SHOWN_FILES} more")
-        else:
-            out.line(f"{name:<14} {format_bytes(value) if name.endswith('bytes') and value else value}")
+                out.line(f"{name:<24} ... and {len(value) - _MAX_SHOWN_FILES} more")
+        elif value is not None:
+            out.line(f"{name:<24} {_shown(name, value)}")
     out.json(facts)
+
+
+def _shown(name: str, value: object) -> str:
+    """One fact, for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(name, item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return format_bytes(value) if "bytes" in name and value else f"{value:,}".replace(",", " ")
+    return str(value)
 
 
 @click.command()

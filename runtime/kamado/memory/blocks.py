@@ -7,6 +7,7 @@ a full page may be published under the hash of everything up to its end; it stay
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -66,10 +67,16 @@ class BlockPool:
         """The page published under that name. Modifies nothing."""
         return self._named.get(name)
 
-    def forget(self) -> None:
-        """Drop all published names (the content is about to change)."""
-        self._named.clear()
-        self._name = [None] * self.num_blocks
+    def is_shared(self, block: int) -> bool:
+        """Whether more than one holder has it."""
+        return self._references[block] > 1
+
+    def forget(self, block: int) -> None:
+        """Make a page unfindable: its content is about to change."""
+        name = self._name[block]
+        if name is not None:
+            del self._named[name]
+            self._name[block] = None
 
     def check_integrity(self) -> None:
         """Assert that free and held pages together are all pages, and that names are consistent."""
@@ -167,6 +174,14 @@ class PagedMemory:
             for block in reversed(table.blocks):
                 self.pool.release(block)
 
+    def spoil(self, sequence: TokenSequence) -> list[int]:
+        """The sequence's state is not fit for use: pages that it alone holds, which nobody will find any more."""
+        table: BlockTable = sequence.state
+        own = [block for block in table.blocks if not self.pool.is_shared(block)]
+        for block in own:
+            self.pool.forget(block)
+        return own
+
     def capacity_tokens(self) -> int:
         """See SequenceMemory."""
         return self.pool.num_blocks * self.block_tokens
@@ -184,7 +199,5 @@ class PagedMemory:
 
     def _page_name(self, table: BlockTable, tokens: Sequence[int], page: int) -> bytes:
         start = page * self.block_tokens
-        digest = sha256(table.names[page - 1] if page else self._salt)
-        for token in tokens[start : start + self.block_tokens]:
-            digest.update(token.to_bytes(8, "little"))
-        return digest.digest()
+        own = array("q", tokens[start : start + self.block_tokens])
+        return sha256((table.names[page - 1] if page else self._salt) + own.tobytes()).digest()
