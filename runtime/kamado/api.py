@@ -32,6 +32,9 @@ QUANTS = ("none",)
 MAP_CONCURRENCY = 64
 """Requests that `Model.map` keeps in flight unless told otherwise: enough to keep batches full."""
 
+_STEPS = "steps"
+"""Owner in the ledger of the room for temporary tensors."""
+
 _request_numbers = itertools.count(1)
 
 
@@ -124,13 +127,14 @@ class Runtime:
                 max_rows=1 if self.deterministic else max_rows,
             )
             try:
+                info = dict(family.describe(checkpoint))
                 loaded = family.load(checkpoint, plan, environment)
+                self._session.call(lambda: self._attach(loaded))
             except BaseException:
                 self.ledger.drop(owner)
                 raise
-            self._session.call(lambda: self._attach(loaded))
-            model = Model(self, owner, checkpoint, loaded, dict(family.describe(checkpoint)))
-            self._models[owner] = model
+            model = self._models[owner] = Model(self, owner, checkpoint, loaded, info)
+            self._share_activations()
             return model
 
     def stats(self) -> dict[str, Any]:
@@ -149,7 +153,7 @@ class Runtime:
             "preemptions": loop.scheduler.num_preemptions,
             "splits": loop.splits,
             "lanes": rows,
-            "models": {owner: dict(model.loaded.usage()) for owner, model in dict(self._models).items()},
+            "models": {owner: dict(model.usage()) for owner, model in dict(self._models).items()},
         }
 
     def close(self) -> None:
@@ -183,6 +187,14 @@ class Runtime:
         del self._models[model.owner]
         model.loaded.close()
         self.ledger.drop(model.owner)
+        self._share_activations()
+
+    def _share_activations(self) -> None:
+        """One forward runs at a time, so models share the room for temporary tensors: the largest peak counts."""
+        device = self.device.name
+        self.ledger.drop(_STEPS)
+        peak = max((model.plan.activation_bytes for model in self._models.values()), default=0)
+        self.ledger.enter(device, _STEPS, "activations", min(peak, self.ledger.free(device)))
 
     def _plan_options(self, dtype: str, quant: str, kv_tokens: int | None) -> PlanOptions:
         for name, value, known in (("dtype", dtype, DTYPES), ("quant", quant, QUANTS)):
@@ -192,7 +204,7 @@ class Runtime:
             device=self.device.name,
             dtype=dtype,
             quant=quant,
-            budget_bytes=self.ledger.free(self.device.name),
+            budget_bytes=self.ledger.free(self.device.name) + self.ledger.held(owner=_STEPS),
             good_dtypes=self.device.good_dtypes,
             kv_tokens=kv_tokens,
         )
@@ -230,6 +242,8 @@ class Model:
 
     def submit(self, prompt: str | None = None, **options: Any) -> Job:
         """Start a request and return at once. Raises InvalidRequest and ContextOverflow."""
+        if self.owner not in self.runtime._models:
+            raise InvalidRequest(f"{self.reference} is unloaded; load it again")
         request = {"prompt": prompt, **options} if prompt is not None else options
         request_id = f"r{next(_request_numbers)}"
         tasks = self.loaded.prepare(request_id, request, time.monotonic())
@@ -257,10 +271,10 @@ class Model:
             job.cancel()
             raise
 
-    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[Event]:
+    def stream(self, prompt: str | None = None, **options: Any) -> EventStream:
         """The request's events as they come. Leaving the iterator cancels the request. A request that fails has a last
         event that carries the error. Bad options raise at once, not with the first event."""
-        return self._events_of(self.submit(prompt, **options))
+        return EventStream(self.submit(prompt, **options))
 
     def generate_many(self, requests: Iterable[Mapping[str, Any]]) -> list[Result]:
         """Results in order. The first failure is raised and cancels the rest."""
@@ -319,6 +333,10 @@ class Model:
         with self._jobs_lock:
             return list(self._jobs.values())
 
+    def usage(self) -> Mapping[str, Any]:
+        """Figures of its state memory; none once it is unloaded."""
+        return self.loaded.usage() if self.owner in self.runtime._models else {}
+
     def unload(self) -> None:
         """Cancel its requests and give back every byte."""
         self.runtime._unload(self)
@@ -327,12 +345,23 @@ class Model:
         with self._jobs_lock:
             self._jobs.pop(request_id, None)
 
-    @staticmethod
-    def _events_of(job: Job) -> Iterator[Event]:
-        try:
-            yield from job.events()
-        finally:
-            job.cancel()
+
+class EventStream(Iterator[Event]):
+    """Events of one request as they come. Closing it, or dropping it, cancels the request."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._events = job.events()
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Cancel the request, if it still runs."""
+        self.job.cancel()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _result_or_error(job: Job) -> Result | KamadoError:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 from .events import Event, Finished, Started, Token
 from .results import Result, Timings
@@ -107,7 +108,7 @@ class Job:
 
         def listener() -> None:
             # The caller's event loop may be closed before the request ends.
-            if not loop.is_closed():
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(changed.set)
 
         with self._changed:
@@ -138,17 +139,17 @@ class Job:
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return self._outcome()
+        return await asyncio.to_thread(self._outcome)
 
     def _outcome(self) -> Result:
         with self._changed:
-            for event in self._events:
-                if isinstance(event, Finished) and event.error is not None:
-                    raise event.error
-            if self._result is None:
-                total = self._marks["total"]
-                timings = Timings(
-                    queued_s=self._marks.get("queued", total), ttft_s=self._marks.get("first"), total_s=total
-                )
-                self._result = self._collect(self._events, timings)
-            return self._result
+            events, marks, result = list(self._events), dict(self._marks), self._result
+        for event in events:
+            if isinstance(event, Finished) and event.error is not None:
+                raise event.error
+        if result is None:
+            total = marks["total"]
+            timings = Timings(queued_s=marks.get("queued", total), ttft_s=marks.get("first"), total_s=total)
+            # Outside the lock: the recipe may have to hash the weights, once.
+            result = self._result = self._collect(events, timings)
+        return result

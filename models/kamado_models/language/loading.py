@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
-from kamado.errors import UnsupportedCheckpoint
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.plan import Plan
-from kamado.requests import Sampling
+from kamado.requests import Sampling, resolve_sampling
 from kamado.sampling.sampler import Sampler
 from kamado.weights.packed import pack_linears
 from kamado.weights.stream import ReadProgress, lazy_tensors
@@ -171,27 +172,17 @@ def _generation_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _sampling_defaults(checkpoint: Checkpoint) -> Sampling:
-    """As the checkpoint's authors recommend it; where they do not ask for sampling, greedy."""
+    """As the checkpoint's authors recommend it, as far as it is usable; where they do not ask for sampling, greedy."""
     config = _generation_config(checkpoint)
-    penalty = _usable(config, "repetition_penalty", 1.0)
-    if config.get("do_sample") is not True:
-        return Sampling(repetition_penalty=penalty)
-    top_k = config.get("top_k", 50)  # transformers' own default where sampling is on
-    return Sampling(
-        temperature=_usable(config, "temperature", 1.0),
-        top_k=top_k if isinstance(top_k, int) and top_k >= 0 else 0,
-        top_p=_usable(config, "top_p", 1.0),
-        min_p=_usable(config, "min_p", 0.0),
-        typical_p=_usable(config, "typical_p", 1.0),
-        repetition_penalty=penalty,
-    )
-
-
-def _usable(config: Mapping[str, Any], name: str, default: float) -> float:
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
-        return default
-    return float(value) or default
+    names = ["repetition_penalty"]
+    defaults = Sampling()
+    if config.get("do_sample") is True:
+        names += ["temperature", "top_k", "top_p", "min_p", "typical_p"]
+        defaults = Sampling(temperature=1.0, top_k=50)  # transformers' own where sampling is on
+    for name in names:
+        with suppress(InvalidRequest):
+            defaults = resolve_sampling({name: config.get(name)}, defaults)
+    return defaults
 
 
 def _decoder_start(checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:

@@ -26,9 +26,12 @@ class Loop:
         self.splits = 0
         self._started: set[str] = set()
 
-    def add(self, task: Task) -> None:
-        """The task runs from the next step on."""
+    def add(self, task: Task) -> list[Event]:
+        """The task runs from the next step on. If its lane has gone in the meantime, it ends at once."""
+        if not self.residency.has(task.lane):
+            return [task.finish("cancelled", Cancelled("its model was unloaded"))]
         self.scheduler.add(task)
+        return []
 
     def step(self) -> list[Event]:
         """One forward. Empty when nothing can run."""

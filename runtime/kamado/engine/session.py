@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol, TypeVar
 
 from ..contracts import Task
@@ -46,17 +46,14 @@ class Session:
 
         def start() -> None:
             self._sinks[request_id] = sink
-            for task in tasks:
-                self._loop.add(task)
+            self._route([event for task in tasks for event in self._loop.add(task)])
 
         self._send(start)
 
     def cancel(self, request_id: str) -> None:
         """End the request between this step and the next. Does nothing once it is finished. Returns at once."""
-        with self._wake:
-            if self._closed:
-                return
-        self._send(lambda: self.end(request_id))
+        with suppress(Cancelled):  # a closed session has cancelled everything
+            self._send(lambda: self.end(request_id))
 
     def end(self, request_id: str) -> None:
         """`cancel`, at once; on the loop's thread only."""
@@ -64,6 +61,8 @@ class Session:
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the loop's thread, between two steps, and wait for what it returns or raises."""
+        if threading.current_thread() is self._thread:
+            return function()
         future: Future[T] = Future()
 
         def run() -> None:
@@ -114,7 +113,7 @@ class Session:
             commands, self._commands = self._commands, deque()
             closed = self._closed
         for command in commands:
-            command()
+            _guarded(command)
         return not closed
 
     def _guarded_step(self) -> list[Event]:
@@ -130,7 +129,17 @@ class Session:
         for event in events:
             sink = self._sinks.get(event.request_id)
             if sink is not None:
-                sink.put(event)
+                _guarded(lambda sink=sink, event=event: sink.put(event))  # type: ignore[misc]
         for request_id in {event.request_id for event in events if isinstance(event, Finished)}:
             if not self._loop.has(request_id) and (sink := self._sinks.pop(request_id, None)):
-                sink.close()
+                _guarded(sink.close)
+
+
+def _guarded(function: Callable[[], None]) -> None:
+    """Call it; what it raises (a callback's fault) is reported as an uncaught exception of a thread is, and the loop's
+    thread goes on."""
+    try:
+        function()
+    except Exception as error:  # noqa: BLE001 - nobody else's request may suffer
+        arguments = (type(error), error, error.__traceback__, threading.current_thread())
+        threading.excepthook(threading.ExceptHookArgs(arguments))

@@ -23,6 +23,10 @@ class Residency:
         """The lane is gone; its works can no longer run."""
         del self._lanes[name]
 
+    def has(self, name: str) -> bool:
+        """Whether the lane is there."""
+        return name in self._lanes
+
     def limits(self, name: str) -> tuple[int, int]:
         """Step budget and most rows of a lane."""
         lane = self._lanes[name]

@@ -180,7 +180,7 @@ def test_a_deadline(model: kamado.Model) -> None:
 def test_leaving_a_stream_cancels_the_request(model: kamado.Model, family: ToyFamily) -> None:
     stream = model.stream("hello", max_tokens=90, ignore_eos=True)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     deadline = time.monotonic() + 10
     while model.jobs() and time.monotonic() < deadline:
         time.sleep(0.01)
