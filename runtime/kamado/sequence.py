@@ -67,6 +67,9 @@ class SequenceMemory(Protocol):
     chunked: bool
     """Whether a prompt may be computed in pieces."""
 
+    restart_tokens: int | None
+    """A sequence that grows beyond this is computed anew: positions mean something else from there on (LongRoPE)."""
+
     def key(self, sequence: TokenSequence, num_new: int) -> Hashable:
         """Batching key of computing the next `num_new` tokens."""
 
@@ -82,6 +85,9 @@ class SequenceMemory(Protocol):
 
     def release(self, sequence: TokenSequence) -> None:
         """Give back everything that the sequence holds."""
+
+    def fits(self, num_tokens: int, num_source: int) -> bool:
+        """Whether a sequence of that many tokens, with that many encoder tokens, could ever be held, alone."""
 
     def capacity_tokens(self) -> int:
         """The longest sequence that could ever be held, alone."""

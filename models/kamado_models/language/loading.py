@@ -29,7 +29,7 @@ from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel, TextFacts
 from .paged import PagedLane
 from .paged_probe import probe_paged
-from .rows import RowLane, RowMemory, measure_state, probe
+from .rows import RowLane, RowMemory, longrope_switch, measure_state, probe, shifting_positions
 from .rows_memory import WORKSPACE_FACTOR
 from .tokenizer import load_tokenizer
 
@@ -50,6 +50,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LanguageMo
         sampling=_sampling_defaults(checkpoint),
         vocab_size=int(config.get_text_config().vocab_size),
         context_tokens=plan.context_tokens,
+        stepwise=env.deterministic,
         decoder_start=_decoder_start(checkpoint, config),
     )
     return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
@@ -74,27 +75,24 @@ def read_model(
 def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment) -> Execution:
     """The lane and memory that the model can be run with: pages where its attention allows, else rows."""
     vocab_size = int(config.get_text_config().vocab_size)
-    known = batching_of(config.model_type) == PAGED
-    verdict = probe_paged(model, vocab_size, known=known) if not config.is_encoder_decoder else None
-    if verdict is not None and verdict.layers is not None:
-        return _paged(model, config, verdict.layers, plan, env)
+    if not config.is_encoder_decoder and shifting_positions(config) is None:
+        verdict = probe_paged(model, vocab_size, known=batching_of(config.model_type) == PAGED)
+        if verdict.layers is not None:
+            return _paged(model, verdict.layers, plan, env)
     return _rows(model, config, vocab_size, plan, env)
 
 
-def _paged(model: Any, config: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:
+def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:
     budget, rows = step_limits(plan.device)
     block_bytes = BLOCK_TOKENS * sum(layer.values_per_token for layer in layers) * model.dtype.itemsize
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
     env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
     store = PageStore(layers, num_blocks, BLOCK_TOKENS, model.dtype, plan.device)
-    switch, alone = _rope_switch(config)
     memory = PagedMemory(
         BlockPool(num_blocks),
         BLOCK_TOKENS,
         salt=sha256(env.owner.encode()).digest(),
         share_prefixes=not env.deterministic,
-        rope_switch=switch,
-        rope_alone=alone,
     )
     lane = PagedLane(
         f"{env.owner}/lm", model, store, memory, step_budget=env.step_budget or budget, max_rows=env.max_rows or rows
@@ -117,6 +115,7 @@ def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnviron
         bytes_per_sequence=size.per_sequence,
         bytes_per_source_token=size.per_source_token,
         max_sequences=plan.max_sequences or max_rows,
+        restart_tokens=longrope_switch(config),
     )
     lane = RowLane(
         name=f"{env.owner}/lm",
@@ -142,22 +141,6 @@ def _correct(env: LoadEnvironment, plan: Plan, kind: str, planned: int, real: in
         env.ledger.enter(plan.device, env.owner, kind, real - planned)
     elif real < planned:
         env.ledger.leave(plan.device, env.owner, kind, planned - real)
-
-
-def _rope_switch(config: Any) -> tuple[int | None, bool]:
-    """(length beyond which rotary embeddings depend on the longest position in a forward, whether they change with
-    every further position): LongRoPE switches once, dynamic NTK scaling goes on changing."""
-    text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    kind = rope.get("rope_type") if isinstance(rope, Mapping) else None
-    if kind == "longrope":
-        original = rope.get("original_max_position_embeddings") or getattr(
-            text, "original_max_position_embeddings", None
-        )
-        return int(original or text.max_position_embeddings), False
-    if kind == "dynamic":
-        return int(text.max_position_embeddings), True
-    return None, False
 
 
 def _generation_config(checkpoint: Checkpoint) -> Mapping[str, Any]:

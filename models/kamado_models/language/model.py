@@ -45,6 +45,8 @@ class TextFacts:
     """Defaults of this checkpoint."""
     vocab_size: int
     context_tokens: int
+    stepwise: bool
+    """See TextModel."""
     decoder_start: tuple[int, ...]
     """First decoder tokens of an encoder-decoder model; otherwise empty."""
 
@@ -77,6 +79,7 @@ class LanguageModel:
             decode=tokenizer.decode,
             eos_ids=tokenizer.eos_ids,
             context_tokens=min(facts.context_tokens, execution.memory.capacity_tokens()),
+            stepwise=facts.stepwise,
         )
         self._hashes: dict[str, str] | None = None
 
@@ -170,7 +173,9 @@ class LanguageModel:
                 context_tokens=context,
             )
         held = self._text_model.context_tokens
-        if num_tokens >= held:
+        memory = self.execution.memory
+        fits = memory.fits(len(self.facts.decoder_start) + 1, num_tokens) if is_source else num_tokens < held
+        if not fits:
             raise ContextOverflow(
                 f"the prompt has {num_tokens} tokens, but memory for only {held} was set aside; "
                 "load the model with more KV tokens (--kv-tokens) or more memory (--memory)",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kamado.contracts import Work
+from kamado.errors import GenerationFailed
 from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.sampling.sampler import Sampler
 from kamado.sequence import TextStep, TokenSequence
@@ -58,10 +59,21 @@ class PagedLane:
         """See Lane. Pages beyond what a sequence has computed hold nothing that anybody reads, so a forward that
         raises has changed nothing."""
         steps: list[TextStep] = [work.payload for work in works]
-        sampled = [step for step in steps if step.sample]
         logits = self.forward(steps)
-        drawn = iter(self._sampler.draw(logits, [step.sequence for step in sampled]) if sampled else ())
-        results: list[Any] = [next(drawn) if step.sample else None for step in steps]
+        sampled = [index for index, step in enumerate(steps) if step.sample]
+        results: list[Any] = [None] * len(steps)
+        if sampled:
+            drawn = self._sampler.draw(
+                logits if len(sampled) == len(steps) else logits[sampled], [steps[index].sequence for index in sampled]
+            )
+            for index, result in zip(sampled, drawn, strict=True):
+                results[index] = result
+        pieces = [index for index, step in enumerate(steps) if not step.sample]
+        if pieces:
+            # A NaN reaches every later position, so the last one of a prompt's piece tells.
+            for index, bad in zip(pieces, logits[pieces].isnan().any(dim=-1).tolist(), strict=True):
+                if bad:
+                    results[index] = GenerationFailed("the model produced NaN while it read the prompt")
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, Exception):
                 # NaN in a page would spread to whoever has the page next, through positions that are masked there.
@@ -69,7 +81,7 @@ class PagedLane:
         return results
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor:
-        """Logits (S, vocab) of the last token of each of the S steps that sample, in order."""
+        """Logits (S, vocab) of the last token of each of the S steps, in order."""
         tokens: list[int] = []
         positions: list[int] = []
         last: list[int] = []
@@ -77,10 +89,9 @@ class PagedLane:
             start = step.sequence.num_computed
             tokens += step.sequence.tokens[start : start + step.num_new]
             positions += range(start, start + step.num_new)
-            if step.sample:
-                last.append(len(tokens) - 1)
+            last.append(len(tokens) - 1)
         self._cache.step = self._pack(steps)
-        keep = torch.tensor(last or [len(tokens) - 1], device=self._device)
+        keep = torch.tensor(last, device=self._device)
         output = self._model(
             input_ids=torch.tensor([tokens], device=self._device),
             position_ids=torch.tensor([positions], device=self._device),

@@ -94,6 +94,7 @@ class RowMemory:
     bytes_per_source_token: int = 0
     """Encoder states and cross attention of an encoder-decoder model."""
     max_sequences: int
+    restart_tokens: int | None = None
     used_bytes: int = field(default=0, init=False)
     _held: set[RowState] = field(default_factory=set, init=False)
 
@@ -156,6 +157,10 @@ class RowMemory:
         self.used_bytes -= state.reserved_bytes
         state.move(None)
         sequence.state = None
+
+    def fits(self, num_tokens: int, num_source: int) -> bool:
+        """Whether a sequence of that many tokens, with that many encoder tokens, could ever be held, alone."""
+        return self.max_sequences > 0 and self._needed_bytes(num_tokens, num_source) <= self.budget_bytes
 
     def capacity_tokens(self) -> int:
         """The longest sequence (without encoder tokens) that fits alone."""

@@ -160,19 +160,28 @@ def _add_tokens(backend: Any, tokenizer_config: Mapping[str, Any], special: Mapp
     numbered = sorted(
         (int(key), value) for key, value in entries if str(key).isdecimal() and isinstance(value, Mapping)
     )
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    size = backend.get_vocab_size(with_added_tokens=True)
+    # Each call builds the matcher of all added tokens anew, so runs of one kind go in together.
+    runs: list[tuple[bool, list[Any]]] = []
     for token_id, value in numbered:
         text = _token_text(value)
-        if text is None or (backend.token_to_id(text) is None and token_id != backend.get_vocab_size()):
+        if text is None or (text not in vocabulary and token_id != size):
             continue
+        if text not in vocabulary:
+            vocabulary[text] = size
+            size += 1
         flags = {
             name: value[name]
             for name in ("lstrip", "rstrip", "normalized", "single_word")
             if isinstance(value.get(name), bool)
         }
-        if value.get("special") is True:
-            backend.add_special_tokens([AddedToken(text, special=True, **flags)])
-        else:
-            backend.add_tokens([AddedToken(text, special=False, **flags)])
+        is_special = value.get("special") is True
+        if not runs or runs[-1][0] != is_special:
+            runs.append((is_special, []))
+        runs[-1][1].append(AddedToken(text, special=is_special, **flags))
+    for is_special, tokens in runs:
+        (backend.add_special_tokens if is_special else backend.add_tokens)(tokens)
     known = [text for text in special.values() if backend.token_to_id(text) is not None]
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in known])
 

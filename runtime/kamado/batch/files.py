@@ -25,7 +25,13 @@ def remove_leftovers(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, that takes the place of `path` when the body ends well, and vanishes when it does not."""
+    """A file to write to, that takes the place of `path` when the body ends well, and vanishes when it does not. Links
+    are followed; what is no ordinary file (a device, a pipe) is written to as it is."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as special:
+            yield special
+        return
     descriptor, temporary = tempfile.mkstemp(prefix=_prefix(path), suffix=_SUFFIX, dir=path.parent)
     try:
         with open(descriptor, "wb") as file:

@@ -105,31 +105,17 @@ class PagedMemory:
 
     chunked = True
 
-    def __init__(
-        self,
-        pool: BlockPool,
-        block_tokens: int,
-        *,
-        salt: bytes,
-        share_prefixes: bool = True,
-        rope_switch: int | None = None,
-        rope_alone: bool = False,
-    ) -> None:
-        """`rope_switch`: length from which on position embeddings depend on the longest sequence of a forward;
-        `rope_alone`: and go on changing with it, so that such a sequence cannot share one."""
+    restart_tokens = None
+
+    def __init__(self, pool: BlockPool, block_tokens: int, *, salt: bytes, share_prefixes: bool = True) -> None:
         self.pool = pool
         self.block_tokens = block_tokens
         self.share_prefixes = share_prefixes
         self._salt = sha256(salt).digest()
-        self._rope_switch = rope_switch
-        self._rope_alone = rope_alone
 
     def key(self, sequence: TokenSequence, num_new: int) -> Hashable:
-        """All packed tokens go into one forward, except that rotary embeddings which change with the longest
-        position in the batch keep sequences beyond that length apart."""
-        if self._rope_switch is None or sequence.num_computed + num_new <= self._rope_switch:
-            return "tokens"
-        return ("tokens", sequence.id if self._rope_alone else "long")
+        """All packed tokens may go into one forward."""
+        return "tokens"
 
     def attach(self, sequence: TokenSequence) -> int:
         """See SequenceMemory. At least one token is always left to compute, for its logits."""
@@ -181,6 +167,10 @@ class PagedMemory:
         for block in own:
             self.pool.forget(block)
         return own
+
+    def fits(self, num_tokens: int, num_source: int) -> bool:
+        """See SequenceMemory."""
+        return num_tokens <= self.capacity_tokens()
 
     def capacity_tokens(self) -> int:
         """See SequenceMemory."""

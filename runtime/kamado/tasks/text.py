@@ -24,6 +24,9 @@ class TextModel:
     eos_ids: frozenset[int]
     context_tokens: int
     """Longest sequence, prompt and answer together."""
+    stepwise: bool = False
+    """Whether an answer that is computed again (after pre-emption) goes token by token, as it did the first time, so
+    that not a bit differs."""
 
 
 class TextTask:
@@ -47,7 +50,7 @@ class TextTask:
         self._model = model
         self.options = options
         self._unspawned = options.n - 1 if index == 0 else 0
-        self._cached_tokens = 0
+        self._cached_tokens: int | None = None
         self._granted: TextStep
         self._finished = False
         self.sequence = TokenSequence(
@@ -70,6 +73,8 @@ class TextTask:
         sequence = self.sequence
         missing = len(sequence.tokens) - sequence.num_computed
         num_new = min(missing, budget) if self._model.memory.chunked else missing
+        if self._model.stepwise:
+            num_new = min(num_new, max(sequence.num_prompt - sequence.num_computed, 1))
         return self._work(num_new)
 
     def acquire(self, work: Work) -> Work | None:
@@ -85,7 +90,7 @@ class TextTask:
                 self.release()
             return None
         self._granted = work.payload
-        if fresh and not self._cached_tokens and sequence.num_made == 0:
+        if fresh and self._cached_tokens is None:
             self._cached_tokens = sequence.num_computed
         return work
 
@@ -134,6 +139,9 @@ class TextTask:
         sequence = self.sequence
         token = drawn.token_id
         sequence.tokens.append(token)
+        restart = self._model.memory.restart_tokens
+        if restart is not None and len(sequence.tokens) == restart + 1:
+            self.release()
         if token in self._model.eos_ids and not self.options.ignore_eos:
             tail, hit = self._stops.feed(self._detokenizer.flush())
             event = self._token(drawn, tail)
@@ -174,5 +182,5 @@ class TextTask:
             stop=stop,
             prompt_tokens=len(self.sequence.source) or self.sequence.num_prompt,
             completion_tokens=self.sequence.num_made,
-            cached_tokens=self._cached_tokens,
+            cached_tokens=self._cached_tokens or 0,
         )

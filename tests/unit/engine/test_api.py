@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +361,53 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(family: ToyFamily
     with kamado.Runtime(device="cpu", memory=900) as runtime, pytest.raises(kamado.DoesNotFit) as caught:
         runtime.load("toy")
     assert (caught.value.needed_bytes, caught.value.available_bytes) == (1000, 900)
+
+
+def test_a_callback_that_raises_hurts_nobody(model: kamado.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    job = model.submit("x", max_tokens=3)
+    job.when_done(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    assert list(model.generate("y", max_tokens=5).tokens) == wanted("y", 5)
+    assert list(job.result(timeout=10).tokens) == wanted("x", 3)
+    assert [entry.exc_type for entry in reported] == [ZeroDivisionError]
+
+
+def test_a_callback_may_unload_its_model(model: kamado.Model, runtime: kamado.Runtime) -> None:
+    job = model.submit("x", max_tokens=30)
+    unloaded = threading.Event()
+
+    def unload() -> None:
+        model.unload()
+        unloaded.set()
+
+    job.when_done(unload)
+    assert unloaded.wait(10)
+    assert runtime.ledger.held() == 0
+    with pytest.raises(InvalidRequest, match="unloaded"):
+        model.generate("y")
+
+
+def test_a_stream_that_is_dropped_unread_is_cancelled(model: kamado.Model) -> None:
+    model.stream("hello", max_tokens=90, ignore_eos=True)
+    deadline = time.monotonic() + 10
+    while model.jobs() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert model.jobs() == []
+
+
+def test_models_share_the_room_for_temporary_tensors(runtime: kamado.Runtime, family: ToyFamily) -> None:
+    plan = family.plan
+
+    def planned(checkpoint: Checkpoint, options: PlanOptions) -> Plan:
+        lane = LanePlan(lane="lm", device="cpu", dtype="float32", weight_bytes=1000, activation_bytes=5000)
+        return replace(plan(checkpoint, options), lanes=(lane,), minimum_bytes=6000)
+
+    family.plan = planned  # type: ignore[method-assign]
+    first = runtime.load("one")
+    second = runtime.load("two")
+    assert runtime.ledger.held() == 2000 + 5000
+    first.unload()
+    assert runtime.ledger.held() == 1000 + 5000
+    second.unload()
+    assert runtime.ledger.held() == 0

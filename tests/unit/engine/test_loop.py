@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -288,3 +289,36 @@ def test_no_event_follows_the_end_of_an_answer(index: int) -> None:
         if isinstance(event, Finished):
             ended.add((event.request_id, event.index))
     assert len(ended) == 10
+
+
+def test_an_answer_computed_again_goes_step_by_step_where_bits_count() -> None:
+    """With `stepwise`, pre-emption changes neither the pieces of a prompt nor those of an answer."""
+    pieces: dict[str, list[tuple[int, int]]] = {}
+    for name, num_blocks in (("room", 64), ("tight", 12)):
+        model = ToyModel(num_blocks=num_blocks, max_rows=1, share_prefixes=False)
+        model.text_model = replace(model.text_model, stepwise=True)
+        seen: set[tuple[str, int, int]] = set()
+        run = model.lane.run
+
+        def watched(works, run=run, seen=seen):  # type: ignore[no-untyped-def]
+            for work in works:
+                step = work.payload
+                seen.add((step.sequence.id, step.sequence.num_computed, step.num_new))
+            return run(works)
+
+        model.lane.run = watched  # type: ignore[method-assign]
+        for i in range(4):
+            model.loop.add(model.task(f"r{i}", [i + 1] * 20, max_tokens=20, ignore_eos=True))
+        model.run()
+        assert (model.loop.scheduler.num_preemptions > 0) == (name == "tight")
+        pieces[name] = sorted(seen)  # type: ignore[assignment]
+    assert pieces["tight"] == pieces["room"]
+
+
+def test_a_task_whose_lane_has_gone_ends_at_once() -> None:
+    model = ToyModel()
+    model.loop.residency.remove("toy")
+    (end,) = model.loop.add(model.task("late", [1, 2], max_tokens=5))
+    assert isinstance(end, Finished)
+    assert end.reason == "cancelled"
+    assert len(model.loop.scheduler) == 0
