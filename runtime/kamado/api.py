@@ -281,7 +281,7 @@ class Model:
         jobs: list[Job] = []
         try:
             for request in requests:
-                jobs.append(self.submit(**request))
+                jobs.append(self._submit(request))
             return [job.result() for job in jobs]
         except BaseException:
             for job in jobs:
@@ -301,7 +301,7 @@ class Model:
                 while len(flying) < (concurrency or MAP_CONCURRENCY) and (item := next(source, None)) is not None:
                     position, request = item
                     try:
-                        job = self.submit(**request)
+                        job = self._submit(request)
                     except KamadoError as error:
                         yield position, error
                         continue
@@ -340,6 +340,14 @@ class Model:
     def unload(self) -> None:
         """Cancel its requests and give back every byte."""
         self.runtime._unload(self)
+
+    def _submit(self, request: Mapping[str, Any]) -> Job:
+        if not isinstance(request, Mapping):
+            raise InvalidRequest(f'a request is a mapping like {{"prompt": "..."}}, not {request!r:.60}')
+        return self.submit(**request)
+
+    def __repr__(self) -> str:
+        return f"<kamado.Model {self.reference} on {self.plan.device} in {self.plan.dtype}>"
 
     def _forget(self, request_id: str) -> None:
         with self._jobs_lock:

@@ -207,6 +207,9 @@ def resolve_text_options(
         raise InvalidRequest(f"prompt must be text, not {type(prompt).__name__}")
     if prompt == "":
         raise InvalidRequest("the prompt is empty; give the model something to answer")
+    useless = {"prompt": set[str](), "messages": {"chat"}, "prompt_tokens": {"chat", "system"}}[inputs[0]] & set(given)
+    if useless:
+        raise InvalidRequest(f"{inputs[0]} are taken as they are; leave out {' and '.join(sorted(useless))}")
     system = given.get("system")
     if system is not None and not isinstance(system, str):
         raise InvalidRequest(f"system must be text, not {type(system).__name__}")

@@ -5,6 +5,7 @@ Importing this loads no torch; `load` does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from .rows_memory import WORKSPACE_FACTOR
 from .shape import TextShape, describe, text_shape, weight_bytes
 
 BLOCK_TOKENS = 16
+_TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
@@ -100,17 +102,23 @@ class LanguageFamily:
             max_sequences=sequences if state else 0,
             available_bytes=options.budget_bytes,
             minimum_bytes=minimum,
-            options=_smaller(checkpoint, shape, dtype, options),
+            options=_smaller(checkpoint, shape, dtype, options, minimum) if minimum > options.budget_bytes else (),
             notes=(how,),
         )
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
-        from .loading import load
-
         checkpoint = configured(checkpoint)
         check_runnable(checkpoint)
-        return load(checkpoint, plan, env)
+        had_cache_folder = _TORCH_CACHE in os.environ
+        from .loading import load
+
+        try:
+            return load(checkpoint, plan, env)
+        finally:
+            # Importing transformers' modelling code makes torch set this for good; the environment is the host's.
+            if not had_cache_folder:
+                os.environ.pop(_TORCH_CACHE, None)
 
 
 def step_limits(device: str) -> tuple[int, int]:
@@ -172,15 +180,20 @@ def _kv_tokens(options: PlanOptions, context: int, per_token: int, left: int) ->
     return max(min(wanted, fitting) // BLOCK_TOKENS, 1) * BLOCK_TOKENS
 
 
-def _smaller(checkpoint: Checkpoint, shape: TextShape, dtype: str, options: PlanOptions) -> tuple[str, ...]:
-    """What would make it fit."""
+def _smaller(
+    checkpoint: Checkpoint, shape: TextShape, dtype: str, options: PlanOptions, minimum: int
+) -> tuple[str, ...]:
+    """What would make it fit; nothing that would not."""
     found: list[str] = []
-    if dtype == "float32" and (half := next((d for d in options.good_dtypes if d != "float32"), None)):
-        found.append(f"--dtype {half} needs {format_bytes(weight_bytes(checkpoint, half))} for the weights.")
-    if options.kv_tokens is not None and options.kv_tokens > _LEAST_TOKENS and shape.kv_values_per_token:
+    half = next((good for good in options.good_dtypes if good != "float32"), None)
+    if dtype == "float32" and half is not None and minimum // 2 <= options.budget_bytes:
+        found.append(f"--dtype {half} needs about {format_bytes(minimum // 2)}.")
+    if options.kv_tokens is not None and options.kv_tokens > _LEAST_TOKENS:
         per_token = shape.kv_values_per_token * DTYPE_BYTES[dtype]
-        found.append(f"Each 1000 KV tokens less (--kv-tokens) save {format_bytes(1000 * per_token)}.")
-    found.append("Give it more memory (--memory), or take a smaller model.")
+        saved = (options.kv_tokens - _LEAST_TOKENS) * per_token
+        if minimum - saved <= options.budget_bytes:
+            found.append(f"Fewer KV tokens (--kv-tokens) save {format_bytes(1000 * per_token)} for each 1000.")
+    found.append(f"Give it --memory {format_bytes(minimum).replace(' ', '')} or more, or take a smaller model.")
     return tuple(found)
 
 

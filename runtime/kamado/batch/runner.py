@@ -72,9 +72,9 @@ def open_batch(
     and their line number. `restart` throws earlier answers away, `retry_failed` only the failed ones.
     Raises InvalidRequest if the input cannot be read, if the folder holds another batch, or is in use.
     """
+    source = InputFile(input_path)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        source = InputFile(input_path)
         total = sum(1 for _ in source.lines())
         journal_path, results_path = folder / JOURNAL_NAME, folder / RESULTS_NAME
         remove_leftovers(journal_path)
@@ -202,7 +202,8 @@ class Batch:
                 if line_id is not None:
                     seen.setdefault(str(line_id), line.number)
                 if not is_answered:
-                    self._answer(line, failed_result(line_id, line.number, error), on_progress)
+                    named = line_id if line_id is not None else f"line-{line.number}"
+                    self._answer(line, failed_result(named, line.number, error), on_progress)
                 continue
             if is_answered:
                 continue

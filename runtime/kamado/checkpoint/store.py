@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..errors import InvalidRequest, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 from .digest import hash_file
 from .paths import below, check_name
 from .reference import HubReference, PypiReference
@@ -123,8 +123,11 @@ class Store:
 
     @classmethod
     def open(cls, home: Path | None = None) -> Store:
-        """The store at `home`, or at the default place."""
-        return cls(home or default_home())
+        """The store at `home`, or at the default place. Raises InvalidRequest if something else is there."""
+        home = home or default_home()
+        if home.exists() and not home.is_dir():
+            raise InvalidRequest(f"{home} is not a folder; set KAMADO_HOME to one for the models")
+        return cls(home)
 
     def entries(self) -> list[Entry]:
         """All finished models, newest first. Folders without a sound manifest are left out."""

@@ -102,7 +102,7 @@ def test_bad_lines_fail_alone_with_their_number(tmp_path: Path) -> None:
         15: "300 tokens",
     }.items():
         assert words in errors[f"line {number}"]
-    assert found[3]["id"] == "opt" and found[1]["id"] is None
+    assert found[3]["id"] == "opt" and found[1]["id"] == "line-4"
 
 
 def test_a_huge_line_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
