@@ -125,7 +125,7 @@ def test_a_batch_of_every_kind_of_line(kamado: Kamado, smollm2: Path, tmp_path: 
     done = kamado("batch", smollm2, source, "-o", folder)
     assert done.returncode == 1
     results = lines_of(folder / "results.jsonl")
-    assert [result["id"] for result in results] == ["own", "chat", "oai", "long", "odd", None]
+    assert [result["id"] for result in results] == ["own", "chat", "oai", "long", "odd", "line-6"]
     assert [result["status"] for result in results] == ["ok"] * 3 + ["failed"] * 3
     assert "Paris" in results[1]["text"] and results[2]["text"] == results[1]["text"]
     assert all(f"line {number}:" in results[number - 1]["error"] for number in (4, 5, 6))
