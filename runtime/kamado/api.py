@@ -19,7 +19,7 @@ from .engine.session import Session
 from .errors import InvalidRequest, KamadoError
 from .events import Event
 from .families import find
-from .jobs import Job
+from .jobs import EventStream, Job
 from .memory.devices import DeviceFacts, default_budget, resolve_device
 from .memory.ledger import Ledger
 from .memory.plan import Plan, PlanOptions
@@ -352,24 +352,6 @@ class Model:
     def _forget(self, request_id: str) -> None:
         with self._jobs_lock:
             self._jobs.pop(request_id, None)
-
-
-class EventStream(Iterator[Event]):
-    """Events of one request as they come. Closing it, or dropping it, cancels the request."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._events = job.events()
-
-    def __next__(self) -> Event:
-        return next(self._events)
-
-    def close(self) -> None:
-        """Cancel the request, if it still runs."""
-        self.job.cancel()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def _result_or_error(job: Job) -> Result | KamadoError:

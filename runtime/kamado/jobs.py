@@ -153,3 +153,21 @@ class Job:
             # Outside the lock: the recipe may have to hash the weights, once.
             result = self._result = self._collect(events, timings)
         return result
+
+
+class EventStream(Iterator[Event]):
+    """Events of one request as they come. Closing it, or dropping it, cancels the request."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._events = job.events()
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Cancel the request, if it still runs."""
+        self.job.cancel()
+
+    def __del__(self) -> None:
+        self.close()

@@ -18,6 +18,11 @@ PROGRAM = Path(sys.executable).with_name("kamado")
 Kamado = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
+def hear_interrupts() -> None:
+    """In a new process: Ctrl-C counts, also where the test run itself was started in the background, deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "KAMADO_HOME": str(home), "TERM": "xterm-256color", "NO_COLOR": ""}
 
@@ -98,7 +103,8 @@ class PseudoTerminal:
 
 # Makes stdin the controlling terminal of the new session, so that Ctrl-C becomes a signal, and runs the program.
 _TAKE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background was started deaf to it
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import PROGRAM, Kamado, environment
+from .conftest import PROGRAM, Kamado, environment, hear_interrupts
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -99,7 +99,13 @@ def test_bad_input_of_each_kind(
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_at_once(smollm2: Path, tmp_path: Path) -> None:
     args = [PROGRAM, "run", smollm2, "Tell me a very long story.", "--ignore-eos", "--max-tokens", "4000"]
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)) as process:
+    with subprocess.Popen(
+        args,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(tmp_path),
+        preexec_fn=hear_interrupts,  # noqa: PLW1509 - nothing but a signal is set in it
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(10)
         process.send_signal(signal.SIGINT)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,89 +17,12 @@ import pytest
 import kamado
 from kamado import api
 from kamado.checkpoint.types import Checkpoint
-from kamado.contracts import LoadEnvironment, Task
 from kamado.errors import Cancelled, DeadlineExceeded, GenerationFailed, InvalidRequest
-from kamado.events import Event, Finished, Started, Token
+from kamado.events import Finished, Started, Token
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
-from kamado.results import Choice, Result, Timings
 
-from .toys import ToyModel, expected
-
-
-class SlowToy:
-    """A loaded model of integers whose steps take a moment."""
-
-    capabilities: Sequence[str] = ("text",)
-
-    def __init__(self, plan: Plan, owner: str, *, step_s: float = 0.0005) -> None:
-        self.plan = plan
-        self.toy = ToyModel(num_blocks=64)
-        lane = self.toy.lane
-        lane.name = owner + "/lm"
-        run = lane.run
-
-        def slow(works: Any) -> list[Any]:
-            time.sleep(step_s)
-            return run(works)
-
-        lane.run = slow  # type: ignore[method-assign]
-        self.lanes = (lane,)
-        self.closed = False
-
-    def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
-        options = dict(options)
-        prompt = [1 + ord(c) % 40 for c in options.pop("prompt")]
-        deadline_s = options.pop("deadline_s", None)
-        if options.get("max_tokens", 1) > 1000:
-            raise InvalidRequest("max_tokens must be at most 1000")
-        task = self.toy.task(request_id, prompt, deadline=now + deadline_s if deadline_s else None, **options)
-        task.lane = self.lanes[0].name
-        task._model = type(task._model)(
-            lane=task.lane,
-            memory=self.toy.memory,
-            decode=task._model.decode,
-            eos_ids=task._model.eos_ids,
-            context_tokens=100,
-        )
-        return (task,)
-
-    def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
-        made = tuple(e.token_id for e in events if isinstance(e, Token))
-        end = next(e for e in events if isinstance(e, Finished))
-        choice = Choice(index=0, text="", tokens=made, finish_reason=end.reason)
-        return Result(request_id=request_id, choices=(choice,), timings=timings)
-
-    def usage(self) -> Mapping[str, Any]:
-        return self.toy.memory.usage()
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class ToyFamily:
-    name = "toys"
-    loaded: list[SlowToy]
-
-    def __init__(self) -> None:
-        self.loaded = []
-
-    def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
-        return {"architecture": "Toy"}
-
-    def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
-        lane = LanePlan(lane="lm", device="cpu", dtype="float32", weight_bytes=1000, activation_bytes=0)
-        return Plan(
-            reference=checkpoint.reference, family="toys", architecture="Toy", device="cpu", dtype="float32",
-            quant="none", lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
-        )  # fmt: skip
-
-    def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
-        env.ledger.enter("cpu", env.owner, "weights", 1000)
-        model = SlowToy(plan, env.owner)
-        self.loaded.append(model)
-        if checkpoint.reference == "broken":
-            raise OSError("the disk is gone")
-        return model
+from .toy_family import ToyFamily
+from .toys import expected
 
 
 @pytest.fixture
