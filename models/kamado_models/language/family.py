@@ -193,7 +193,7 @@ def _smaller(
         saved = (options.kv_tokens - _LEAST_TOKENS) * per_token
         if minimum - saved <= options.budget_bytes:
             found.append(f"Fewer KV tokens (--kv-tokens) save {format_bytes(1000 * per_token)} for each 1000.")
-    found.append(f"Give it --memory {format_bytes(minimum).replace(' ', '')} or more, or take a smaller model.")
+    found.append(f"Give it --memory {-(-minimum // 2**20)}MiB or more, or take a smaller model.")
     return tuple(found)
 
 
