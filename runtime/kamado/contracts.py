@@ -53,6 +53,10 @@ class Task(Protocol):
         """Reserve the state memory that `work` needs. Returns the work to run, which may be smaller than asked where
         known state could be taken over. None: there is no memory now, and nothing was reserved."""
 
+    def victims_needed(self, work: Work, others: Sequence[Task]) -> int | None:
+        """How many of `others`, tasks of the same lane in the order given, would have to `release` so that `acquire`
+        grants `work`. None: all of them would not suffice. Nothing is reserved or released."""
+
     def release(self) -> None:
         """Give back all state memory. The task stays able to go on, by computing its state again."""
 

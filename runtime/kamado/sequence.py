@@ -5,7 +5,7 @@ Prefill, chunked prefill, decode and resumption after pre-emption are one thing:
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,6 +79,10 @@ class SequenceMemory(Protocol):
 
     def acquire(self, sequence: TokenSequence, num_tokens: int) -> bool:
         """Make room for the first `num_tokens` tokens in all. False: no room, and nothing was changed."""
+
+    def victims_needed(self, sequence: TokenSequence, num_tokens: int, others: Sequence[TokenSequence]) -> int | None:
+        """How many of `others`, in order, would have to be released so that `acquire` succeeds; None: all of them would
+        not suffice. Changes nothing."""
 
     def committed(self, sequence: TokenSequence) -> None:
         """`sequence.num_computed` has grown: state up to there is final and may be shared."""

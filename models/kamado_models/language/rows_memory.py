@@ -6,7 +6,7 @@ Plain integers, no tensors and no torch: the lane (`rows.RowLane`) puts the stat
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,8 +132,7 @@ class RowMemory:
     def acquire(self, sequence: TokenSequence, num_tokens: int) -> bool:
         """Reserve for the first `num_tokens` tokens in all. False: no room, and nothing was changed."""
         state: RowState | None = sequence.state
-        needed = self._needed_bytes(num_tokens, len(sequence.source))
-        more = needed - (state.reserved_bytes if state is not None else 0)
+        more = self._missing_bytes(sequence, num_tokens)
         if state is not None and more <= 0:
             return True
         if more > self.free_bytes or (state is None and self.num_sequences >= self.max_sequences):
@@ -144,6 +143,18 @@ class RowMemory:
         state.reserved_bytes += more
         self.used_bytes += more
         return True
+
+    def victims_needed(self, sequence: TokenSequence, num_tokens: int, others: Sequence[TokenSequence]) -> int | None:
+        """How many of `others`, in order, would have to be released for `acquire` to succeed; None: not even all."""
+        more = self._missing_bytes(sequence, num_tokens) - self.free_bytes
+        surplus = self.num_sequences + (sequence.state is None) - self.max_sequences
+        for count, other in enumerate(others):
+            if more <= 0 and surplus <= 0:
+                return count
+            if other.state is not None:
+                more -= other.state.reserved_bytes
+                surplus -= 1
+        return len(others) if more <= 0 and surplus <= 0 else None
 
     def committed(self, sequence: TokenSequence) -> None:
         """Nothing to do: states are not shared."""
@@ -186,6 +197,11 @@ class RowMemory:
         assert len(self._held) <= self.max_sequences, f"{len(self._held)} sequences, {self.max_sequences} allowed"
         for state in self._held:
             assert state.batch is None or state.batch.rows[state.index] is state, "a batch has lost one of its rows"
+
+    def _missing_bytes(self, sequence: TokenSequence, num_tokens: int) -> int:
+        """What its first `num_tokens` tokens need beyond its reservation; below 0 where that is larger."""
+        reserved = sequence.state.reserved_bytes if sequence.state is not None else 0
+        return self._needed_bytes(num_tokens, len(sequence.source)) - reserved
 
     def _needed_bytes(self, num_tokens: int, num_source: int) -> int:
         rounded = -(-num_tokens // ROUND_TOKENS) * ROUND_TOKENS

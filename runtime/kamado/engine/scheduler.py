@@ -153,22 +153,24 @@ class Scheduler:
         return batch
 
     def _grant(self, entry: Entry, queue: _Queue, batch: list[Entry]) -> bool:
-        """Acquire memory for the entry's work, from younger tasks if need be. The oldest task can always be granted
-        its memory as leader, so something always runs."""
+        """Acquire memory for the entry's work, from the youngest tasks if need be; from none if all the younger ones
+        together have too little. The oldest task can always be granted its memory as leader, so something always
+        runs."""
         assert entry.work is not None
-        while (granted := entry.task.acquire(entry.work)) is None:
-            victim = next(
-                (
-                    other
-                    for other in reversed(queue.entries)
-                    if other.arrival > entry.arrival and other.task.holds() and other not in batch
-                ),
-                None,
-            )
-            if victim is None:
-                return False
-            victim.task.release()
-            victim.num_preemptions += 1
-            self.num_preemptions += 1
+        granted = entry.task.acquire(entry.work)
+        if granted is None:
+            victims = [
+                other
+                for other in reversed(queue.entries)
+                if other.arrival > entry.arrival and other.task.holds() and other not in batch
+            ]
+            num_needed = entry.task.victims_needed(entry.work, [victim.task for victim in victims]) if victims else None
+            for victim in victims[: num_needed or 0]:
+                victim.task.release()
+                victim.num_preemptions += 1
+                self.num_preemptions += 1
+            granted = entry.task.acquire(entry.work) if num_needed else None
+        if granted is None:
+            return False
         entry.work = granted
         return True

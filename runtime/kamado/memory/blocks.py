@@ -8,7 +8,7 @@ a full page may be published under the hash of everything up to its end; it stay
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -67,9 +67,9 @@ class BlockPool:
         """The page published under that name. Modifies nothing."""
         return self._named.get(name)
 
-    def is_shared(self, block: int) -> bool:
-        """Whether more than one holder has it."""
-        return self._references[block] > 1
+    def num_holders(self, block: int) -> int:
+        """How many hold it."""
+        return self._references[block]
 
     def forget(self, block: int) -> None:
         """Make a page unfindable: its content is about to change."""
@@ -141,6 +141,19 @@ class PagedMemory:
         table.blocks.extend(self.pool.take() for _ in range(missing))
         return True
 
+    def victims_needed(self, sequence: TokenSequence, num_tokens: int, others: Sequence[TokenSequence]) -> int | None:
+        """See SequenceMemory. A page that several hold is free once the last of them has gone."""
+        table: BlockTable = sequence.state
+        missing = -(-num_tokens // self.block_tokens) - len(table.blocks) - self.pool.num_free
+        holders: Counter[int] = Counter()
+        for count, other in enumerate(others):
+            if missing <= 0:
+                return count
+            for block in other.state.blocks if other.state is not None else ():
+                holders[block] += 1
+                missing -= holders[block] == self.pool.num_holders(block)
+        return len(others) if missing <= 0 else None
+
     def committed(self, sequence: TokenSequence) -> None:
         """See SequenceMemory: publishes the pages that became full."""
         if not self.share_prefixes:
@@ -163,7 +176,7 @@ class PagedMemory:
     def spoil(self, sequence: TokenSequence) -> list[int]:
         """The sequence's state is not fit for use: pages that it alone holds, which nobody will find any more."""
         table: BlockTable = sequence.state
-        own = [block for block in table.blocks if not self.pool.is_shared(block)]
+        own = [block for block in table.blocks if self.pool.num_holders(block) == 1]
         for block in own:
             self.pool.forget(block)
         return own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..contracts import Accepted, Work
+from ..contracts import Accepted, Task, Work
 from ..events import Event, Finished, FinishReason, Token, TokenLogprob
 from ..media.detokenize import IncrementalDetokenizer
 from ..requests import TextOptions
@@ -82,10 +82,8 @@ class TextTask:
         sequence, memory = self.sequence, self._model.memory
         fresh = sequence.state is None
         if fresh:
-            sequence.num_computed = memory.attach(sequence)
-            work = self._work(min(work.cost, len(sequence.tokens) - sequence.num_computed))
-        num_new: int = work.payload.num_new
-        if not memory.acquire(sequence, sequence.num_computed + num_new):
+            work = self._attach(work)
+        if not memory.acquire(sequence, sequence.num_computed + work.payload.num_new):
             if fresh:
                 self.release()
             return None
@@ -93,6 +91,19 @@ class TextTask:
         if fresh and self._cached_tokens is None:
             self._cached_tokens = sequence.num_computed
         return work
+
+    def victims_needed(self, work: Work, others: Sequence[Task]) -> int | None:
+        """See Task. A prefix that would be taken over is held for the count, so it counts as no victim's to free."""
+        sequence, memory = self.sequence, self._model.memory
+        fresh = sequence.state is None
+        if fresh:
+            work = self._attach(work)
+        victims = [other.sequence for other in others if isinstance(other, TextTask)]
+        assert len(victims) == len(others), "a text lane's state is held by text tasks alone"
+        needed = memory.victims_needed(sequence, sequence.num_computed + work.payload.num_new, victims)
+        if fresh:
+            self.release()
+        return needed
 
     def release(self) -> None:
         """See Task."""
@@ -120,6 +131,12 @@ class TextTask:
     def finish(self, reason: FinishReason, error: Exception | None = None) -> Finished:
         """See Task."""
         return self._finish(reason, text=self._stops.flush() if error is None else "", error=error)
+
+    def _attach(self, work: Work) -> Work:
+        """Take over the longest prefix that memory knows: what is left of the work."""
+        sequence = self.sequence
+        sequence.num_computed = self._model.memory.attach(sequence)
+        return self._work(min(work.cost, len(sequence.tokens) - sequence.num_computed))
 
     def _work(self, num_new: int) -> Work:
         sequence = self.sequence

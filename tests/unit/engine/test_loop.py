@@ -60,6 +60,24 @@ def test_pages_that_run_out_pre_empt_the_youngest_and_change_no_answer() -> None
     model.memory.check_integrity()
 
 
+def test_nobody_is_pre_empted_where_that_would_not_free_enough() -> None:
+    """Of 10 pages the oldest holds 6 and the youngest 2; one in between asks for 5, which those 2 and the 2 free ones
+    cannot make up."""
+    model = ToyModel(num_blocks=10, block_tokens=4, step_budget=64)
+    model.loop.add(model.task("old", [1] * 21, max_tokens=3, ignore_eos=True))
+    model.loop.step()
+    model.loop.add(model.task("middle", [2] * 18, max_tokens=2))
+    model.loop.add(model.task("young", [3] * 5, max_tokens=3, ignore_eos=True))
+    (young,) = (entry for entry in model.loop.scheduler.entries() if entry.task.id == "young")
+    assert young.task.acquire(young.task.work(64)) is not None  # type: ignore[arg-type]
+    events = model.loop.step()
+    events += model.loop.step()  # the one in between has waited longest, and leads
+    assert model.loop.scheduler.num_preemptions == 0
+    assert young.task.holds()
+    events += model.run()
+    assert tokens_of(events, "middle") == expected([2] * 18, 2, context=40)
+
+
 def test_answers_of_one_request_share_the_pages_of_its_prompt() -> None:
     model = ToyModel(num_blocks=16, block_tokens=4)
     prompt = list(range(1, 34))  # 9 pages, of which 8 are full

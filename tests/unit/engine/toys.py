@@ -134,6 +134,9 @@ class CountTask:
     def acquire(self, work: Work) -> Work | None:
         return work
 
+    def victims_needed(self, work: Work, others: Sequence[Any]) -> int | None:
+        return 0
+
     def release(self) -> None:
         return None
 
