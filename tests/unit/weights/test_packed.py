@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kamado.weights.packed import PackedLinear, can_pack, pack_linears
+from kamado.weights.packed import PackedLinear, can_pack, pack, pack_linears
 
 
 def _linear(num_in: int, num_out: int, bias: bool) -> nn.Linear:
@@ -31,11 +31,67 @@ def test_equal_to_plain(rows: int, num_in: int, num_out: int, bias: bool) -> Non
     linear = _linear(num_in, num_out, bias)
     x = torch.randn(1, rows, num_in, generator=torch.Generator().manual_seed(1))
     wanted, weight = linear(x), linear.weight.clone()
-    packed = PackedLinear(linear)
+    (packed,) = pack(linear)
     assert torch.allclose(packed(x), wanted, rtol=1e-4, atol=1e-4)
     assert packed(x).shape == wanted.shape
     assert packed.nbytes == weight.nbytes
     assert torch.allclose(packed.weight, weight, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN kernels for packed weights")
+@pytest.mark.parametrize("rows", [1, 17])
+@pytest.mark.parametrize("biases", [(False, False, False), (True, False, True)])
+def test_siblings_are_computed_once(rows: int, biases: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    linears = [_linear(64, size, bias) for size, bias in zip((96, 32, 5), biases, strict=True)]
+    x, other = (torch.randn(2, rows, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    wanted = {id(y): [linear(y) for linear in linears] for y in (x, other)}
+    packed = pack(*linears)
+    product, calls = packed[0]._product, []
+    forward = type(product).__call__
+    monkeypatch.setattr(type(product), "__call__", lambda self, y: calls.append(y) or forward(self, y))
+
+    def same(index: int, y: Tensor) -> bool:
+        return torch.allclose(packed[index](y), wanted[id(y)][index], rtol=1e-4, atol=1e-4)
+
+    assert all(same(index, x) for index in (0, 1, 2))
+    assert len(calls) == 1
+    assert product._input is None, "a result that was handed out is not kept alive"
+    assert all(same(index, x) for index in (2, 0, 1))
+    assert len(calls) == 2
+    # Whatever the order, every layer gets the result of the input it was called with.
+    assert same(0, x)
+    assert same(1, other)
+    assert same(2, x)
+    assert same(0, other)
+    assert same(0, other)
+
+
+class _Named(nn.Module):
+    def __init__(self, widths: dict[str, int]) -> None:
+        super().__init__()
+        for name, width in widths.items():
+            self.add_module(name, nn.Linear(width, 8))
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN kernels for packed weights")
+@pytest.mark.parametrize(
+    ("widths", "products"),
+    [
+        ({"q_proj": 16, "k_proj": 16, "v_proj": 16, "o_proj": 16}, 2),
+        ({"q_proj": 16, "k_proj": 24, "v_proj": 24}, 3),
+        ({"q_proj": 16, "k_proj": 16}, 2),
+        ({"gate_proj": 16, "up_proj": 16, "down_proj": 32}, 2),
+    ],
+)
+def test_which_layers_are_siblings(widths: dict[str, int], products: int) -> None:
+    with torch.random.fork_rng(), torch.no_grad():
+        model = _Named(widths)
+        inputs = {width: torch.randn(3, width) for width in widths.values()}
+        wanted = {name: getattr(model, name)(inputs[width]) for name, width in widths.items()}
+        pack_linears(model)
+        assert len({id(layer._product) for layer in model.children() if isinstance(layer, PackedLinear)}) == products
+        for name, width in widths.items():
+            assert torch.allclose(getattr(model, name)(inputs[width]), wanted[name], rtol=1e-4, atol=1e-4)
 
 
 class _Tied(nn.Module):
