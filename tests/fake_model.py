@@ -50,6 +50,7 @@ class FakeModel:
     interrupt_at: int | None = None
     """Raise KeyboardInterrupt instead of this token, as Ctrl-C would."""
     recipe_model: str = "fake"
+    recipe_dtype: str = "float32"
     reference: str = "fake"
     plan: Plan = field(default_factory=make_plan)
     capabilities: tuple[str, ...] = ("text",)
@@ -129,7 +130,7 @@ class FakeModel:
             choices=tuple(choices),
             usage=Usage(prompt_tokens=len(asked.split()), completion_tokens=made, cached_tokens=3),
             timings=Timings(queued_s=0.0, ttft_s=0.01, total_s=0.1),
-            recipe={"model": self.recipe_model, "seed": resolved.seed},
+            recipe={"model": self.recipe_model, "seed": resolved.seed, "device": "cpu", "dtype": self.recipe_dtype},
         )
 
     def map(

@@ -167,7 +167,7 @@ class Batch:
                 if isinstance(answer, Cancelled) and not isinstance(answer, DeadlineExceeded):
                     raise answer
                 if isinstance(answer, Result):
-                    _check_same_model(earlier, answer)
+                    _check_made_alike(earlier, answer)
                     self.progress.completion_tokens += answer.usage.completion_tokens
                     self._answer(line, ok_result(line_id, answer), on_progress)
                 else:
@@ -218,11 +218,19 @@ class Batch:
         on_progress(self.progress)
 
 
-def _check_same_model(earlier: Mapping[str, Any] | None, result: Result) -> None:
-    """A model may have been updated under its name since the batch was begun."""
-    if earlier is None or dict(result.recipe).get("model") == (earlier["recipe"] or {}).get("model"):
+def _check_made_alike(earlier: Mapping[str, Any] | None, result: Result) -> None:
+    """A model may have been updated under its name since the batch was begun, and what `auto` means may have changed."""
+    if earlier is None:
         return
-    raise InvalidRequest("the model's files are not those that gave the earlier answers; start anew with --restart")
+    then, now = earlier["recipe"] or {}, dict(result.recipe)
+    if then.get("model") != now.get("model"):
+        raise InvalidRequest("the model's files are not those that gave the earlier answers; start anew with --restart")
+    for name in ("device", "dtype", "quant"):
+        if then.get(name) != now.get(name):
+            raise InvalidRequest(
+                f"the earlier answers were made with another {name} ({then.get(name)!r}, now {now.get(name)!r}); "
+                "give another folder, or --restart to throw them away"
+            )
 
 
 def _claim(seen: dict[str, int], line_id: str | int, number: int) -> None:

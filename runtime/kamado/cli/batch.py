@@ -11,6 +11,7 @@ import click
 
 from ..batch.runner import Batch, Progress, Summary, open_batch
 from ..errors import InvalidRequest
+from ..memory.devices import resolve_device
 from ..units import format_seconds
 from .common import LoadOptions, Output, common_options, model_options, text_options
 from .loading import loaded_model
@@ -54,7 +55,13 @@ def batch(
     if folder.exists() and not folder.is_dir():
         raise InvalidRequest(f"{folder} is a file; -o names the folder for the results")
     seed = text.pop("seed", 0)
-    identity = {"model": model, "dtype": load.dtype, "quant": load.quant, "deterministic": load.deterministic}
+    identity = {
+        "model": model,
+        "device": _device_identity(load.device),
+        "dtype": load.dtype,
+        "quant": load.quant,
+        "deterministic": load.deterministic,
+    }
     with open_batch(
         input_path,
         folder,
@@ -73,6 +80,12 @@ def batch(
     _report(summary, work.progress, earlier, seconds, out)
     if summary.failed:
         ctx.exit(FAILED)
+
+
+def _device_identity(name: str) -> str:
+    """The device that the name means here and now; of GPUs the product too, because each kind rounds otherwise."""
+    facts = resolve_device(name)
+    return facts.name if facts.kind == "cpu" else f"{facts.name} ({facts.model})"
 
 
 def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, out: Output) -> float:

@@ -183,6 +183,21 @@ def test_another_model_under_the_same_name_is_noticed(tmp_path: Path) -> None:
         assert batch.finish().ok == 8
 
 
+def test_another_precision_under_the_same_name_is_noticed(tmp_path: Path) -> None:
+    """What `--dtype auto` means may change between two runs."""
+    source, folder = write_input(tmp_path / "in.jsonl", [{"prompt": str(i)} for i in range(8)]), tmp_path / "out"
+    with open_batch(source, folder, identity={}) as batch, pytest.raises(Cancelled):
+        batch.run(CancellingModel(), concurrency=1)
+    with (
+        open_batch(source, folder, identity={}) as batch,
+        pytest.raises(InvalidRequest, match=r"another dtype \('float32', now 'bfloat16'\); .*--restart"),
+    ):
+        batch.run(FakeModel(recipe_dtype="bfloat16"))
+    with open_batch(source, folder, identity={}) as batch:
+        batch.run(FakeModel())
+        assert batch.finish().ok == 8
+
+
 def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     source = write_input(tmp_path / "in.jsonl", LINES)
     with open_batch(source, tmp_path / "out", identity={}) as batch:

@@ -76,6 +76,29 @@ def test_a_batch(kamado: Kamado, model: FakeModel, source: Path, tmp_path: Path)
     assert len(model.requests) == 2, "the second run needs no model"
 
 
+def test_going_on_with_another_device_is_refused(
+    kamado: Kamado, model: FakeModel, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is `auto` that means another one now."""
+    args = ("batch", "fake", str(source), "-o", str(tmp_path / "out"))
+    found = fake_device("cpu")
+    monkeypatch.setattr("kamado.cli.batch.resolve_device", lambda name: found)
+    assert kamado(*args).status == 0
+    for found, now in (
+        (fake_device("cuda:0", model="Fast One"), "cuda:0 (Fast One)"),
+        (fake_device("cuda:0", model="Faster"), "cuda:0 (Faster)"),
+    ):
+        done = kamado(*args)
+        assert done.status == 2 and f"another device ('cpu', now '{now}')" in done.err and "--restart" in done.err
+    found = fake_device("cpu")
+    assert kamado(*args, "--device", "cpu").status == 0
+    assert len(model.requests) == 2
+    found = fake_device("cuda:0", model="Fast One")
+    assert kamado(*args, "--restart").status == 0
+    found = fake_device("cuda:0", model="Faster")
+    assert kamado(*args).status == 2
+
+
 def test_lines_that_fail_are_status_1(kamado: Kamado, model: FakeModel, tmp_path: Path) -> None:
     source, folder = tmp_path / "in.jsonl", tmp_path / "out"
     source.write_text('{"prompt": "hi"}\nnot json\n{"prompt": "boom"}\n')
