@@ -219,7 +219,7 @@ class Batch:
 
 
 def _check_made_alike(earlier: Mapping[str, Any] | None, result: Result) -> None:
-    """A model may have been updated under its name since the batch was begun, and what `auto` means may have changed."""
+    """A model may have been updated under its name since the batch was begun, and `auto` may mean something else."""
     if earlier is None:
         return
     then, now = earlier["recipe"] or {}, dict(result.recipe)

@@ -81,21 +81,20 @@ def test_going_on_with_another_device_is_refused(
 ) -> None:
     """Also where it is `auto` that means another one now."""
     args = ("batch", "fake", str(source), "-o", str(tmp_path / "out"))
-    found = fake_device("cpu")
-    monkeypatch.setattr("kamado.cli.batch.resolve_device", lambda name: found)
+    cpu, fast, faster = fake_device(), *(fake_device("cuda:0", model=product) for product in ("Fast One", "Faster"))
+    here = [cpu]
+    monkeypatch.setattr("kamado.cli.batch.resolve_device", lambda name: here[-1])
     assert kamado(*args).status == 0
-    for found, now in (
-        (fake_device("cuda:0", model="Fast One"), "cuda:0 (Fast One)"),
-        (fake_device("cuda:0", model="Faster"), "cuda:0 (Faster)"),
-    ):
-        done = kamado(*args)
-        assert done.status == 2 and f"another device ('cpu', now '{now}')" in done.err and "--restart" in done.err
-    found = fake_device("cpu")
-    assert kamado(*args, "--device", "cpu").status == 0
+    here.append(fast)
+    done = kamado(*args)
+    assert done.status == 2 and "another device ('cpu', now 'cuda:0 (Fast One)')" in done.err
+    assert "--restart" in done.err
+    here.append(cpu)
+    assert kamado(*args).status == 0
     assert len(model.requests) == 2
-    found = fake_device("cuda:0", model="Fast One")
+    here.append(fast)
     assert kamado(*args, "--restart").status == 0
-    found = fake_device("cuda:0", model="Faster")
+    here.append(faster)
     assert kamado(*args).status == 2
 
 
