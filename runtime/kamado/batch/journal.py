@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import InvalidRequest
-from .files import replacing, sync_folder
+from ..files import flush, replacing
 
 SYNC_INTERVAL_S = 0.5
 _VERSION = 1
@@ -146,7 +146,7 @@ class Journal:
         self._end = 0
         self._write(record)
         self.sync()
-        sync_folder(self.path.parent)
+        flush(self.path.parent)
         return len(record)
 
     def _compare(self, found: Any, wanted: Mapping[str, Any]) -> None:

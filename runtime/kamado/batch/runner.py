@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, InvalidRequest, KamadoError
+from ..files import remove_leftovers, replacing
 from ..results import Choice, Result
-from .files import remove_leftovers, replacing
 from .journal import Journal
 from .lines import InputFile, InputLine, LineError, parse_line
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..files import flush, write_json
 from .folder import MAX_INDEX_BYTES, PICKLE_SUFFIXES, list_folder
 from .paths import below
 from .safetensors_header import looks_like_pickle, read_safetensors_header
-from .store import translated_os_errors, write_json
+from .store import translated_os_errors
 from .strict_json import read_json_object
 
 CHILD = Path(__file__).with_name("convert_child.py")
@@ -119,8 +120,7 @@ def _convert_file(source: Path, target: Path, timeout_s: float) -> Converted:
         kind = UnsafeCheckpoint if answer.get("unsafe") else UnsupportedCheckpoint
         raise kind(f"{source} cannot be converted: {answer['error']}")
     header = read_safetensors_header(target)
-    with target.open("rb") as written:
-        os.fsync(written.fileno())
+    flush(target)
     return Converted(
         source=source,
         target=target,

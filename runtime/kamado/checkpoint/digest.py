@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import KamadoError, UnsupportedCheckpoint
+from ..files import write_json
 from .types import Checkpoint
 
 MAX_CACHED = 4096
@@ -74,8 +75,6 @@ def _read(cache: Path) -> dict[str, str]:
 
 def _write(cache: Path, known: dict[str, str]) -> None:
     """Keep the newest. Two writers at once lose at most each other's addition, which costs only time."""
-    from .store import write_json
-
     # The first key is the newest; sorting by name on disk does not matter, the number is what is bounded.
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import HubUnreachable, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..files import write_json
 from .catalog import Source
 from .digest import hash_file
 from .folder import READABLE_SUFFIXES
 from .paths import below, check_name
 from .reference import PypiReference, normalize_package
-from .store import Entry, Store, StoredFile, entry_id, faults_at_a_glance, make_entry, require_space, write_json
+from .store import Entry, Store, StoredFile, entry_id, faults_at_a_glance, make_entry, require_space
 from .strict_json import read_json_object
 from .types import Detail, Progress
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..files import flush, write_json
 from .digest import hash_file
 from .paths import below, check_name
 from .reference import HubReference, PypiReference
@@ -215,14 +215,14 @@ class Store:
     def finish(self, stage: Path, entry: Entry) -> Entry:
         """Make `stage`, which holds `files/`, verified, the finished `entry`: flush, write the manifest, rename."""
         for name in entry.files:
-            _flush(below(stage / "files", name))
+            flush(below(stage / "files", name))
         write_json(stage / MANIFEST, _manifest(entry))
         _flush_folders(stage)
         self.entries_folder.mkdir(parents=True, exist_ok=True)
         if entry.folder.exists():
             entry.folder.rename(self.partial_folder / f"trash-{uuid.uuid4().hex}")
         stage.rename(entry.folder)
-        _flush(self.entries_folder)
+        flush(self.entries_folder)
         shutil.rmtree(self.partial_folder / entry.id, ignore_errors=True)
         self.clear_trash()
         self._take_over(entry)
@@ -356,19 +356,6 @@ def find_by_id(store: Store, text: str) -> Entry:
     return found
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` beside `path`, flush it, and give it its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _manifest(entry: Entry) -> dict[str, Any]:
     return {
         "format": _FORMAT,
@@ -382,17 +369,6 @@ def _manifest(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _flush(path: Path) -> None:
-    """Have the system write a file or a folder to the disk (folders where the system can)."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _flush_folders(top: Path) -> None:
     for folder, _, _ in os.walk(top):
-        _flush(Path(folder))
+        flush(Path(folder))

@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..batch.files import replacing
 from ..errors import ContextOverflow, InvalidRequest, KamadoError
 from ..events import Event, Finished, Token
+from ..files import replacing
 from .common import check_text_options
 from .speed import Speed
 

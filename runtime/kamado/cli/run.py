@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..batch.files import replacing
 from ..batch.runner import choice_document
 from ..errors import InvalidRequest
 from ..events import Event, Finished, Token
+from ..files import replacing
 from ..units import format_seconds
 from .common import LoadOptions, Output, common_options, model_options, text_options
 from .loading import loaded_model

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _SUFFIX = ".part"
 
@@ -44,7 +45,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync_folder(path.parent)
+    flush(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Have `path` hold `value`, keys in order, as a whole or not at all."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1, sort_keys=True).encode())
 
 
 def _usual_mode(path: Path) -> int:
@@ -56,11 +63,11 @@ def _usual_mode(path: Path) -> int:
         return 0o644
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system can do that."""
-    if os.name != "posix":
+def flush(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power cut (folders where the system can do that)."""
+    if os.name != "posix" and path.is_dir():
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
