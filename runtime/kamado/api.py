@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from .checkpoint.inspect import inspect as inspect_checkpoint
+from .checkpoint.own_code import allowed_name
 from .checkpoint.types import Checkpoint
 from .contracts import LoadedModel, LoadEnvironment
 from .engine.loop import Loop
@@ -79,11 +80,15 @@ class Runtime:
         dtype: str = "auto",
         quant: str = "none",
         kv_tokens: int | None = None,
+        allow_code: str | Path | None = None,
         offline: bool = False,
     ) -> Plan:
-        """What `load` would do, in bytes, from header data alone. Whether it fits is for `Plan.check` to say."""
+        """What `load` would do, in bytes, from header data alone. Whether it fits is for `Plan.check` to say.
+
+        With `allow_code` (see `load`), sizes are asked of the checkpoint's own classes, which runs its code."""
+        allowed = allowed_name(allow_code)
         checkpoint = self.inspect(reference, offline=offline)
-        return find(checkpoint).plan(checkpoint, self._plan_options(dtype, quant, kv_tokens))
+        return find(checkpoint).plan(checkpoint, self._plan_options(dtype, quant, kv_tokens, allowed))
 
     def load(
         self,
@@ -94,7 +99,7 @@ class Runtime:
         kv_tokens: int | None = None,
         step_budget: int | None = None,
         max_rows: int | None = None,
-        allow_remote_code: bool = False,
+        allow_code: str | Path | None = None,
         offline: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model:
@@ -102,10 +107,12 @@ class Runtime:
 
         `kv_tokens`: tokens of KV cache to hold. `step_budget`: the most tokens in one forward. `max_rows`: the most
         requests in one forward. `progress(done_bytes, total_bytes)` is called while weights are read.
+        `allow_code`: the reference once more, to allow that this checkpoint's own code is run, with all the rights of
+        this process; of a repository without its revision, too, of a folder also its full path. Without it a
+        checkpoint that wants that is refused; for one that does not, it changes nothing.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
-        if allow_remote_code:
-            raise InvalidRequest("this version runs no code out of a checkpoint, allowed or not")
+        allowed = allowed_name(allow_code)
         for name, value in (("kv_tokens", kv_tokens), ("step_budget", step_budget), ("max_rows", max_rows)):
             if value is not None and value < 1:
                 raise InvalidRequest(f"{name} must be at least 1, not {value}")
@@ -114,7 +121,7 @@ class Runtime:
         with self._lock:
             if self._closed:
                 raise InvalidRequest("the runtime is closed")
-            options = self._plan_options(dtype, quant, kv_tokens)
+            options = self._plan_options(dtype, quant, kv_tokens, allowed)
             plan = family.plan(checkpoint, options)
             plan.check()
             owner = f"{plan.reference}#{next(self._owners)}"
@@ -196,7 +203,7 @@ class Runtime:
         peak = max((model.plan.activation_bytes for model in self._models.values()), default=0)
         self.ledger.enter(device, _STEPS, "activations", min(peak, self.ledger.free(device)))
 
-    def _plan_options(self, dtype: str, quant: str, kv_tokens: int | None) -> PlanOptions:
+    def _plan_options(self, dtype: str, quant: str, kv_tokens: int | None, allow_code: str | None) -> PlanOptions:
         for name, value, known in (("dtype", dtype, DTYPES), ("quant", quant, QUANTS)):
             if value not in known:
                 raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {value!r}")
@@ -207,6 +214,7 @@ class Runtime:
             budget_bytes=self.ledger.free(self.device.name) + self.ledger.held(owner=_STEPS),
             good_dtypes=self.device.good_dtypes,
             kv_tokens=kv_tokens,
+            allow_code=allow_code,
         )
 
 

@@ -119,7 +119,8 @@ class LoadedModel(Protocol):
 class Family(Protocol):
     """One kind of checkpoint. Found through the entry point group `kamado.families`.
 
-    `claims`, `describe` and `plan` read header data only and import no torch.
+    `claims`, `describe` and `plan` read header data only and import no torch. One exception: `plan` of a checkpoint
+    whose own code was allowed (`PlanOptions.allow_code`) may import torch, and run that code to learn sizes.
     """
 
     name: str
@@ -131,7 +132,8 @@ class Family(Protocol):
         """Facts for `kamado show`: architecture, parameters, context, batching, ..."""
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
-        """What would be loaded where, in how many bytes. Raises UnsupportedCheckpoint, InvalidRequest.
+        """What would be loaded where, in how many bytes. Raises UnsupportedCheckpoint, UnsafeCheckpoint,
+        InvalidRequest.
 
         It does not judge whether that fits: `Plan.check` does."""
 

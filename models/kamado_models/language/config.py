@@ -1,7 +1,7 @@
 """A checkpoint's configuration as data: what of it is taken over, and into which transformers class.
 
-The class is always one that transformers itself has for the model type. Nothing in the file can name code, a hub
-repository or another way of computing attention.
+The class is one that transformers itself has for the model type, or one of the checkpoint's own code where a person
+allowed that by its name. Nothing in the file can name other code, a hub repository or another way to compute attention.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from kamado.checkpoint.own_code import check_permission, names_class
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.errors import UnsupportedCheckpoint
 
 from .gguf import config_from_gguf
 
@@ -24,6 +25,13 @@ _NEVER = re.compile(
 _NEVER_EXCEPT = frozenset(
     {"conv_kernel", "conv_kernel_size", "linear_conv_kernel_dim", "kernel_size", "short_conv_kernel_size"}
 )
+# An architecture of its own has fields of its own, so of these only what transformers itself would follow.
+_NEVER_OF_OWN_CODE = re.compile(
+    r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_(generate|pipelines?)|use_kernels|kernel_config"
+    r"|name_or_path|(torch_)?dtype"
+)
+OWN_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+"""What is taken from a checkpoint's own code, as `auto_map` calls it."""
 
 
 def language_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -43,23 +51,30 @@ def language_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return None if any(sense in config for sense in _SENSES) else dict(config)
 
 
-def check_runnable(checkpoint: Checkpoint) -> None:
-    """Raises UnsafeCheckpoint for one that wants its own code run, UnsupportedCheckpoint for a quantized one."""
-    if wants := checkpoint.metadata.get("wants_code"):
-        raise UnsafeCheckpoint(
-            f"{checkpoint.reference} wants its own code run ({', '.join(map(str, wants))}); "
-            "this version runs no code out of a checkpoint"
-        )
+def has_own_classes(checkpoint: Checkpoint) -> bool:
+    """Whether the model's classes are to come from the checkpoint's own code."""
+    return checkpoint.layout == "transformers" and any(names_class(checkpoint.config, kind) for kind in OWN_CLASSES)
+
+
+def check_runnable(checkpoint: Checkpoint, allow_code: str | None) -> bool:
+    """Whether its own code is needed to run it, and was allowed by its name.
+
+    Raises UnsafeCheckpoint for one that wants its own code run and may not, UnsupportedCheckpoint for a quantized one.
+    """
+    allowed = check_permission(checkpoint, allow_code)
     quantized = checkpoint.config.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
         raise UnsupportedCheckpoint(
             f"{checkpoint.reference} is quantized ({method!r}), which this version cannot load; take the plain one"
         )
+    return allowed and has_own_classes(checkpoint)
 
 
-def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what must not come from a file, at any depth."""
+def cleaned(config: Mapping[str, Any], *, own_code: bool = False) -> dict[str, Any]:
+    """The configuration without what must not come from a file, at any depth. `own_code`: for a class of the
+    checkpoint's own, which may have fields of any name."""
+    never = _NEVER_OF_OWN_CODE if own_code else _NEVER
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -68,7 +83,7 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
             return {
                 key: clean(item)
                 for key, item in value.items()
-                if isinstance(key, str) and (key in _NEVER_EXCEPT or not _NEVER.fullmatch(key))
+                if isinstance(key, str) and (key in _NEVER_EXCEPT or not never.fullmatch(key))
             }
         return [clean(item) for item in value] if isinstance(value, list) else value
 
@@ -77,32 +92,52 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def transformers_classes(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """(configuration object, model class). Raises UnsupportedCheckpoint."""
+def transformers_classes(checkpoint: Checkpoint, *, own_code: bool = False) -> tuple[Any, Any]:
+    """(configuration object, model class). Raises UnsupportedCheckpoint, UnsafeCheckpoint.
+
+    `own_code`: take the classes that `auto_map` names from the checkpoint's own code, which runs it. Only for what
+    `check_runnable` said so of."""
+    own: Mapping[str, Any] = {}
+    if own_code:
+        from .own_code import own_classes
+
+        own = own_classes(checkpoint)
+    config_class = own.get("AutoConfig") or _library_config_class(checkpoint)
+    try:
+        made = config_class.from_dict(cleaned(checkpoint.config, own_code=own_code))
+    except Exception as error:  # whatever a class makes of absurd values
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: its configuration is not usable: {_first_line(error)}"
+        ) from error
+    kind = "AutoModelForSeq2SeqLM" if made.is_encoder_decoder else "AutoModelForCausalLM"
+    return made, own.get(kind) or _library_model_class(checkpoint, made)
+
+
+def _library_config_class(checkpoint: Checkpoint) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    )
 
     model_type = checkpoint.config["model_type"]
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedCheckpoint(
             f"{checkpoint.reference}: the installed transformers has no model type {model_type!r}; a newer one may"
         )
-    try:
-        made = CONFIG_MAPPING[model_type].from_dict(cleaned(checkpoint.config))
-    except Exception as error:  # whatever a class makes of absurd values
+    return CONFIG_MAPPING[model_type]
+
+
+def _library_model_class(checkpoint: Checkpoint, config: Any) -> Any:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    )
+
+    mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in mapping:
+        where = "auto_map" if has_own_classes(checkpoint) else "transformers"
         raise UnsupportedCheckpoint(
-            f"{checkpoint.reference}: its configuration is not usable: {_first_line(error)}"
-        ) from error
-    mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if made.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(made) not in mapping:
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.reference}: transformers has no text-generating class for {model_type!r}"
+            f"{checkpoint.reference}: {where} has no text-generating class for {checkpoint.config['model_type']!r}"
         )
-    chosen = mapping[type(made)]
-    return made, chosen[0] if isinstance(chosen, (list, tuple)) else chosen
+    chosen = mapping[type(config)]
+    return chosen[0] if isinstance(chosen, (list, tuple)) else chosen
 
 
 def _first_line(error: Exception) -> str:

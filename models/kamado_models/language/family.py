@@ -6,19 +6,21 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from kamado.checkpoint.own_code import wishes
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
-from kamado.errors import InvalidRequest
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 from kamado.units import format_bytes
 
-from .batching import PAGED, batching_of
-from .config import check_runnable, language_config
+from .batching import PAGED, UNKNOWN, batching_of
+from .config import check_runnable, has_own_classes, language_config
 from .rows_memory import WORKSPACE_FACTOR
 from .shape import TextShape, describe, text_shape, weight_bytes
 
@@ -31,6 +33,7 @@ _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
 _UNBOUNDED_CONTEXT = 32768
 _LEAST_TOKENS = 256
 _LEAST_STEP = 32
+_OWN_CODE_RUNS = "the checkpoint's own code runs, as allowed, with all rights of this process"
 
 
 class LanguageFamily:
@@ -45,19 +48,27 @@ class LanguageFamily:
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
         checkpoint = configured(checkpoint)
-        shape = text_shape(checkpoint.config)
-        return describe(checkpoint, shape) | {"batching": batching_of(shape.model_type)}
+        own = has_own_classes(checkpoint)
+        try:
+            shape = text_shape(checkpoint.config)
+        except UnsupportedCheckpoint:
+            if not own:
+                raise
+            # What its own code calls the sizes is not known without running it, which describing never does.
+            return {"architecture": checkpoint.config["architectures"][0], "batching": UNKNOWN}
+        return describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape.model_type)}
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family."""
         checkpoint = configured(checkpoint)
-        check_runnable(checkpoint)
-        shape = text_shape(checkpoint.config)
+        own = check_runnable(checkpoint, options.allow_code)
+        shape, how = _shape(checkpoint, own)
+        if own:  # What its class ties is known to that alone, so all that is stored counts.
+            checkpoint = replace(checkpoint, config={**checkpoint.config, "tie_word_embeddings": False})
         dtype = _dtype(checkpoint, options)
         width = DTYPE_BYTES[dtype]
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
         budget, rows = step_limits(options.device)
-        how = batching_of(shape.model_type)
         weights = weight_bytes(checkpoint, dtype)
         if packs_linears(options.device, dtype, how) and shape.tied:
             # The output matrix gets a layout of its own, beside the embedding's.
@@ -103,22 +114,40 @@ class LanguageFamily:
             available_bytes=options.budget_bytes,
             minimum_bytes=minimum,
             options=_smaller(checkpoint, shape, dtype, options, minimum) if minimum > options.budget_bytes else (),
-            notes=(how,),
+            notes=(how, *([_OWN_CODE_RUNS] if own else [])),
+            allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         checkpoint = configured(checkpoint)
-        check_runnable(checkpoint)
-        had_cache_folder = _TORCH_CACHE in os.environ
-        from .loading import load
+        own = check_runnable(checkpoint, plan.allow_code)
+        with _environment_kept():
+            from .loading import load
 
-        try:
-            return load(checkpoint, plan, env)
-        finally:
-            # Importing transformers' modelling code makes torch set this for good; the environment is the host's.
-            if not had_cache_folder:
-                os.environ.pop(_TORCH_CACHE, None)
+            return load(checkpoint, plan, env, own_code=own)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Importing transformers' modelling code makes torch set a variable for good; the environment is the host's."""
+    had_cache_folder = _TORCH_CACHE in os.environ
+    try:
+        yield
+    finally:
+        if not had_cache_folder:
+            os.environ.pop(_TORCH_CACHE, None)
+
+
+def _shape(checkpoint: Checkpoint, own_code: bool) -> tuple[TextShape, str]:
+    """The model's shape, and how its requests share forwards. With `own_code` by running that, and with torch."""
+    if not own_code:
+        shape = text_shape(checkpoint.config)
+        return shape, batching_of(shape.model_type)
+    with _environment_kept():
+        from .own_shape import own_shape
+
+        return own_shape(checkpoint), UNKNOWN
 
 
 def step_limits(device: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from hashlib import sha256
 from typing import Any
 
@@ -21,12 +21,13 @@ from kamado.weights.packed import pack_linears
 from kamado.weights.stream import ReadProgress, lazy_tensors
 
 from .attention import LayerShape, PageStore
-from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, batching_of
+from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN, batching_of
 from .config import transformers_classes
 from .family import BLOCK_TOKENS, packs_linears, step_limits
 from .gguf.tensors import tensors_from_gguf
 from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel, TextFacts
+from .own_code import failures_explained
 from .paged import PagedLane
 from .paged_probe import probe_paged
 from .rows import RowLane, RowMemory, longrope_switch, measure_state, probe, shifting_positions
@@ -36,19 +37,24 @@ from .tokenizer import load_tokenizer
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LanguageModel:
-    """See Family.load."""
+def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: bool = False) -> LanguageModel:
+    """See Family.load. `own_code`: the model's classes are the checkpoint's own, and may be run."""
     tokenizer = load_tokenizer(checkpoint)
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
-    model, report = read_model(checkpoint, dtype=plan.dtype, device=plan.device, progress=env.progress)
-    config = model.config
-    packs = packs_linears(plan.device, plan.dtype, batching_of(config.model_type))
-    held = report.weight_bytes + (pack_linears(model) if packs else 0)
-    _correct(env, plan, "weights", plan.weight_bytes, held)
-    execution = choose_execution(model, config, plan, env)
+    with failures_explained(checkpoint, "its own code does not run here") if own_code else nullcontext():
+        model, report = read_model(
+            checkpoint, dtype=plan.dtype, device=plan.device, progress=env.progress, own_code=own_code
+        )
+        config = model.config
+        # What the tests found of the library's model types says nothing of a checkpoint's own class of that name.
+        batching = UNKNOWN if own_code else batching_of(config.model_type)
+        packs = packs_linears(plan.device, plan.dtype, batching)
+        held = report.weight_bytes + (pack_linears(model) if packs else 0)
+        _correct(env, plan, "weights", plan.weight_bytes, held)
+        execution = choose_execution(model, config, plan, env, known=batching == PAGED)
     facts = TextFacts(
         sampling=_sampling_defaults(checkpoint),
-        vocab_size=int(config.get_text_config().vocab_size),
+        vocab_size=_vocab_size(model),
         context_tokens=plan.context_tokens,
         stepwise=env.deterministic,
         decoder_start=_decoder_start(checkpoint, config),
@@ -57,11 +63,17 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LanguageMo
 
 
 def read_model(
-    checkpoint: Checkpoint, *, dtype: str, device: str, progress: Callable[[int, int], None] | None = None
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: str,
+    progress: Callable[[int, int], None] | None = None,
+    own_code: bool = False,
 ) -> tuple[Any, LoadReport]:
     """transformers' model with the checkpoint's weights, as the library has it. `checkpoint.config` must be in the form
-    of a `config.json` (see `family.configured`). Raises UnsupportedCheckpoint."""
-    config, model_class = transformers_classes(checkpoint)
+    of a `config.json` (see `family.configured`). `own_code`: see `transformers_classes`. Raises UnsupportedCheckpoint.
+    """
+    config, model_class = transformers_classes(checkpoint, own_code=own_code)
     torch_dtype = _DTYPES[dtype]
     if checkpoint.layout == "gguf":
         meter = ReadProgress(checkpoint.weight_bytes, progress) if progress is not None else None
@@ -72,14 +84,21 @@ def read_model(
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
 
 
-def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment) -> Execution:
-    """The lane and memory that the model can be run with: pages where its attention allows, else rows."""
-    vocab_size = int(config.get_text_config().vocab_size)
+def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment, *, known: bool) -> Execution:
+    """The lane and memory that the model can be run with: pages where its attention allows, else rows. `known`: see
+    `probe_paged`."""
+    vocab_size = _vocab_size(model)
     if not config.is_encoder_decoder and shifting_positions(config) is None:
-        verdict = probe_paged(model, vocab_size, known=batching_of(config.model_type) == PAGED)
+        verdict = probe_paged(model, vocab_size, known=known)
         if verdict.layers is not None:
             return _paged(model, verdict.layers, plan, env)
     return _rows(model, config, vocab_size, plan, env)
+
+
+def _vocab_size(model: Any) -> int:
+    """As the configuration says it; classes of a checkpoint's own may call it otherwise."""
+    stated = getattr(model.config.get_text_config(), "vocab_size", None)
+    return int(model.get_input_embeddings().weight.shape[0] if stated is None else stated)
 
 
 def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:

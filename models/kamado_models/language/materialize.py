@@ -83,7 +83,8 @@ def _quiet() -> Iterator[None]:
 
     keep = OtherThreads()
     loggers = [
-        transformers_logging.get_logger(f"transformers.{name}") for name in ("modeling_utils", "core_model_loading")
+        transformers_logging.get_logger(f"transformers.{name}")
+        for name in ("modeling_utils", "core_model_loading", "dynamic_module_utils")
     ]
     previous = transformers_logging.set_tqdm_hook(hook)
     for logger in loggers:
@@ -124,13 +125,20 @@ def _weight_bytes(model: torch.nn.Module) -> int:
     return sum(storages.values())
 
 
+@contextlib.contextmanager
+def library_call(device: str = "cpu") -> Iterator[None]:
+    """While inside, one thread at a time: the library may neither print nor spend the host program's random numbers."""
+    placed = torch.device(device)
+    devices = [placed.index or 0] if placed.type == "cuda" else []
+    with _LOADING, _quiet(), torch.random.fork_rng(devices=devices):
+        yield
+
+
 def _from_pretrained(
     model_class: Any, state_dict: Mapping[str, Any], arguments: dict[str, Any]
 ) -> tuple[Any, Mapping[str, Any]]:
-    """`from_pretrained` in the present thread, which may neither print nor spend the host program's random numbers."""
-    device = torch.device((arguments.get("device_map") or {"": "cpu"})[""])
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with _LOADING, _quiet(), torch.random.fork_rng(devices=devices):
+    """`from_pretrained` in the present thread."""
+    with library_call((arguments.get("device_map") or {"": "cpu"})[""]):
         return model_class.from_pretrained(  # type: ignore[no-any-return]
             None,
             state_dict=dict(state_dict),

@@ -192,6 +192,7 @@ class LanguageModel:
                 "reference": self.checkpoint.reference,
                 "revision": self.checkpoint.revision,
                 "files": self._hashes,
+                **({"allow_code": allowed} if (allowed := self.plan.allow_code) is not None else {}),
             },
             "options": _plain(asdict(options)),
             "device": self.plan.device,

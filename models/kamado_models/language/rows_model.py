@@ -118,6 +118,8 @@ class RowModel:
         if positions in self._takes:
             starts = [longest - num_new - gap for gap in gaps]
             arguments[positions] = self._tensor([[max(0, s + i) for i in range(num_new)] for s in starts])
+        if "cache_position" in self._takes:  # only code of a checkpoint's own still does
+            arguments["cache_position"] = torch.arange(longest - num_new, longest, device=self.device)
         if "logits_to_keep" in self._takes:
             arguments["logits_to_keep"] = 1
         return arguments

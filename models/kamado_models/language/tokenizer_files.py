@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kamado.checkpoint.own_code import names_class
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 
@@ -139,6 +140,11 @@ def _backend(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> Any
     if (path := files.get("tokenizer.json")) is not None:
         text = _read_bytes(path).decode("utf-8", "replace")
         return guarded(lambda: Backend.from_str(text), f"{path} cannot be used")
+    if any(names_class(config, "AutoTokenizer") for config in (tokenizer_config, checkpoint.config)):
+        # What other files of the vocabulary mean is known to that code alone.
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: its tokenizer is code of its own, which is never used; a tokenizer.json is needed"
+        )
     for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
         if name in files:
             return _from_sentencepiece(files[name])

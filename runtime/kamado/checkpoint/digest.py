@@ -53,7 +53,8 @@ def file_digest(path: Path, *, home: Path | None = None) -> str:
 
 def checkpoint_digests(checkpoint: Checkpoint, *, home: Path | None = None) -> dict[str, str]:
     """SHA-256 of every file of `checkpoint`, by its name relative to the root."""
-    files = {entry.file for entry in checkpoint.tensors.values()} | set(checkpoint.files.values())
+    files = {entry.file for entry in checkpoint.tensors.values()}
+    files |= {*checkpoint.files.values(), *checkpoint.code.values()}
     folder = checkpoint.root if checkpoint.root.is_dir() else checkpoint.root.parent
     return {path.relative_to(folder).as_posix(): file_digest(path, home=home) for path in sorted(files)}
 

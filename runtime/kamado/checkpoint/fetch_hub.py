@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +32,7 @@ MAX_ATTEMPTS = 4
 """In a row without a new byte."""
 MAX_REMOTE_FILES = 20_000
 MAX_SIDE_FILE_BYTES = 256 << 20
+MAX_CODE_FILE_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 _HIDDEN = re.compile(r"(?:^|/)\.[^./]")
 _PAUSE_S = 0.5
@@ -81,7 +82,8 @@ def look_up(reference: HubReference) -> RemoteModel:
 
 
 def choose_files(model: RemoteModel) -> tuple[RemoteFile, ...]:
-    """The files of `model` that Kamado can use: weights once, as safetensors or GGUF, and the data files beside them.
+    """The files of `model` that Kamado can use: weights once, as safetensors or GGUF, and the data files beside them;
+    beside safetensors and a `config.json` also Python files, which are data until somebody allows to run them.
 
     Raises UnsafeCheckpoint for pickles only or hostile names, UnsupportedCheckpoint if there is nothing to run.
     """
@@ -103,10 +105,22 @@ def choose_files(model: RemoteModel) -> tuple[RemoteFile, ...]:
         chosen = set(ggufs)
     if not chosen:
         _refuse(model, ggufs, [name for name in files if _suffix(name) in PICKLE_SUFFIXES])
+    side |= _code_files(files) if not chosen.intersection(ggufs) else set()
     wanted = sorted(chosen | {name for name in side if not name.endswith(".md")})
     for name in wanted:
         check_name(name, where=f"the repository {model.repository}")
     return tuple(files[name] for name in wanted)
+
+
+def _code_files(files: Mapping[str, RemoteFile]) -> set[str]:
+    """Python files that a `config.json` may name. Whether it does is not known before it is here; they are small."""
+    if "config.json" not in files or "model_index.json" in files:
+        return set()
+    return {
+        name
+        for name, file in files.items()
+        if "/" not in name and _suffix(name) == ".py" and file.size <= MAX_CODE_FILE_BYTES
+    }
 
 
 def pull_from_hub(store: Store, reference: HubReference, *, progress: Progress | None, detail: Detail) -> Entry:

@@ -39,7 +39,7 @@ def inspect(
 
     Layouts: `transformers` (config.json and safetensors), `diffusers` (model_index.json; tensors are keyed
     `component/tensor.name`, and `metadata["components"]` holds each component's config), `safetensors`, `gguf`. If the
-    checkpoint asks for code of its own, `metadata["wants_code"]` lists where.
+    checkpoint asks for code of its own, `metadata["wants_code"]` lists where; that code is listed, and never run here.
     """
     if isinstance(what, str):
         from .resolve import resolve
@@ -139,7 +139,7 @@ def _transformers(listing: Listing, reference: str, revision: str | None) -> Che
     return Checkpoint(
         reference=reference, root=root, layout="transformers", config=config,
         metadata={"wants_code": code} if code else {},
-        tensors=tensors, files=_files(listing), revision=revision,
+        tensors=tensors, files=_files(listing), code=_code(listing) if code else {}, revision=revision,
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def _diffusers(listing: Listing, reference: str, revision: str | None) -> Checkp
     return Checkpoint(
         reference=reference, root=root, layout="diffusers", config=index,
         metadata={"components": components, **({"wants_code": code} if code else {})},
-        tensors=_some(tensors, root), files=_files(listing), revision=revision,
+        tensors=_some(tensors, root), files=_files(listing), code=_code(listing) if code else {}, revision=revision,
     )  # fmt: skip
 
 
@@ -186,3 +186,7 @@ def _configs(listing: Listing, folder: str) -> dict[str, dict[str, Any]]:
 
 def _files(listing: Listing) -> dict[str, Path]:
     return {name: below(listing.root, name) for name in listing.readable}
+
+
+def _code(listing: Listing) -> dict[str, Path]:
+    return {name: below(listing.root, name, where=str(listing.root)) for name in listing.in_folder(listing.code, "")}

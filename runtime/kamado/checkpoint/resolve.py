@@ -127,12 +127,15 @@ def _cached_snapshot(reference: HubReference) -> Path | None:
     except (OSError, ValueError):
         return None
     from .inspect import inspect, require_tokenizer
+    from .own_code import code_is_whole
 
     try:
         checkpoint = inspect(snapshot, reference=str(reference))
         # Other programs fetch files one by one; weights without a tokenizer are most likely half a model.
         if checkpoint.layout == "transformers":
             require_tokenizer(checkpoint)
+            if not code_is_whole(checkpoint):
+                return None
     except KamadoError:
         return None
     return snapshot if checkpoint.root == snapshot else checkpoint.root

@@ -52,6 +52,8 @@ class Checkpoint:
     tensors: Mapping[str, TensorEntry] = field(repr=False)
     files: Mapping[str, Path] = field(repr=False)
     """Every other file of the checkpoint that may be read, by name relative to `root`, e.g. `tokenizer.json`."""
+    code: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    """Its Python files beside `config.json`, by name, where it wants its own code run. Data, until that is allowed."""
     revision: str | None = None
 
     @property

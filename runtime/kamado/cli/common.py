@@ -70,12 +70,14 @@ class LoadOptions:
     offline: bool = False
     deterministic: bool = False
     kv_tokens: int | None = None
+    allow_code: str | None = None
+    """Only typed: no file may give leave to run code."""
     step_budget: int | None = None
     """Only presets set it."""
 
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "step_budget")
-_TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "offline", "deterministic")
+_TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "allow_code", "offline", "deterministic")
 
 
 def resolve_load_options(typed: Mapping[str, Any], preset: Mapping[str, Any]) -> LoadOptions:
@@ -106,6 +108,9 @@ def model_options(command: Command) -> Command:
         click.option("--quant", metavar="NAME", help="Quantize the weights.  [none]"),
         click.option("--memory", metavar="SIZE", help="The most memory to use, like 8GiB.  [most of what is free]"),
         click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
+        click.option(
+            "--allow-code", metavar="NAME", help="Run the checkpoint's own code, with your rights; NAME is MODEL again."
+        ),
         click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),

@@ -35,6 +35,7 @@ def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tup
                 quant=load.quant,
                 kv_tokens=load.kv_tokens,
                 step_budget=load.step_budget,
+                allow_code=load.allow_code,
                 offline=load.offline,
                 progress=update,
             )

@@ -18,10 +18,18 @@ from .table import format_facts, format_table
 def plan(model: str, load: LoadOptions, out: Output) -> None:
     """Show what would be loaded where, in how many bytes. Exit status 3 if it does not fit.
 
-    Reads header data only: nothing is loaded, and no GPU memory is taken.
+    Reads header data only: nothing is loaded, and no GPU memory is taken. With --allow-code, sizes are asked of the
+    checkpoint's own code, which runs for that.
     """
     with open_runtime(load) as runtime:
-        result = runtime.plan(model, dtype=load.dtype, quant=load.quant, kv_tokens=load.kv_tokens, offline=load.offline)
+        result = runtime.plan(
+            model,
+            dtype=load.dtype,
+            quant=load.quant,
+            kv_tokens=load.kv_tokens,
+            allow_code=load.allow_code,
+            offline=load.offline,
+        )
     out.json(result.as_dict())
     for line in describe(result):
         out.line(line)

@@ -226,10 +226,11 @@ def _entry_facts(model: str) -> dict[str, Any]:
 
 
 def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    from ..checkpoint.own_code import how_to_allow, wishes
     from ..families import find
 
     weights = {entry.file for entry in checkpoint.tensors.values()}
-    paths = sorted(weights | set(checkpoint.files.values()))
+    paths = sorted(weights | {*checkpoint.files.values(), *checkpoint.code.values()})
     base = checkpoint.root if checkpoint.root.is_dir() else checkpoint.root.parent
     facts: dict[str, Any] = {
         "model": checkpoint.reference,
@@ -240,8 +241,11 @@ def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": checkpoint.parameters,
         "weight_bytes": checkpoint.weight_bytes,
     }
-    if "wants_code" in checkpoint.metadata:
-        facts["wants_code"] = list(checkpoint.metadata["wants_code"])
+    if wants := wishes(checkpoint):
+        facts |= {
+            "wants_code": wants,
+            "to_allow_it": f"{how_to_allow(checkpoint)}  (it then runs with all your rights)",
+        }
     try:
         family = find(checkpoint)
         facts |= {"family": family.name, **family.describe(checkpoint)}

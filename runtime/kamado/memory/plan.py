@@ -23,7 +23,8 @@ class PlanOptions:
     """Compute precisions that the device is fast at, best for inference first."""
     kv_tokens: int | None = None
     """Tokens of KV cache to hold; None: as the family sees fit within the budget."""
-    allow_remote_code: bool = False
+    allow_code: str | None = None
+    """The name of the one checkpoint whose own code may be run; see `kamado.checkpoint.own_code.check_permission`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ class Plan:
     options: tuple[str, ...] = ()
     """What would make it smaller, as sentences."""
     notes: tuple[str, ...] = ()
+    allow_code: str | None = None
+    """The name by which the checkpoint's own code was allowed; None where it wants none run."""
 
     @property
     def weight_bytes(self) -> int:
