@@ -115,6 +115,20 @@ def _restore(state: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
+def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of the tests' own for the copies of checkpoints' code that transformers makes to import it."""
+    from transformers import dynamic_module_utils
+
+    folder = tmp_path_factory.mktemp("modules")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder))
+        yield folder
+    sys.path[:] = [entry for entry in sys.path if entry != str(folder)]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real model, pulled into the person's own store if it is not there yet. That it cannot be had is a failure."""
     from kamado.checkpoint.resolve import resolve

@@ -53,19 +53,19 @@ def build(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS.get(name, sum(name.encode())))
         model = auto.from_config(AutoConfig.for_model(spec.model_type, **spec.config), dtype=torch.float32)
-        _rescale(model)
+        rescale(model)
     model.save_pretrained(folder)
     write_tokenizer(folder)
     return folder
 
 
-def _rescale(model: Any) -> None:
+def rescale(model: Any) -> None:
     """Draw matrices with a variance that keeps activations alive, and give norms and biases values that matter.
 
     Where embeddings are tied, a model tends to repeat its last token: small embeddings and strong layers prevent that.
     """
     config = model.config.get_text_config()
-    tied = bool(config.tie_word_embeddings) or config.is_encoder_decoder
+    tied = bool(getattr(config, "tie_word_embeddings", False)) or config.is_encoder_decoder
     scaled = getattr(config, "scale_embedding", False) or config.model_type.startswith("gemma")
     embedding_std = 0.5 if not tied else 0.03 if scaled else 0.1
     with torch.no_grad():
@@ -120,16 +120,17 @@ def write_tokenizer(folder: Path) -> None:
 class Oracle:
     """transformers' own `generate` on one checkpoint, in float32, one prompt at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, own_code: bool = False) -> None:
+        """`own_code`: the folder's own classes are run."""
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=own_code)
         self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         auto = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
         # Older versions would take a fused path that leaves the soft cap out.
         softcapped = getattr(config, "attn_logit_softcapping", None) is not None
         how = {"attn_implementation": "eager"} if softcapped else {}
-        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, **how).eval()
+        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, trust_remote_code=own_code, **how).eval()
 
     def greedy(self, prompt_ids: Sequence[int], num_new: int, *, ignore_eos: bool = True) -> list[int]:
         """The tokens after the prompt (of an encoder-decoder: after the decoder's start token)."""

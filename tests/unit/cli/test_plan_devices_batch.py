@@ -33,8 +33,9 @@ def test_a_plan_that_does_not_fit_is_shown_and_status_3(kamado: Kamado, runtime:
 
 
 def test_plan_options_arrive(kamado: Kamado, runtime: FakeRuntime) -> None:
-    kamado("plan", "fake", "--kv-tokens", "7", "--quant", "int8", "--dtype", "float16")
-    assert runtime.loaded == [("fake", {"dtype": "float16", "quant": "int8", "kv_tokens": 7, "offline": False})]
+    kamado("plan", "fake", "--kv-tokens", "7", "--quant", "int8", "--dtype", "float16", "--allow-code", "fake")
+    given = {"dtype": "float16", "quant": "int8", "kv_tokens": 7, "allow_code": "fake", "offline": False}
+    assert runtime.loaded == [("fake", given)]
 
 
 def test_devices(kamado: Kamado, monkeypatch: pytest.MonkeyPatch) -> None:

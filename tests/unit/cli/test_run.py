@@ -51,10 +51,20 @@ def test_every_text_option_arrives(kamado: Kamado, model: FakeModel) -> None:
 def test_model_options_arrive(kamado: Kamado, runtime: FakeRuntime, tmp_path: Path) -> None:
     preset = tmp_path / "p.toml"
     preset.write_text('dtype = "bfloat16"\nkv_tokens = 64\nstep_budget = 32\n')
-    kamado("run", "m", "p", "--config", str(preset), "--dtype", "float32", "--offline")
+    kamado("run", "m", "p", "--config", str(preset), "--dtype", "float32", "--offline", "--allow-code", "m")
     options = runtime.loaded[0][1]
+    assert options["allow_code"] == "m"
     assert options["dtype"] == "float32" and options["kv_tokens"] == 64 and options["step_budget"] == 32
     assert options["offline"] is True
+
+
+def test_code_is_allowed_by_what_is_typed_alone(kamado: Kamado, runtime: FakeRuntime, tmp_path: Path) -> None:
+    kamado("run", "m", "p")
+    assert runtime.loaded[0][1]["allow_code"] is None
+    preset = tmp_path / "p.toml"
+    preset.write_text('allow_code = "m"\n')
+    done = kamado("run", "m", "p", "--config", str(preset))
+    assert done.status == 2 and "allow_code" in done.err and len(runtime.loaded) == 1
 
 
 @pytest.mark.parametrize(
