@@ -1,0 +1,167 @@
+"""Pipelines around a UNet: Stable Diffusion 1.5, SDXL, latent consistency, and an unconditional one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .parts import LATENT_BETAS, WIDTH, clip_text, clip_tokenizer, euler, picture_vae, pndm
+from .spec import PipelineSpec
+from .weights import rescale
+
+SD_SIBLINGS = {
+    "img2img": "StableDiffusionImg2ImgPipeline",
+    "inpaint": "StableDiffusionInpaintPipeline",
+    "control": "StableDiffusionControlNetPipeline",
+    "control_img2img": "StableDiffusionControlNetImg2ImgPipeline",
+    "control_inpaint": "StableDiffusionControlNetInpaintPipeline",
+}
+SDXL_SIBLINGS = {
+    "img2img": "StableDiffusionXLImg2ImgPipeline",
+    "inpaint": "StableDiffusionXLInpaintPipeline",
+    "control": "StableDiffusionXLControlNetPipeline",
+}
+BLOCKS: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+
+
+def unet(**changes: Any) -> Any:
+    """Stable Diffusion 1.5's UNet, with two levels."""
+    from diffusers import UNet2DConditionModel
+
+    config = BLOCKS | {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+    }
+    return rescale(UNet2DConditionModel(**config | changes), {"conv_out": 1.2})
+
+
+def xl_unet(*, text: int, ids: int) -> Any:
+    """SDXL's UNet for text states of size `text`, which takes `ids` numbers about the picture's size."""
+    return unet(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        cross_attention_dim=text,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 * ids + WIDTH,
+    )
+
+
+def sd15(**changes: Any) -> Any:
+    """Stable Diffusion 1.5; `changes` are the UNet's."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=picture_vae(),
+        text_encoder=clip_text(),
+        tokenizer=clip_tokenizer(),
+        unet=unet(**changes),
+        scheduler=pndm(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sd15_inpaint() -> Any:
+    """Stable Diffusion 1.5 with a UNet that takes the mask and the masked picture as channels."""
+    from diffusers import StableDiffusionInpaintPipeline
+
+    return StableDiffusionInpaintPipeline(**sd15(in_channels=9).components, requires_safety_checker=False)
+
+
+def sdxl() -> Any:
+    from diffusers import StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline(
+        vae=picture_vae(scaling=0.13025),
+        text_encoder=clip_text(),
+        text_encoder_2=clip_text(projection=WIDTH, act="gelu"),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(pad="!"),
+        unet=xl_unet(text=2 * WIDTH, ids=6),
+        scheduler=euler(),
+    )
+
+
+def sdxl_refiner() -> Any:
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    return StableDiffusionXLImg2ImgPipeline(
+        vae=picture_vae(scaling=0.13025),
+        text_encoder=None,
+        text_encoder_2=clip_text(projection=WIDTH, act="gelu"),
+        tokenizer=None,
+        tokenizer_2=clip_tokenizer(pad="!"),
+        unet=xl_unet(text=WIDTH, ids=5),
+        scheduler=euler(),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+    )
+
+
+def lcm() -> Any:
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    parts = sd15(time_cond_proj_dim=16).components
+    scheduler = LCMScheduler(**LATENT_BETAS)
+    return LatentConsistencyModelPipeline(**parts | {"scheduler": scheduler}, requires_safety_checker=False)
+
+
+def ddpm() -> Any:
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    model = UNet2DModel(
+        **BLOCKS | {"sample_size": 32},
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+    )
+    return DDPMPipeline(unet=rescale(model, {"conv_out": 0.3}), scheduler=DDPMScheduler())
+
+
+_SMALL = {"num_inference_steps": 4, "guidance_scale": 5.0, "height": 64, "width": 64}
+SPECS = (
+    PipelineSpec(name="sd15", class_name="StableDiffusionPipeline", make=sd15, arguments=_SMALL, siblings=SD_SIBLINGS),
+    PipelineSpec(
+        name="sd15-inpaint",
+        class_name="StableDiffusionInpaintPipeline",
+        make=sd15_inpaint,
+        arguments=_SMALL,
+        takes=frozenset({"prompt", "negative", "image", "mask", "size"}),
+    ),
+    PipelineSpec(
+        name="sdxl", class_name="StableDiffusionXLPipeline", make=sdxl, arguments=_SMALL, siblings=SDXL_SIBLINGS
+    ),
+    PipelineSpec(
+        name="sdxl-refiner",
+        class_name="StableDiffusionXLImg2ImgPipeline",
+        make=sdxl_refiner,
+        arguments={"num_inference_steps": 6, "guidance_scale": 3.0, "strength": 0.6},
+        takes=frozenset({"prompt", "negative", "image"}),
+    ),
+    PipelineSpec(
+        name="lcm",
+        class_name="LatentConsistencyModelPipeline",
+        make=lcm,
+        arguments={"num_inference_steps": 3, "guidance_scale": 8.5, "height": 64, "width": 64},
+        takes=frozenset({"prompt", "size"}),
+        siblings={"img2img": "LatentConsistencyModelImg2ImgPipeline"},
+    ),
+    PipelineSpec(
+        name="ddpm",
+        class_name="DDPMPipeline",
+        make=ddpm,
+        arguments={"num_inference_steps": 5},
+        takes=frozenset(),
+    ),
+)
