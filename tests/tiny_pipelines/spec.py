@@ -15,10 +15,10 @@ NEGATIVE = "blurry, grey"
 class PipelineSpec:
     """How one tiny pipeline is made and called.
 
-    `make` returns diffusers' pipeline with random weights; it runs under a fixed seed. `arguments` are what a quick call
-    needs beside `takes`: steps, guidance, size. `takes` names the inputs that the pipeline wants or can use: "prompt",
-    "negative", "image", "mask", "control", "class", "size". `siblings` are pipelines that load from the same folder, as
-    `kind -> class name`. `components`: folders, by their names in `EXTRAS`, that a sibling takes along.
+    `make` returns diffusers' pipeline with random weights; it runs under a fixed seed. `arguments` are what a quick
+    call needs beside `takes`: steps, guidance, size. `takes` names the inputs that the pipeline wants or can use:
+    "prompt", "negative", "image", "mask", "control", "class", "size". `siblings` are pipelines that load from the same
+    folder, as `kind -> class name`.
     """
 
     name: str

@@ -17,8 +17,8 @@ def rescale(model: nn.Module, gains: Mapping[str, float] | None = None, *, atten
     """Draw all weights anew; returns `model`, in evaluation mode.
 
     A matrix or kernel gets the variance gain^2 / fan-in. The gain is that of the first entry of `gains` that its path
-    starts with, else `attention` for queries and keys, so that it matters which token is looked at, 2 for values, else 1.
-    Scales and biases keep what the class starts them with and get some noise.
+    starts with, else `attention` for queries and keys, so that it matters which token is looked at, 2 for values, and
+    else 1. Scales and biases keep what the class starts them with and get some noise.
     """
     with torch.no_grad():
         for path, module in model.named_modules():
