@@ -128,6 +128,9 @@ class Family(Protocol):
     def claims(self, checkpoint: Checkpoint) -> bool:
         """Whether this family can run the checkpoint, judged by its header data."""
 
+    def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """What it can make: "text", "image", ..."""
+
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """Facts for `kamado show`: architecture, parameters, context, batching, ..."""
 

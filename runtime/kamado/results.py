@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from .errors import InvalidRequest
 from .events import FinishReason, TokenLogprob
 
 
@@ -64,9 +66,35 @@ class Result:
     request_id: str
     choices: tuple[Choice, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    images: tuple[Any, ...] = ()
+    """Pictures, as PIL images."""
+    pixels: tuple[Any, ...] = field(default=(), repr=False)
+    """The same before rounding: numpy float32 (height, width, channels), in [0, 1]."""
+    seeds: tuple[int, ...] = ()
+    """The seed that makes each picture again, by itself."""
     timings: Timings = field(default_factory=Timings)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """All that is needed to make the output again: model hashes, parameters, seed, versions."""
+
+    def picture_recipe(self, index: int) -> dict[str, Any]:
+        """The recipe of one picture by itself."""
+        options = {**self.recipe.get("options", {}), "seed": self.seeds[index], "n": 1}
+        return {**self.recipe, "options": options}
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the pictures, each with its recipe inside: one to `path`, several to `name-1.png`, `name-2.png`, ...
+        Returns the paths. Raises InvalidRequest for a suffix that is none of a picture, or a result without any."""
+        from .media.pictures import save_picture
+
+        if not self.images:
+            raise InvalidRequest("this result has no pictures to save")
+        target = Path(path)
+        paths = [target]
+        if len(self.images) > 1:
+            paths = [target.with_name(f"{target.stem}-{i}{target.suffix}") for i in range(1, len(self.images) + 1)]
+        for index, (image, each) in enumerate(zip(self.images, paths, strict=True)):
+            save_picture(image, each, self.picture_recipe(index))
+        return paths
 
     @property
     def text(self) -> str:

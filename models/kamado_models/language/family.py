@@ -5,9 +5,7 @@ Importing this loads no torch; `load` does.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +17,13 @@ from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 from kamado.units import format_bytes
 
+from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
 from .config import check_runnable, has_own_classes, language_config
 from .rows_memory import WORKSPACE_FACTOR
 from .shape import TextShape, describe, text_shape, weight_bytes
 
 BLOCK_TOKENS = 16
-_TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
@@ -44,6 +42,10 @@ class LanguageFamily:
     def claims(self, checkpoint: Checkpoint) -> bool:
         """See Family. A GGUF file is always a language model."""
         return checkpoint.layout == "gguf" or language_config(checkpoint) is not None
+
+    def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """See Family."""
+        return ("text",)
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
@@ -122,21 +124,10 @@ class LanguageFamily:
         """See Family."""
         checkpoint = configured(checkpoint)
         own = check_runnable(checkpoint, plan.allow_code)
-        with _environment_kept():
+        with environment_kept():
             from .loading import load
 
             return load(checkpoint, plan, env, own_code=own)
-
-
-@contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Importing transformers' modelling code makes torch set a variable for good; the environment is the host's."""
-    had_cache_folder = _TORCH_CACHE in os.environ
-    try:
-        yield
-    finally:
-        if not had_cache_folder:
-            os.environ.pop(_TORCH_CACHE, None)
 
 
 def _shape(checkpoint: Checkpoint, own_code: bool) -> tuple[TextShape, str]:
@@ -144,7 +135,7 @@ def _shape(checkpoint: Checkpoint, own_code: bool) -> tuple[TextShape, str]:
     if not own_code:
         shape = text_shape(checkpoint.config)
         return shape, batching_of(shape.model_type)
-    with _environment_kept():
+    with environment_kept():
         from .own_shape import own_shape
 
         return own_shape(checkpoint), UNKNOWN

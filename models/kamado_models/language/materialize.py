@@ -84,7 +84,7 @@ def _quiet() -> Iterator[None]:
     keep = OtherThreads()
     loggers = [
         transformers_logging.get_logger(f"transformers.{name}")
-        for name in ("modeling_utils", "core_model_loading", "dynamic_module_utils")
+        for name in ("modeling_utils", "core_model_loading", "dynamic_module_utils", "utils.import_utils")
     ]
     previous = transformers_logging.set_tqdm_hook(hook)
     for logger in loggers:

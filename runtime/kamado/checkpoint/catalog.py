@@ -7,8 +7,14 @@ ships none, so anybody can add one:
     description = "..."
     default_for = "text"            # optional: what it is the default of
 
+    [models."name:size".defaults]   # optional: generation options that suit it
+    steps = 25
+
     [[models."name:size".sources]]
-    reference = "org/name"          # any reference but a catalog name
+    reference = "org/name"          # on the hub
+
+    [[models."name:size".sources]]
+    folder = "samples/name"         # in the catalog's own package
 
     [[models."name:size".sources]]
     reference = "pypi:package==1.0"
@@ -27,11 +33,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import KamadoError, ModelNotFound
-from .reference import CatalogReference, HubReference, PypiReference, parse_reference
+from .paths import below
+from .reference import CatalogReference, HubReference, PathReference, PypiReference, parse_reference
 
 GROUP = "kamado.catalogs"
 FILE = "catalog.toml"
@@ -43,7 +51,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Source:
     """One place where a model can be had."""
 
-    reference: HubReference | PypiReference
+    reference: HubReference | PypiReference | PathReference
+    """A path is a folder of the catalog's own package: it is always here."""
     sha256: str | None
     """Of the wheel."""
     size: int | None
@@ -61,6 +70,8 @@ class CatalogModel:
     default_for: str | None
     sources: tuple[Source, ...]
     """In the order in which they are tried."""
+    defaults: Mapping[str, Any]
+    """Generation options that suit it, where a request does not give them."""
 
 
 def models() -> Mapping[str, CatalogModel]:
@@ -94,14 +105,15 @@ def default_text_model() -> str:
     raise ModelNotFound(f"no installed catalog has a default text model (entry point group {GROUP}); name a model")
 
 
-def parse_catalog(text: str, *, where: str) -> dict[str, CatalogModel]:
-    """The models of one catalog file; `where` names it in errors. Raises KamadoError."""
+def parse_catalog(text: str, *, where: str, root: Path | None = None) -> dict[str, CatalogModel]:
+    """The models of one catalog file; `where` names it in errors, `root` is the folder of its package. Raises
+    KamadoError."""
     try:
         data = tomllib.loads(text)
         unknown = set(data) - {"models"}
         if unknown:
             raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
-        return {name: _model(name, value) for name, value in data.get("models", {}).items()}
+        return {name: _model(name, value, root) for name, value in data.get("models", {}).items()}
     except (ValueError, TypeError, KeyError, AttributeError, KamadoError) as error:
         raise KamadoError(f"the catalog {where} is damaged: {error}; install its package again") from error
 
@@ -112,31 +124,41 @@ def _models() -> Mapping[str, CatalogModel]:
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
         package = point.value.partition(":")[0].strip()
         try:
-            text = resources.files(package).joinpath(FILE).read_text(encoding="utf-8")
+            folder = resources.files(package)
+            text = folder.joinpath(FILE).read_text(encoding="utf-8")
         except (OSError, ImportError, UnicodeDecodeError) as error:
             raise KamadoError(
                 f"the catalog of {package} cannot be read: {error}; install that package again"
             ) from error
         if len(text) > MAX_CATALOG_BYTES:
             raise KamadoError(f"the catalog of {package} is larger than {MAX_CATALOG_BYTES} bytes")
-        for name, model in parse_catalog(text, where=f"of {package}").items():
+        for name, model in parse_catalog(text, where=f"of {package}", root=Path(str(folder))).items():
             found.setdefault(name, model)
     return MappingProxyType(found)
 
 
-def _model(name: str, value: Mapping[str, Any]) -> CatalogModel:
+def _model(name: str, value: Mapping[str, Any], root: Path | None) -> CatalogModel:
     if not isinstance(parse_reference(name, look=lambda path: None), CatalogReference):
         raise ValueError(f"{name!r} is not a name for a catalog")
-    _known(value, {"description", "default_for", "sources"}, name)
-    sources = tuple(_source(source, name) for source in value["sources"])
+    _known(value, {"description", "default_for", "defaults", "sources"}, name)
+    sources = tuple(_source(source, name, root) for source in value["sources"])
     if not sources:
         raise ValueError(f"{name!r} has no sources")
     return CatalogModel(
-        name=name, description=str(value.get("description", "")), default_for=value.get("default_for"), sources=sources
+        name=name,
+        description=str(value.get("description", "")),
+        default_for=value.get("default_for"),
+        sources=sources,
+        defaults=dict(value.get("defaults", {})),
     )
 
 
-def _source(value: Mapping[str, Any], name: str) -> Source:
+def _source(value: Mapping[str, Any], name: str, root: Path | None) -> Source:
+    if "folder" in value:
+        _known(value, {"folder"}, name)
+        if root is None:
+            raise ValueError(f"{name!r} is in a folder of a package, and this catalog is in none")
+        return Source(reference=PathReference(below(root, value["folder"]), "folder"), sha256=None, size=None, files={})
     _known(value, {"reference", "sha256", "size", "files"}, name)
     reference = parse_reference(value["reference"], look=lambda path: None)
     if not isinstance(reference, HubReference | PypiReference):

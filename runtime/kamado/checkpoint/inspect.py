@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def inspect(
     checkpoint asks for code of its own, `metadata["wants_code"]` lists where; that code is listed, and never run here.
     """
     if isinstance(what, str):
-        from .resolve import resolve
+        from .resolve import recommended, resolve
 
         path = resolve(what, offline=offline, progress=progress, detail=detail)
-    else:
-        path = what
+        found = inspect(path, reference=reference or what)
+        return replace(found, defaults=recommended(what))
+    path = what
     reference = reference or str(what)
     revision = _stored_revision(path)
     if path.is_dir():

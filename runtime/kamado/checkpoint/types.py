@@ -55,6 +55,8 @@ class Checkpoint:
     code: Mapping[str, Path] = field(default_factory=dict, repr=False)
     """Its Python files beside `config.json`, by name, where it wants its own code run. Data, until that is allowed."""
     revision: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Generation options that its catalog recommends for it."""
 
     @property
     def weight_bytes(self) -> int:

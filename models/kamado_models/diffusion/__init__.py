@@ -1,0 +1,1 @@
+"""Pipelines of diffusers: pictures, and whatever else they make, by their own unmodified code."""

@@ -1,0 +1,194 @@
+"""The parts of a diffusers checkpoint: which class each is, and how it comes into memory.
+
+Classes are those of the installed libraries, found by name. Nothing in a checkpoint can name other code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from kamado.checkpoint.types import Checkpoint
+from kamado.errors import UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.weights.stream import LazyTensor, ReadProgress, lazy_tensors, renamed
+
+from ..language.materialize import library_call, materialize
+
+
+def component_class(reference: str, name: str, library: str, class_name: str) -> Any:
+    """The class of one component. Raises UnsafeCheckpoint, UnsupportedCheckpoint."""
+    if library in ("diffusers", "transformers"):
+        found = getattr(importlib.import_module(library), class_name, None)
+    elif library.isidentifier():
+        import diffusers.pipelines
+
+        found = getattr(getattr(diffusers.pipelines, library, None), class_name, None)
+    else:
+        raise UnsafeCheckpoint(f"{reference}: its {name} is code of its own ({library}.{class_name}), which is not run")
+    if not isinstance(found, type):
+        raise UnsupportedCheckpoint(
+            f"{reference}: the installed libraries have no {library}.{class_name}, which its {name} is; newer ones may"
+        )
+    return found
+
+
+def pipeline_class(checkpoint: Checkpoint) -> Any:
+    """The class that `model_index.json` names. Raises UnsupportedCheckpoint, UnsafeCheckpoint."""
+    import diffusers
+
+    name = checkpoint.config.get("_class_name")
+    if not isinstance(name, str):
+        raise UnsafeCheckpoint(f"{checkpoint.reference}: its pipeline is code of its own ({name!r}), which is not run")
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: the installed diffusers has no pipeline {name}; a newer one may"
+        )
+    return found
+
+
+def component_entries(checkpoint: Checkpoint) -> dict[str, tuple[str, str]]:
+    """`{name: (library, class)}` of the components that are there."""
+    return {
+        name: (value[0], value[1])
+        for name, value in checkpoint.config.items()
+        if not name.startswith("_")
+        and isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(part, str) for part in value)
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One model of a pipeline, to be loaded."""
+
+    reference: str
+    name: str
+    kind: Any
+    config: Mapping[str, Any]
+    tensors: Mapping[str, LazyTensor]
+    dtype: torch.dtype
+    device: str
+
+    @property
+    def what(self) -> str:
+        return f"{self.reference}: its {self.name}"
+
+
+def load_components(
+    checkpoint: Checkpoint, dtypes: Mapping[str, str], device: str, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Every component, models in `dtypes[name]` on `device`, in evaluation mode.
+
+    Raises UnsupportedCheckpoint, UnsafeCheckpoint."""
+    meter = ReadProgress(checkpoint.weight_bytes, progress or (lambda done, total: None))
+    components: dict[str, Any] = {}
+    for name, (library, class_name) in component_entries(checkpoint).items():
+        kind = component_class(checkpoint.reference, name, library, class_name)
+        if not issubclass(kind, nn.Module):
+            components[name] = _load_tool(checkpoint, name, kind)
+            continue
+        config = checkpoint.metadata["components"].get(name)
+        if config is None:
+            raise UnsupportedCheckpoint(f"{checkpoint.reference}: config.json of the component {name!r} is missing")
+        part = _Part(
+            reference=checkpoint.reference,
+            name=name,
+            kind=kind,
+            config=config,
+            tensors=renamed(lazy_tensors(checkpoint.tensors), strip=f"{name}/"),
+            dtype=getattr(torch, dtypes[name]),
+            device=device,
+        )
+        components[name] = _load_model(part)
+        meter.add(sum(tensor.nbytes for tensor in part.tensors.values()))
+    return components
+
+
+def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
+    """A tokenizer, scheduler or image processor, from its own files."""
+    try:
+        with library_call():
+            return kind.from_pretrained(str(checkpoint.root / name), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+        raise UnsupportedCheckpoint(f"{checkpoint.reference}: its {name} cannot be loaded: {_first(error)}") from error
+
+
+def _load_model(part: _Part) -> nn.Module:
+    if part.config.get("quantization_config"):
+        raise UnsupportedCheckpoint(f"{part.what} is quantized, which this version cannot load")
+    import transformers
+
+    if not issubclass(part.kind, transformers.PreTrainedModel):
+        return _load_diffusers_model(part)
+    plain = {key: value for key, value in part.config.items() if not key.startswith("_")}
+    model, _ = materialize(
+        part.kind, part.kind.config_class.from_dict(plain), part.tensors, dtype=part.dtype, device=part.device
+    )
+    return model  # type: ignore[no-any-return]
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """While inside, in this thread: memory that a class would fill with random weights is not even allocated. What it
+    computes (position tables, say) is real."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _load_diffusers_model(part: _Part) -> nn.Module:
+    try:
+        with library_call(), torch.no_grad(), _WithoutWeights():
+            model: Any = part.kind.from_config(dict(part.config))
+    except Exception as error:  # whatever a class makes of absurd values
+        raise UnsupportedCheckpoint(f"{part.what} cannot be built from its config.json: {_first(error)}") from error
+    stored = dict(part.tensors)
+    if hasattr(model, "_fix_state_dict_keys_on_load"):
+        model._fix_state_dict_keys_on_load(stored)
+    wanted = model.state_dict()
+    _check_names(part, stored, wanted)
+    single = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    state = {}
+    for key in wanted:
+        tensor = stored[key].read()
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32 if single & set(key.split(".")) else part.dtype)
+        state[key] = tensor.to(part.device)
+    model.load_state_dict(state, assign=True)
+    for module in model.modules():  # buffers that no file holds
+        for key, buffer in module._buffers.items():
+            module._buffers[key] = None if buffer is None else buffer.to(part.device)
+    model.eval()
+    model.requires_grad_(False)
+    return model  # type: ignore[no-any-return]
+
+
+def _check_names(part: _Part, stored: Mapping[str, LazyTensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    ignorable = getattr(part.kind, "_keys_to_ignore_on_load_unexpected", None) or ()
+    extra = (key for key in stored.keys() - wanted.keys() if not any(re.search(each, key) for each in ignorable))
+    shapes = (key for key in stored.keys() & wanted.keys() if tuple(stored[key].shape) != tuple(wanted[key].shape))
+    problems = {"lacks": wanted.keys() - stored.keys(), "has no place for": extra, "has another shape of": shapes}
+    for problem, keys in problems.items():
+        names = sorted(keys)
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UnsupportedCheckpoint(
+                f"{part.what} {problem} {', '.join(names[:3])}{more}: its weights and its config.json disagree"
+            )
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

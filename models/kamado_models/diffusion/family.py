@@ -1,0 +1,131 @@
+"""The diffusion family: whatever diffusers has a pipeline for, from its folders.
+
+Importing this loads no torch; `load` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from kamado.checkpoint.types import Checkpoint, TensorEntry
+from kamado.contracts import LoadedModel, LoadEnvironment
+from kamado.errors import InvalidRequest, UnsafeCheckpoint
+from kamado.memory.plan import LanePlan, Plan, PlanOptions
+from kamado.units import format_bytes
+
+from ..environment import environment_kept
+from .peaks import DTYPE_BYTES, component_peak, picture_size
+
+_STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
+
+
+class DiffusionFamily:
+    """See kamado.contracts.Family."""
+
+    name = "diffusion"
+
+    def claims(self, checkpoint: Checkpoint) -> bool:
+        """See Family."""
+        return checkpoint.layout == "diffusers"
+
+    def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """See Family."""
+        return ("image",)
+
+    def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """See Family."""
+        width, height = picture_size(checkpoint)
+        return {
+            "architecture": checkpoint.config.get("_class_name"),
+            "components": sorted(checkpoint.metadata["components"]),
+            "default_size": f"{width} x {height}",
+            "batching": "steps of all requests share forwards",
+        }
+
+    def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
+        """See Family. Activations are estimated for one picture of the model's default size."""
+        if wants := checkpoint.metadata.get("wants_code"):
+            raise UnsafeCheckpoint(
+                f"{checkpoint.reference} wants its own code run ({', '.join(map(str, wants))}); pipelines' own code is "
+                "never run"
+            )
+        if options.kv_tokens is not None:
+            raise InvalidRequest("kv_tokens (--kv-tokens) is for language models; this one makes pictures")
+        dtype = _dtype(checkpoint, options)
+        dtypes = component_dtypes(checkpoint, dtype)
+        width, height = picture_size(checkpoint)
+        lanes = tuple(
+            LanePlan(
+                lane=name,
+                device=options.device,
+                dtype=dtypes[name],
+                weight_bytes=_weight_bytes(checkpoint, name, dtypes[name]),
+                activation_bytes=component_peak(checkpoint, name, width, height, DTYPE_BYTES[dtypes[name]]),
+            )
+            for name in sorted(checkpoint.metadata["components"])
+        )
+        needed = sum(lane.weight_bytes for lane in lanes) + max((lane.activation_bytes for lane in lanes), default=0)
+        fits = needed <= options.budget_bytes
+        return Plan(
+            reference=checkpoint.reference,
+            family=self.name,
+            architecture=str(checkpoint.config.get("_class_name")),
+            device=options.device,
+            dtype=dtype,
+            quant=options.quant,
+            lanes=lanes,
+            context_tokens=0,
+            available_bytes=options.budget_bytes,
+            minimum_bytes=needed,
+            options=() if fits else (_advice(options, needed),),
+            notes=(f"activations for one picture of {width} x {height}",),
+        )
+
+    def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
+        """See Family."""
+        with environment_kept():
+            from .loading import load
+
+            return load(checkpoint, plan, env)
+
+
+def component_dtypes(checkpoint: Checkpoint, dtype: str) -> dict[str, str]:
+    """The precision of each component: `dtype`, but for autoencoders that overflow in float16."""
+    components: Mapping[str, Mapping[str, Any]] = checkpoint.metadata["components"]
+    return {
+        name: "float32" if dtype == "float16" and config.get("force_upcast") is True else dtype
+        for name, config in components.items()
+    }
+
+
+def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
+    """What was asked for; else float32 where the device is not fast at halves; else the stored half, or bfloat16."""
+    if options.dtype != "auto":
+        if options.device == "cpu" and options.dtype not in options.good_dtypes:
+            raise InvalidRequest(
+                f"this CPU has no instructions for {options.dtype}: it would be 100 times slower; use --dtype float32"
+            )
+        return options.dtype
+    if options.good_dtypes[0] == "float32":
+        return "float32"
+    stored = {_STORED_DTYPES.get(entry.dtype) for entry in checkpoint.tensors.values()}
+    if stored == {"float16"} and "float16" in options.good_dtypes:
+        return "float16"
+    return options.good_dtypes[0]
+
+
+def _entries(checkpoint: Checkpoint, name: str) -> list[TensorEntry]:
+    return [entry for key, entry in checkpoint.tensors.items() if key.startswith(f"{name}/")]
+
+
+def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str) -> int:
+    return sum(prod(entry.shape) * DTYPE_BYTES[dtype] for entry in _entries(checkpoint, name))
+
+
+def _advice(options: PlanOptions, needed: int) -> str:
+    return f"Allow {format_bytes(needed)} (--memory), or choose a smaller model."
+
+
+FAMILY = DiffusionFamily()

@@ -1,0 +1,69 @@
+"""Bring a pipeline into memory as planned: components, lanes, the factory of requests' pipelines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kamado.checkpoint.types import Checkpoint
+from kamado.contracts import LoadEnvironment
+from kamado.memory.plan import Plan
+from kamado.tasks.library.lane import ModelLane, StartLane
+
+from ..language.materialize import library_call
+from .components import component_entries, load_components, pipeline_class
+from .known import ROWS_APART
+from .model import PipelineModel
+from .peaks import picture_size
+from .pipelines import PipelineFactory
+from .sizes import sizes_of
+
+_POSITIONS = {"cpu": 1 << 14, "gpu": 1 << 18}
+"""Latent positions of one forward: on a CPU larger batches gain little and make others wait."""
+_MAX_ROWS = {"cpu": 8, "gpu": 32}
+_DECODED = {"cpu": 1 << 12, "gpu": 1 << 14}
+"""Latent positions that an autoencoder takes at once: its temporary tensors have the size of the pictures."""
+
+
+def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineModel:
+    """See Family.load."""
+    with library_call():
+        kind = pipeline_class(checkpoint)
+    env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
+    dtypes = {lane.lane: lane.dtype for lane in plan.lanes}
+    components = load_components(checkpoint, dtypes, plan.device, env.progress)
+    held = _held(components)
+    if held > plan.weight_bytes:
+        env.ledger.enter(plan.device, env.owner, "weights", held - plan.weight_bytes)
+    elif held < plan.weight_bytes:
+        env.ledger.leave(plan.device, env.owner, "weights", plan.weight_bytes - held)
+    parts = component_entries(checkpoint)
+    settings = {
+        name: value for name, value in checkpoint.config.items() if not name.startswith("_") and name not in parts
+    }
+    factory = PipelineFactory(checkpoint.reference, kind, components, settings)
+    place = "cpu" if plan.device == "cpu" else "gpu"
+    max_rows = env.max_rows or _MAX_ROWS[place]
+    lanes = {
+        name: ModelLane(
+            f"{env.owner}/{name}",
+            step_budget=env.step_budget or (_DECODED if hasattr(model, "decode") else _POSITIONS)[place],
+            max_rows=max_rows,
+            trusted=type(model).__name__ in ROWS_APART,
+            without_effect=ROWS_APART.get(type(model).__name__, frozenset()),
+        )
+        for name, model in factory.models.items()
+    }
+    sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
+    return PipelineModel(checkpoint, plan, factory, lanes, StartLane(f"{env.owner}/start", max_rows), sizes)
+
+
+def _held(components: dict[str, Any]) -> int:
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for part in components.values()
+        if isinstance(part, torch.nn.Module)
+        for tensor in (*part.parameters(), *part.buffers())
+    }
+    return sum(storages.values())

@@ -1,0 +1,146 @@
+"""Pipelines of single requests: diffusers' own classes over stand-ins of the models, which all requests share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from kamado.errors import InvalidRequest
+from kamado.picture_requests import PictureOptions
+from kamado.tasks.library.standin import ModelCall, stand_in
+
+from ..language.materialize import library_call
+from .schedulers import new_scheduler
+
+
+class PipelineFactory:
+    """Makes pipelines over one set of components."""
+
+    def __init__(self, reference: str, base: Any, components: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """`base`: the checkpoint's pipeline class. `settings`: what else its `model_index.json` says."""
+        self.reference = reference
+        self.base = base
+        self.components = components
+        self.settings = settings
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The components that compute."""
+        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+
+    def kind(self, options: PictureOptions) -> Any:
+        """The pipeline class that serves the request. Raises InvalidRequest."""
+        if options.image is None:
+            if options.mask is not None:
+                raise InvalidRequest("a mask needs the picture that it belongs to; give image too")
+            return self.base
+        parameters = call_parameters(self.base)
+        if "image" in parameters and (options.mask is None or "mask_image" in parameters):
+            return self.base
+        return self._sibling(inpaint=options.mask is not None)
+
+    def make(self, kind: Any, divert: Callable[[str, ModelCall], Any], scheduler: str | None) -> Any:
+        """A pipeline of class `kind` whose model calls go to `divert(component, call)`. Raises InvalidRequest."""
+        expected, optional = kind._get_signature_keys(kind)
+        parts: dict[str, Any] = {}
+        for name in expected:
+            part = self.components.get(name)
+            if isinstance(part, nn.Module):
+                parts[name] = stand_in(part, lambda call, name=name: divert(name, call))  # type: ignore[misc]
+            elif name == "scheduler" and part is not None:
+                parts[name] = new_scheduler(part, scheduler)
+            elif part is not None or name in kind._optional_components:
+                parts[name] = part
+            elif inspect.signature(kind.__init__).parameters[name].default is inspect.Parameter.empty:
+                raise InvalidRequest(f"{self.reference} has no {name}, which {kind.__name__} needs")
+        settings = {name: value for name, value in self.settings.items() if name in optional}
+        if "requires_safety_checker" in optional and parts.get("safety_checker") is None:
+            settings["requires_safety_checker"] = False
+        pipeline = kind(**parts, **settings)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _sibling(self, *, inpaint: bool) -> Any:
+        """The class of the same models that takes a picture, and a mask. Raises InvalidRequest."""
+        with library_call():  # importing some of them prints
+            from diffusers.pipelines import auto_pipeline as auto
+
+        mapping = auto.AUTO_INPAINT_PIPELINES_MAPPING if inpaint else auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
+        known: Any = auto.SUPPORTED_TASKS_MAPPINGS
+        names = [name for kinds in known for name, kind in kinds.items() if kind is self.base]
+        for name in names:
+            if name in mapping:
+                return mapping[name]
+        raise InvalidRequest(f"{self.reference} ({self.base.__name__}) takes no {'mask' if inpaint else 'picture'}")
+
+
+def call_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
+    """What the pipeline's `__call__` takes."""
+    return inspect.signature(kind.__call__).parameters
+
+
+def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
+    """Options as arguments of the pipeline's `__call__`. Raises InvalidRequest for what it does not take."""
+    parameters = call_parameters(kind)
+    names = {
+        "prompt": "prompt",
+        "negative": "negative_prompt",
+        "width": "width",
+        "height": "height",
+        "steps": "num_inference_steps",
+        "guidance": _guidance_name(parameters),
+        "strength": "strength",
+        "image": "image",
+        "mask": "mask_image",
+        "control": "control_image",
+    }
+    arguments: dict[str, Any] = {}
+    for option, name in names.items():
+        value = getattr(options, option)
+        if value is None:
+            continue
+        if name not in parameters:
+            raise InvalidRequest(f"{kind.__name__} takes no {option}; it takes {_listed(parameters)}")
+        arguments[name] = value
+    for name, value in options.extra.items():
+        if name not in parameters or name in _RESERVED:
+            raise InvalidRequest(f"{kind.__name__} takes no {name}; it takes {_listed(parameters)}")
+        arguments[name] = value
+    if "prompt" in parameters and "prompt" not in arguments and not _has_embeddings(arguments):
+        raise InvalidRequest("give a prompt: a text that says what the picture shows")
+    return arguments
+
+
+_RESERVED = frozenset(
+    {
+        *("self", "kwargs", "output_type", "return_dict", "generator", "callback_on_step_end", "callback"),
+        *("callback_on_step_end_tensor_inputs", "callback_steps", "num_images_per_prompt", "batch_size"),
+    }
+)
+_OPTION_NAMES = {
+    "negative_prompt": "negative",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "mask_image": "mask",
+    "control_image": "control",
+}
+
+
+def _guidance_name(parameters: Mapping[str, inspect.Parameter]) -> str:
+    """Where a pipeline has two, the distilled one is only for models that were distilled for it."""
+    plain = parameters.get("guidance_scale")
+    if "true_cfg_scale" in parameters and (plain is None or plain.default is None):
+        return "true_cfg_scale"
+    return "guidance_scale"
+
+
+def _has_embeddings(arguments: Mapping[str, Any]) -> bool:
+    return any(name.endswith("prompt_embeds") for name in arguments)
+
+
+def _listed(parameters: Mapping[str, inspect.Parameter]) -> str:
+    taken = [_OPTION_NAMES.get(name, name) for name in parameters if name not in _RESERVED]
+    return ", ".join(taken)

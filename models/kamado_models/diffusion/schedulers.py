@@ -1,0 +1,73 @@
+"""Schedulers by name: diffusers' class names, and the short names that picture tools use."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from kamado.errors import InvalidRequest
+
+SHORT_NAMES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "dpm++-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpm++-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpm++-sde-karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "dpm++-single": ("DPMSolverSinglestepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "euler-karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "flow-heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "kdpm2-a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+_FLOW_OPTIONS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+
+
+def new_scheduler(base: Any, name: str | None) -> Any:
+    """A scheduler of a request's own, since schedulers keep state: like `base`, or of the class `name` configured like
+    `base`. Raises InvalidRequest for a name that is unknown or that cannot be used with this model."""
+    if name is None:
+        return type(base).from_config(base.config) if hasattr(base, "config") else copy.deepcopy(base)
+    import diffusers
+
+    class_name, changes = SHORT_NAMES.get(name.lower(), (name, {}))
+    kind = getattr(diffusers, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise InvalidRequest(f"no scheduler is called {name!r}; known are {', '.join(SHORT_NAMES)}")
+    if not _fits(base, kind):
+        usable = [short for short, (other, _) in SHORT_NAMES.items() if _fits(base, getattr(diffusers, other))]
+        raise InvalidRequest(
+            f"the scheduler {name!r} does not work with this model, which was trained for {type(base).__name__}; "
+            f"usable are {', '.join(usable) or 'its own only'}"
+        )
+    if _is_flow(base) and not kind.__name__.startswith("FlowMatch"):
+        return kind.from_config(base.config, **_FLOW_OPTIONS, flow_shift=base.config.get("shift", 1.0), **changes)
+    return kind.from_config(base.config, **changes)
+
+
+def _is_flow(scheduler: Any) -> bool:
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
+
+
+def _fits(base: Any, kind: Any) -> bool:
+    """Whether a scheduler of this class can be configured like `base`: for flow matching, or for a noise schedule."""
+    if kind is type(base):
+        return True
+    parameters = inspect.signature(kind.__init__).parameters.keys()
+    if _is_flow(base):
+        return kind.__name__.startswith("FlowMatch") or parameters >= _FLOW_OPTIONS.keys()
+    return "beta_start" in parameters and "beta_start" in base.config

@@ -1,0 +1,68 @@
+"""Which sizes of pictures a model can make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kamado.errors import InvalidRequest
+from kamado.memory.plan import Plan
+from kamado.picture_requests import PictureOptions
+from kamado.units import format_bytes
+
+from .peaks import activation_bytes
+
+_UNET_MULTIPLE = 8
+"""Pipelines with a UNet ask for this whatever their autoencoder is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of one model, in pixels."""
+
+    width: int
+    """Where the request names only the height."""
+    height: int
+    multiple: int
+    """Both must be whole multiples of this."""
+
+    def completed(self, options: PictureOptions) -> PictureOptions:
+        """The options with both sides or none. Pipelines drop a side that comes alone."""
+        if (options.width is None) == (options.height is None):
+            return options
+        return replace(options, width=options.width or self.width, height=options.height or self.height)
+
+    def check(self, options: PictureOptions, checkpoint: Any, plan: Plan) -> None:
+        """Raises InvalidRequest, which names the nearest sizes that can be made."""
+        for name, side in (("width", options.width), ("height", options.height)):
+            if side is not None and side % self.multiple:
+                below = side // self.multiple * self.multiple
+                nearest = [str(near) for near in (below, below + self.multiple) if near]
+                raise InvalidRequest(
+                    f"{name} {side}: this model makes multiples of {self.multiple} pixels; "
+                    f"the nearest are {' and '.join(nearest)}"
+                )
+        if options.width is None or options.height is None:
+            return
+        needed = activation_bytes(checkpoint, plan, options.width, options.height)
+        free = plan.available_bytes - plan.weight_bytes
+        if needed > max(free, plan.activation_bytes):
+            raise InvalidRequest(
+                f"a picture of {options.width} x {options.height} needs about {format_bytes(needed)} beside the model, "
+                f"and {format_bytes(max(free, 0))} may be used; ask for a smaller one, or allow more (--memory)"
+            )
+
+
+def sizes_of(pipeline: Any, default: tuple[int, int]) -> Sizes:
+    """The sizes that a pipeline of the model takes; `default` is (width, height)."""
+    factors = [
+        getattr(pipeline, "vae_scale_factor", 1),
+        *(
+            getattr(getattr(processor, "config", None), "vae_scale_factor", 1)
+            for processor in (getattr(pipeline, "image_processor", None), getattr(pipeline, "video_processor", None))
+        ),
+    ]
+    multiple = max((factor for factor in factors if isinstance(factor, int)), default=1)
+    if hasattr(pipeline, "unet") and multiple > 1:
+        multiple = max(multiple, _UNET_MULTIPLE)
+    return Sizes(*default, multiple)

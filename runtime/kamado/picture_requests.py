@@ -1,0 +1,112 @@
+"""Generation options of picture models: what was asked, checked as far as no model is needed for it."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InvalidRequest
+
+MAX_PICTURES = 1024
+MAX_STEPS = 10_000
+MAX_SIDE = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureOptions:
+    """One request for pictures. None: the model's own default."""
+
+    prompt: str | None = None
+    negative: str | None = None
+    """What the picture should not show."""
+    width: int | None = None
+    """Pixels."""
+    height: int | None = None
+    """Pixels."""
+    steps: int | None = None
+    """Denoising steps, at least 1."""
+    guidance: float | None = None
+    """Classifier-free guidance (Ho and Salimans 2022), or what a guidance-distilled model takes for it. At least 0."""
+    strength: float | None = None
+    """How much of the input picture is replaced. (0, 1]"""
+    scheduler: str | None = None
+    """Name of the sampler; see `kamado_models.diffusion.schedulers`."""
+    image: Any = None
+    """Input picture, or a list of several: PIL image, path, bytes, data URL or array."""
+    mask: Any = None
+    """White where the input picture is to be painted anew."""
+    control: Any = None
+    """Input of a ControlNet: edges, depth, a pose."""
+    seed: int = 0
+    """Picture i of the request has seed + i."""
+    n: int = 1
+    """Number of pictures."""
+    preview_every: int = 0
+    """A preview each so many steps; 0: none."""
+    deadline_s: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Options that the model's pipeline takes under their own names, as they are."""
+
+
+def resolve_picture_options(options: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> PictureOptions:
+    """Check what was asked, over `defaults`. Values that are None count as missing; unknown names go to `extra`, and
+    the model judges them. Raises InvalidRequest."""
+    given = {**(defaults or {}), **{name: value for name, value in options.items() if value is not None}}
+    known = {name: given.pop(name) for name in list(given) if name in _CHECKS}
+    checked = {name: _CHECKS[name](name, value) for name, value in known.items()}
+    checked.setdefault("seed", secrets.randbits(32))
+    return PictureOptions(**checked, extra=given)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} must be text, not {type(value).__name__}")
+    return value
+
+
+def _whole(low: int, high: int) -> Any:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    return check
+
+
+def _number(low: float, high: float, *, open_low: bool = False) -> Any:
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InvalidRequest(f"{name} must be a finite number, not {value!r}")
+        if not low <= value <= high or (open_low and value == low):
+            least = "above" if open_low else "at least"
+            raise InvalidRequest(f"{name} must be {least} {low:g} and at most {high:g}, not {value!r}")
+        return float(value)
+
+    return check
+
+
+def _any(name: str, value: Any) -> Any:
+    return value
+
+
+_CHECKS: dict[str, Any] = {
+    "prompt": _text,
+    "negative": _text,
+    "width": _whole(1, MAX_SIDE),
+    "height": _whole(1, MAX_SIDE),
+    "steps": _whole(1, MAX_STEPS),
+    "guidance": _number(0.0, 1000.0),
+    "strength": _number(0.0, 1.0, open_low=True),
+    "scheduler": _text,
+    "image": _any,
+    "mask": _any,
+    "control": _any,
+    "seed": _whole(0, 2**63 - 1 - MAX_PICTURES),
+    "n": _whole(1, MAX_PICTURES),
+    "preview_every": _whole(0, MAX_STEPS),
+    "deadline_s": _number(0.0, 1e9, open_low=True),
+}
+PICTURE_OPTION_NAMES = frozenset(_CHECKS)
