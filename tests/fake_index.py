@@ -1,0 +1,159 @@
+"""A package index on this machine with one wheel, for pip itself and for the client that fetches after it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+
+@dataclass
+class FakeIndex:
+    """What it serves, and what Kamado's own client (not pip) asked of it."""
+
+    wheel: Path
+    package: str = "tiny-model"
+    port: int = 0
+    ranges: bool = True
+    metadata: bool = True
+    """Whether the wheel's metadata lie beside it (PEP 658)."""
+    hashes: bool = True
+    password: str | None = None
+    status: int = 200
+    """Answer to Kamado's requests for the wheel."""
+    broken: bytes = b""
+    """Sent to Kamado instead of the wheel."""
+    cuts: list[int] = field(default_factory=list)
+    """Close the connection after this many bytes of an answer to Kamado; each is used up by one answer."""
+    stall_after: int | None = None
+    """Send Kamado this many bytes, then nothing until `released`; used up by one answer."""
+    requests: list[str | None] = field(default_factory=list)
+    """The Range header of each of Kamado's requests."""
+    whole_to_pip: int = 0
+    """How often pip got the whole wheel."""
+    stalled: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/simple"
+
+    def page(self, content: bytes) -> bytes:
+        fragment = f"#sha256={hashlib.sha256(content).hexdigest()}" if self.hashes else ""
+        extra = ' data-dist-info-metadata="true"' if self.metadata else ""
+        name = self.wheel.name
+        return f'<!DOCTYPE html><body><a href="/files/{name}{fragment}"{extra}>{name}</a></body>'.encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    index: FakeIndex
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Tests look at `requests` instead."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        index = self.index
+        path = urlsplit(self.path).path  # a proxy is asked for whole addresses
+        content = index.wheel.read_bytes()
+        wanted = f"Basic {base64.b64encode(f'user:{index.password}'.encode()).decode()}"
+        if index.password is not None and self.headers.get("Authorization") != wanted:
+            self._send(401, b"", {"WWW-Authenticate": 'Basic realm="index"'})
+        elif path == f"/simple/{index.package}/":
+            self._send(200, index.page(content), {"Content-Type": "text/html"})
+        elif path == f"/files/{index.wheel.name}.metadata" and index.metadata:
+            with zipfile.ZipFile(index.wheel) as archive:
+                (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+                self._send(200, archive.read(name))
+        elif path == f"/files/{index.wheel.name}":
+            self._wheel(content)
+        else:
+            self._send(404, b"")
+
+    def _wheel(self, content: bytes) -> None:
+        index = self.index
+        asked = self.headers.get("Range")
+        is_pip = str(self.headers.get("User-Agent")).startswith("pip/")
+        if not is_pip:
+            index.requests.append(asked)
+            content = index.broken or content
+            if index.status != 200:
+                self._send(index.status, b"")
+                return
+        headers = {"Accept-Ranges": "bytes"} if index.ranges else {}
+        if asked is None or not index.ranges:
+            index.whole_to_pip += is_pip and self.command == "GET"
+            self._send(200, content, headers, to_kamado=not is_pip)
+            return
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start = int(first) if first else max(0, len(content) - int(last))
+        end = int(last) + 1 if first and last else len(content)
+        if start >= len(content):
+            self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        self._send(206, content[start:end], headers, to_kamado=not is_pip)
+
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, *, to_kamado: bool = False
+    ) -> None:
+        index = self.index
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if to_kamado and index.cuts:
+            body = body[: index.cuts.pop(0)]
+            self.close_connection = True
+        if to_kamado and index.stall_after is not None:
+            first, index.stall_after = index.stall_after, None
+            self.wfile.write(body[:first])
+            self.wfile.flush()
+            index.stalled.set()
+            index.released.wait(30)
+            body = body[first:]
+        try:
+            self.wfile.write(body)
+        except OSError:  # the client was killed
+            self.close_connection = True
+
+
+@contextmanager
+def fake_index(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeIndex]:
+    """Serve `wheel` while the body runs; pip in this process's children takes the server for its only index."""
+    index = FakeIndex(wheel)
+    handler = type("Handler", (_Handler,), {"index": index})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    index.port = server.server_address[1]
+    for name in [*os.environ]:
+        if name.startswith("PIP_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in {"PIP_INDEX_URL": index.url, "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield index
+    finally:
+        index.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
