@@ -1,0 +1,290 @@
+"""Picture files: saved with their recipe, read from strangers, and 8-bit pictures out of arrays."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ..errors import InvalidRequest, KamadoError
+from ..files import replacing
+from ..units import format_bytes
+from .embed import embedded_json, metadata
+from .recipe import parse_recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_PIXELS = 1 << 26
+"""Of a picture that is read. 8192 x 8192."""
+MAX_FILE_BYTES = 1 << 29
+"""Of a picture file that is read: MAX_PIXELS of 8 bytes."""
+READ_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+WRITE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_SHOWN_CHARACTERS = 120
+_SLACK = 1e-3
+"""How far a float picture may leave [0, 1] before it is taken for one of another range."""
+_TURNS = {
+    # EXIF orientation: what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def check_picture_path(path: str | os.PathLike[str]) -> str:
+    """`PNG`, `WEBP` or `JPEG`, by the suffix of a path to save to. Raises InvalidRequest for another suffix, a missing
+    folder, or a folder in its place: worth asking before the picture is made."""
+    path = Path(path)
+    file_format = WRITE_FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise InvalidRequest(f"{path} is no picture file that can be written; use {', '.join(WRITE_FORMATS)}")
+    try:
+        if path.is_dir():
+            raise InvalidRequest(f"{path} is a folder; name a file")
+        if not path.parent.is_dir():
+            raise InvalidRequest(f"the folder {path.parent} does not exist; make it first")
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {error.strerror or error}") from error
+    return file_format
+
+
+def save_picture(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    recipe: Mapping[str, Any] | None,
+    *,
+    quality: int = 95,
+    lossless: bool = True,
+) -> None:
+    """Write `image` to `path`, whole or not at all, with the recipe inside; a file that is there is replaced.
+
+    `quality` (1 to 100) is that of JPEG, and of WebP when `lossless` is False; PNG is always exact. Raises
+    InvalidRequest for a path that cannot be written (see `check_picture_path`), for what the format cannot hold (JPEG:
+    transparency, large recipes), and OSError when the disk fails.
+    """
+    file_format = check_picture_path(path)
+    if not 1 <= quality <= 100:
+        raise InvalidRequest(f"quality must be from 1 to 100, not {quality!r}")
+    if image.mode.startswith(("I", "F")) and file_format != "PNG":
+        raise InvalidRequest(f"{file_format} holds 8 bits a channel, and the picture has more; save it as PNG")
+    how: dict[str, Any] = {} if recipe is None else metadata(recipe, file_format)
+    if file_format == "JPEG":
+        how |= {"quality": quality, "subsampling": "4:4:4", "optimize": True}
+        image = _opaque(image, path)
+    elif file_format == "WEBP":
+        # A lossless file's quality is the effort spent on its size; `exact` keeps colours that cannot be seen.
+        how |= {"lossless": True, "exact": True, "quality": 80} if lossless else {"quality": quality}
+    encoded = io.BytesIO()
+    try:
+        image.save(encoded, file_format, **how)
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(
+            f"a {image.width} x {image.height} picture of mode {image.mode} cannot be written as {file_format}: {error}"
+        ) from error
+    try:
+        with replacing(Path(path)) as file:
+            file.write(encoded.getbuffer())
+    except (PermissionError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InvalidRequest(f"{_shown(path)} cannot be written: {error}") from error
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The recipe in a picture file. What it says is a stranger's word. No pixels are decoded, unless a PNG file has no
+    recipe before its pixels. Raises InvalidRequest."""
+    shown = _shown(path)
+    with _file(path, shown) as file, _opened(file, shown) as image:
+        text = embedded_json(image.info)
+        if text is None and image.format == "PNG":
+            image.load()  # reads the chunks behind the pixels too
+            text = embedded_json(image.info)
+    if text is None:
+        raise InvalidRequest(f"{shown} carries no recipe")
+    return parse_recipe(text, what=f"the recipe in {shown}")
+
+
+def open_picture(source: Any) -> Image.Image:
+    """A picture from a PIL image, a path, the bytes of a file, a `data:` URL, or an array `[height, width]` or
+    `[height, width, 1 | 3 | 4]` (uint8, bool, or float in [0, 1]).
+
+    It is upright, in mode `L`, `RGB` or `RGBA`, the first of several frames, the caller's own, and carries nothing else
+    of the file. Raises InvalidRequest, also for more than MAX_PIXELS. Nothing is ever fetched from a network.
+    """
+    if isinstance(source, Image.Image):
+        with _errors("the picture"):
+            return _upright(source, "the picture")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decoded(io.BytesIO(source), f"the picture of {format_bytes(len(source))}")
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return _decoded(io.BytesIO(_data_url(source)), "the picture in the data URL")
+    if isinstance(source, str) and "://" in source[:16]:
+        raise InvalidRequest(
+            f"{_shown(source)} is an address, and no picture is ever fetched; save it and give its path"
+        )
+    if isinstance(source, (str, os.PathLike)):
+        shown = _shown(source)
+        with _file(source, shown) as file:
+            return _decoded(file, shown)
+    import numpy as np
+
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    raise InvalidRequest(
+        f"a picture must be a PIL image, a path, bytes, a data URL or an array, not {type(source).__name__}"
+    )
+
+
+def pictures_from_float(array: NDArray[Any]) -> list[Image.Image]:
+    """8-bit pictures from floats `[pictures, height, width, 1 | 3 | 4]` in [0, 1], rounded as diffusers' `numpy_to_pil`
+    does; what is a little outside of the range is brought into it. Raises ValueError for other shapes and for NaN."""
+    import numpy as np
+
+    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"pictures must be [pictures, height, width, 1, 3 or 4], not {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError("the pictures hold NaN or infinity")
+    wide = array.astype(np.float32) if array.dtype == np.float16 else array
+    eight = (wide.clip(0, 1) * 255).round().astype(np.uint8)
+    return [Image.fromarray(picture[..., 0] if array.shape[-1] == 1 else picture) for picture in eight]
+
+
+def picture_digest(image: Image.Image) -> str:
+    """SHA-256 of mode, size and pixels as 64 hexadecimal digits: the same however the picture was stored."""
+    digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height}\n".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _file(path: str | os.PathLike[str], shown: str) -> Iterator[BinaryIO]:
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidRequest(f"{shown} is no file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise InvalidRequest(
+                f"{shown} has {format_bytes(status.st_size)}; pictures up to {format_bytes(MAX_FILE_BYTES)} are read"
+            )
+        file = Path(path).open("rb")  # noqa: SIM115 - closed below; errors of the body are not errors of opening
+    except FileNotFoundError as error:
+        raise InvalidRequest(f"{shown} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _errors(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except KamadoError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidRequest(f"{shown} is no picture of a kind that is read: {', '.join(READ_FORMATS)}") from error
+    except Exception as error:  # whatever decoders make of damaged files
+        reason = f"{type(error).__name__}: {error}"[:160]
+        raise InvalidRequest(f"{shown} is damaged, or no picture: {reason}") from error
+
+
+@contextmanager
+def _opened(file: BinaryIO, shown: str) -> Iterator[Image.Image]:
+    """The picture with its header read. Errors while it is used become InvalidRequest too."""
+    with _errors(shown), Image.open(file, formats=READ_FORMATS) as image:
+        _check_size(image.size, shown)
+        yield image
+
+
+def _decoded(file: BinaryIO, shown: str) -> Image.Image:
+    with _opened(file, shown) as image:
+        return _upright(image, shown)
+
+
+def _check_size(size: tuple[int, int], shown: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InvalidRequest(f"{shown} is {width} x {height}; pictures up to {MAX_PIXELS} pixels are read")
+    if width * height == 0:
+        raise InvalidRequest(f"{shown} has no pixels")
+
+
+def _upright(image: Image.Image, shown: str) -> Image.Image:
+    _check_size(image.size, shown)
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    plain = _plain(image if turn is None else image.transpose(turn), shown)
+    plain.info.clear()
+    return plain
+
+
+def _plain(image: Image.Image, shown: str) -> Image.Image:
+    """A copy in mode L, RGB or RGBA."""
+    if image.mode.startswith("I;16"):
+        import numpy as np
+
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InvalidRequest(f"{shown} has 32-bit pixels, whose range nobody knows; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _opaque(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    if not image.has_transparency_data:
+        return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    image = image.convert("RGBA")
+    low, _ = image.getchannel("A").getextrema()
+    if low != 255:
+        raise InvalidRequest(f"{path}: JPEG cannot hold the picture's transparency; save it as PNG or WebP")
+    return image.convert("RGB")
+
+
+def _data_url(text: str) -> bytes:
+    header, comma, body = text.partition(",")
+    if not comma or not header.lower().endswith(";base64"):
+        raise InvalidRequest(f"{_shown(text)} is no data URL of a picture; it must start like data:image/png;base64,")
+    if len(body) > MAX_FILE_BYTES // 3 * 4:
+        raise InvalidRequest(f"the data URL is longer than that of {format_bytes(MAX_FILE_BYTES)}")
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"the data URL holds no valid base64: {error}") from error
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    import numpy as np
+
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))):
+        raise InvalidRequest(
+            f"a picture array must be [height, width] or [height, width, 1, 3 or 4], not {array.shape}"
+        )
+    _check_size((array.shape[1], array.shape[0]), "the picture array")
+    deep = array[..., None] if array.ndim == 2 else array
+    if array.dtype.kind == "f":
+        if not ((deep >= -_SLACK) & (deep <= 1 + _SLACK)).all():  # also False for NaN
+            raise InvalidRequest(f"a float picture must lie in [0, 1]; this one has {deep.min():g} to {deep.max():g}")
+        return pictures_from_float(deep[None])[0]
+    if array.dtype != np.uint8 and array.dtype != np.bool_:
+        raise InvalidRequest(f"a picture array must be uint8, bool or float in [0, 1], not {array.dtype}")
+    eight = deep.astype(np.uint8) * np.uint8(255 if array.dtype == np.bool_ else 1)
+    return Image.fromarray(eight[..., 0] if deep.shape[-1] == 1 else eight)
+
+
+def _shown(name: str | os.PathLike[str]) -> str:
+    text = os.fspath(name)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
