@@ -1,0 +1,27 @@
+"""Pictures that are certainly not what anybody asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_DARKEST = 1 / 255
+
+
+def blank_reason(array: NDArray[Any]) -> str | None:
+    """Why a float picture `[height, width, channels]` in [0, 1] is useless, or None.
+
+    A model that overflows in half precision gives NaN, infinity, or black, which is what NaN becomes in 8 bits.
+    A fourth channel, the opacity, does not count. A picture in one other colour may be what was asked for.
+    """
+    import numpy as np
+
+    if array.size == 0:
+        return "it has no pixels"
+    if not np.isfinite(array).all():
+        return "it holds NaN or infinity"
+    if (array[..., :3] < _DARKEST).all():
+        return "it is all black"
+    return None
