@@ -44,15 +44,16 @@ ARCHITECTURES: dict[str, TinySpec] = {
 }
 
 
-def build(name: str, folder: Path) -> Path:
-    """Write the checkpoint of architecture `name` to `folder`, the same on every call. Returns `folder`."""
+def build(name: str, folder: Path, **changes: Any) -> Path:
+    """Write the checkpoint of architecture `name` to `folder`, the same on every call. Returns `folder`. `changes` take
+    the place of values in its configuration."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     spec = ARCHITECTURES[name]
     auto = AutoModelForSeq2SeqLM if spec.encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS.get(name, sum(name.encode())))
-        model = auto.from_config(AutoConfig.for_model(spec.model_type, **spec.config), dtype=torch.float32)
+        model = auto.from_config(AutoConfig.for_model(spec.model_type, **spec.config | changes), dtype=torch.float32)
         rescale(model)
     model.save_pretrained(folder)
     write_tokenizer(folder)

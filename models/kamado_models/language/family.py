@@ -58,7 +58,7 @@ class LanguageFamily:
                 raise
             # What its own code calls the sizes is not known without running it, which describing never does.
             return {"architecture": checkpoint.config["architectures"][0], "batching": UNKNOWN}
-        return describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape.model_type)}
+        return describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape)}
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family."""
@@ -134,7 +134,7 @@ def _shape(checkpoint: Checkpoint, own_code: bool) -> tuple[TextShape, str]:
     """The model's shape, and how its requests share forwards. With `own_code` by running that, and with torch."""
     if not own_code:
         shape = text_shape(checkpoint.config)
-        return shape, batching_of(shape.model_type)
+        return shape, batching_of(shape)
     with environment_kept():
         from .own_shape import own_shape
 

@@ -30,8 +30,10 @@ from .model import Execution, LanguageModel, TextFacts
 from .own_code import failures_explained
 from .paged import PagedLane
 from .paged_probe import probe_paged
-from .rows import RowLane, RowMemory, longrope_switch, measure_state, probe, shifting_positions
+from .positions import fields_of, longrope_switch, shifting_positions
+from .rows import RowLane, RowMemory, measure_state, probe
 from .rows_memory import WORKSPACE_FACTOR
+from .shape import text_shape
 from .tokenizer import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,11 +49,11 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: 
         )
         config = model.config
         # What the tests found of the library's model types says nothing of a checkpoint's own class of that name.
-        batching = UNKNOWN if own_code else batching_of(config.model_type)
+        batching = UNKNOWN if own_code else batching_of(text_shape(checkpoint.config))
         packs = packs_linears(plan.device, plan.dtype, batching)
         held = report.weight_bytes + (pack_linears(model) if packs else 0)
         _correct(env, plan, "weights", plan.weight_bytes, held)
-        execution = choose_execution(model, config, plan, env, known=batching == PAGED)
+        execution = choose_execution(model, config, plan, env, batching)
     facts = TextFacts(
         sampling=_sampling_defaults(checkpoint),
         vocab_size=_vocab_size(model),
@@ -84,12 +86,13 @@ def read_model(
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
 
 
-def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment, *, known: bool) -> Execution:
-    """The lane and memory that the model can be run with: pages where its attention allows, else rows. `known`: see
-    `probe_paged`."""
+def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment, batching: str) -> Execution:
+    """The lane and memory for what `batching_of` said: pages or rows. What it does not know runs over pages where its
+    attention allows."""
     vocab_size = _vocab_size(model)
-    if not config.is_encoder_decoder and shifting_positions(config) is None:
-        verdict = probe_paged(model, vocab_size, known=known)
+    pageable = not config.is_encoder_decoder and shifting_positions(fields_of(config)) is None
+    if batching == PAGED or (batching == UNKNOWN and pageable):
+        verdict = probe_paged(model, vocab_size, known=batching == PAGED)
         if verdict.layers is not None:
             return _paged(model, verdict.layers, plan, env)
     return _rows(model, config, vocab_size, plan, env)
@@ -134,7 +137,7 @@ def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnviron
         bytes_per_sequence=size.per_sequence,
         bytes_per_source_token=size.per_source_token,
         max_sequences=plan.max_sequences or max_rows,
-        restart_tokens=longrope_switch(config),
+        restart_tokens=longrope_switch(fields_of(config)),
     )
     lane = RowLane(
         name=f"{env.owner}/lm",

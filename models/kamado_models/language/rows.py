@@ -20,17 +20,15 @@ from kamado.sequence import Drawn, TextStep, TokenSequence
 from . import rows_cache
 from .rows_memory import RowBatch, RowMemory, RowMode, RowState
 from .rows_model import RowInputs, RowModel
-from .rows_probe import StateSize, longrope_switch, measure_state, probe, shifting_positions
+from .rows_probe import StateSize, measure_state, probe
 
 __all__ = [
     "RowLane",
     "RowMemory",
     "RowMode",
     "StateSize",
-    "longrope_switch",
     "measure_state",
     "probe",
-    "shifting_positions",
 ]
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from kamado.errors import UnsupportedCheckpoint
 
 from . import rows_cache
+from .positions import fields_of, shifting_positions
 from .rows_memory import RowMode, RowShape
 from .rows_model import RowInputs, RowModel
 
@@ -89,7 +90,7 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
                 lambda: torch.stack([_alone(rows, first), _alone(rows, second)]),
             )
 
-        shifting = shifting_positions(config)
+        shifting = shifting_positions(fields_of(config))
         equal = apart(other, twin, joint=True) or apart(long, other)
         ragged = equal or shifting or apart(short, long)
         prompts = ragged or (None if rows.encoder_decoder else apart(short, long, joint=True))
@@ -122,33 +123,6 @@ def _state_grows(model: Any, config: PreTrainedConfig) -> bool:
             "take a model that has a cache"
         )
     return size.per_token > 0
-
-
-def shifting_positions(config: PreTrainedConfig) -> str | None:
-    """Why rows of other lengths or pieces of a prompt may change results in a way that short probes cannot show."""
-    text = config.get_text_config(decoder=True)
-    if getattr(text, "index_topk", None):
-        return "attention picks keys of long sequences (index_topk)"
-    kinds = {str(entry.get("rope_type")) for entry in _rope_settings(text)} & {"dynamic", "longrope"}
-    return f"rope_type {min(kinds)!r} scales with the longest row of a forward" if kinds else None
-
-
-def longrope_switch(config: PreTrainedConfig) -> int | None:
-    """Length beyond which LongRoPE (Ding et al. 2024) takes its other factors, for all positions; None without it."""
-    text = config.get_text_config(decoder=True)
-    for entry in _rope_settings(text):
-        if entry.get("rope_type") == "longrope":
-            original = entry.get("original_max_position_embeddings")
-            original = original or getattr(text, "original_max_position_embeddings", None)
-            return int(original or text.max_position_embeddings)
-    return None
-
-
-def _rope_settings(text: Any) -> list[dict[str, Any]]:
-    """The rotary settings, which some models have once for each kind of layer."""
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
-    settings = [rope, *rope.values()] if isinstance(rope, dict) else []
-    return [entry for entry in settings if isinstance(entry, dict)]
 
 
 def _alone(rows: RowModel, track: _Track, window: int | None = _WINDOW) -> Tensor:

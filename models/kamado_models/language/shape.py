@@ -11,6 +11,7 @@ from typing import Any
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 
+from .positions import shifting_positions
 from .shape_activations import Temporaries, dense_width, temporaries
 from .shape_fields import Fields
 from .shape_layers import ATTENTION, RECURRENT, LayerKind, layer_kinds, window_of
@@ -64,6 +65,8 @@ class TextShape:
     num_experts: int
     """0 where the model is no mixture of experts."""
     experts_per_token: int
+    shifting_positions: str | None
+    """See `positions`."""
     temporaries: Temporaries
 
     @property
@@ -137,6 +140,7 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
         state_exact=None not in states,
         num_experts=fields.find("num_experts") or 0,
         experts_per_token=_experts_per_token(fields),
+        shifting_positions=shifting_positions(fields.get),
         temporaries=temporaries(fields, bool(states)),
     )
 
