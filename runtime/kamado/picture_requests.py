@@ -13,6 +13,13 @@ from .errors import InvalidRequest
 MAX_PICTURES = 1024
 MAX_STEPS = 10_000
 MAX_SIDE = 65_536
+ALIASES: Mapping[str, str] = {
+    "negative_prompt": "negative",
+    "num_inference_steps": "steps",
+    "mask_image": "mask",
+    "control_image": "control",
+}
+"""What diffusers' pipelines call some options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +61,19 @@ class PictureOptions:
 def resolve_picture_options(options: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> PictureOptions:
     """Check what was asked, over `defaults`. Values that are None count as missing; unknown names go to `extra`, and
     the model judges them. Raises InvalidRequest."""
-    given = {**(defaults or {}), **{name: value for name, value in options.items() if value is not None}}
+    given = {**(defaults or {}), **_plain_names({name: value for name, value in options.items() if value is not None})}
     known = {name: given.pop(name) for name in list(given) if name in _CHECKS}
     checked = {name: _CHECKS[name](name, value) for name, value in known.items()}
     checked.setdefault("seed", secrets.randbits(32))
     return PictureOptions(**checked, extra=given)
+
+
+def _plain_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """With the names of this module in place of those of diffusers' pipelines."""
+    for alias, name in ALIASES.items():
+        if alias in given and name in given:
+            raise InvalidRequest(f"{name} and {alias} are the same option; give one of them")
+    return {ALIASES.get(name, name): value for name, value in given.items()}
 
 
 def _text(name: str, value: Any) -> str:

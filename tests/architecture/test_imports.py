@@ -15,8 +15,17 @@ from source import ROOT, module_name, source_files
 
 HEAVY = ("torch", "transformers", "numpy", "huggingface_hub", "diffusers", "accelerate", "gguf", "safetensors")
 # These work on tensors, and are imported when a model is loaded.
-MAY_BE_HEAVY = ("kamado.weights", "kamado.sampling", "kamado_models.language")
-LEAN_ALL_THE_SAME = ("kamado_models.language", "kamado_models.language.family")
+MAY_BE_HEAVY = (
+    "kamado.weights",
+    "kamado.sampling",
+    "kamado.tasks.library",
+    "kamado_models.diffusion",
+    "kamado_models.language",
+)
+LEAN_ALL_THE_SAME = (
+    *("kamado_models.diffusion", "kamado_models.diffusion.family"),
+    *("kamado_models.language", "kamado_models.language.family"),
+)
 MAX_START_S = 0.5
 
 

@@ -88,7 +88,7 @@ print(json.dumps([kamado.__version__, families, catalogs, kamado.presets.preset_
 """
     version, families, catalogs, presets = json.loads(_run(installed / "python", "-c", code, cwd=tmp_path))
     assert version == "0.1.0"
-    assert families == {"language": "language"}
+    assert families == {"diffusion": "diffusion", "language": "language"}
     assert catalogs == ["kamado_models"]
     assert presets == sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
 

@@ -221,8 +221,12 @@ def _choice(end: Finished, tokens: Sequence[Token]) -> Choice:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Without what was not asked for, as JSON has it."""
+    """Without what was not asked for, as JSON has it, and such that it can be asked again."""
     sampling = options.pop("sampling")
     sampling["logit_bias"] = {str(token): bias for token, bias in sampling["logit_bias"].items()}
-    asked = {name: value for name, value in options.items() if value not in (None, (), False)}
+    if not options["prompt"]:
+        del options["chat"]  # messages and tokens are taken as they are
+    asked = {name: value for name, value in options.items() if value is not None and value != ()}
+    if not asked["ignore_eos"]:
+        del asked["ignore_eos"]
     return {**asked, **sampling}

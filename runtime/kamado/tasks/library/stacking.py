@@ -4,6 +4,7 @@ A call's rows are the first dimension of its first tensor (or the entries of its
 
     a tensor with as many entries in its first dimension     is stacked
     a list of as many tensors, if the first argument is one  is joined
+    a list of as many numbers, shapes or texts               is joined
     a time step                                              becomes one entry a row
     any other tensor                                         must be equal in all calls
     anything else                                            must be equal in all calls
@@ -13,6 +14,7 @@ Whether a model computes each row for itself is not known here: who joins calls 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +66,8 @@ class Stacker:
         joined = {}
         for name, first in calls[0].items():
             values = [call[name] for call in calls]
-            if _is_tensor_list(first) and not isinstance(lead, Tensor) and len(first) == rows[0]:
-                joined[name] = [tensor for value in values for tensor in value]
+            if _is_row_list(first, rows[0], lead):
+                joined[name] = [item for value in values for item in value]
                 continue
             leaves = [pytree.tree_flatten(value)[0] for value in values]
             spec = pytree.tree_flatten(first)[1]
@@ -75,8 +77,9 @@ class Stacker:
         return joined
 
     def _part(self, name: str, value: Any, rows: int, lead: Any) -> Hashable:
-        if _is_tensor_list(value) and not isinstance(lead, Tensor) and len(value) == rows:
-            return ("list", *{(tuple(tensor.shape), tensor.dtype) for tensor in value})
+        if _is_row_list(value, rows, lead):
+            items = {(tuple(i.shape), i.dtype) if isinstance(i, Tensor) else repr(i) for i in value}
+            return ("list", *sorted(map(str, items)))
         leaves, spec = pytree.tree_flatten(value)
         return (str(spec), *(self._leaf(name, leaf, rows) for leaf in leaves))
 
@@ -142,6 +145,15 @@ def _positions(lead: Any) -> int:
     return per_row
 
 
+def _is_row_list(value: Any, rows: int, lead: Any) -> bool:
+    """Whether it is a list with an entry for each row."""
+    if not isinstance(value, list) or len(value) != rows:
+        return False
+    if _is_tensor_list(value):
+        return not isinstance(lead, Tensor)
+    return all(isinstance(leaf, (int, float, str)) for leaf in pytree.tree_leaves(value))
+
+
 def _is_tensor_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Tensor) for item in value)
 
@@ -172,7 +184,26 @@ def _split_leaf(leaf: Any, rows: Sequence[int], total: int) -> list[Any] | None:
         return None if pieces is None else [type(leaf)(piece, leaf.deterministic) for piece in pieces]
     if leaf is None or isinstance(leaf, (bool, int, float, str)):
         return [leaf] * len(rows)
-    return None
+    return _split_cache(leaf, rows, total)
+
+
+def _split_cache(cache: Any, rows: Sequence[int], total: int) -> list[Any] | None:
+    """transformers' Cache: keys and values of each layer, (rows, ...)."""
+    layers = getattr(cache, "layers", None)
+    if not isinstance(layers, list) or not all(
+        isinstance(part, Tensor) and part.shape[0] == total
+        for layer in layers
+        for part in (getattr(layer, "keys", None), getattr(layer, "values", None))
+    ):
+        return None
+    pieces = []
+    for start, count in zip(_starts(rows), rows, strict=True):
+        piece = copy.copy(cache)
+        piece.layers = [copy.copy(layer) for layer in layers]
+        for layer in piece.layers:
+            layer.keys, layer.values = layer.keys[start : start + count], layer.values[start : start + count]
+        pieces.append(piece)
+    return pieces
 
 
 def _starts(rows: Sequence[int]) -> list[int]:

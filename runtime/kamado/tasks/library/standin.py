@@ -29,7 +29,7 @@ class ModelCall:
     """One call of an entry point of a model."""
 
     module: nn.Module
-    """The model as this request has set it up (tiling, say), without diversions. Weights are shared."""
+    """The model, or one like it that this request has set up for itself (tiling, say). Weights are shared."""
     method: str
     """`forward`, `encode` or `decode`."""
     arguments: Mapping[str, Any]
@@ -52,13 +52,14 @@ class ModelCall:
 def stand_in(model: M, divert: Callable[[ModelCall], Any]) -> M:
     """An object like `model` whose entry points call `divert` and return what that returns.
 
-    Inside an entry point that `divert` runs, calls are not diverted again.
+    Inside an entry point that `divert` runs, calls are not diverted again. What the library sets on the stand-in holds
+    for its calls alone.
     """
     view = _twin(model)
-    shared = dict(model.__dict__)
+    before = dict(view.__dict__)
     for name in _ENTRIES:
         if _is_entry(model, name):
-            view.__dict__[name] = _entry(view, shared, name, divert)
+            view.__dict__[name] = _entry(model, view, before, name, divert)
     for name in _MOVES:
         view.__dict__[name] = lambda *_, **__: view
     return view
@@ -78,24 +79,31 @@ def _twin(model: M) -> M:
     return twin
 
 
-def _entry(view: nn.Module, shared: Mapping[str, Any], name: str, divert: Callable[[ModelCall], Any]) -> Any:
+def _entry(
+    model: nn.Module, view: nn.Module, before: Mapping[str, Any], name: str, divert: Callable[[ModelCall], Any]
+) -> Any:
+    """The diverted method `name` of `view`, whose attributes were `before` when it was made."""
     full = inspect.signature(getattr(type(view), name))
     signature = full.replace(parameters=list(full.parameters.values())[1:])
-    parts = dict(view._modules)
+    diverted = {*_ENTRIES, *_MOVES}
 
     def entry(*args: Any, **kwargs: Any) -> Any:
-        module = _twin(view)
-        for diverted in (*_ENTRIES, *_MOVES):
-            module.__dict__.pop(diverted, None)
+        own = {
+            key: value
+            for key, value in view.__dict__.items()
+            if key not in diverted and key != "_modules" and before.get(key, diverted) is not value
+        }
+        parts = {key: part for key, part in view._modules.items() if model._modules.get(key) is not part}
+        module = model
+        if own or parts:
+            # Else the model itself: what it notes about itself when it runs (hooks, say) must not get lost.
+            module = _twin(model)
+            module.__dict__.update(own)
+            module._modules.update(parts)
         arguments = _by_name(signature, args, kwargs)
         if arguments is None:
             return (module if name == "forward" else getattr(module, name))(*args, **kwargs)
-        settings = [
-            (key, _setting(value))
-            for key, value in module.__dict__.items()
-            if key != "_modules" and shared.get(key, _ENTRIES) is not value
-        ]
-        settings += [(key, id(part)) for key, part in module._modules.items() if parts.get(key) is not part]
+        settings = [(key, _setting(value)) for key, value in (*own.items(), *parts.items())]
         return divert(
             ModelCall(
                 module=module,

@@ -1,0 +1,102 @@
+"""Pictures are those that diffusers' own pipelines make: alone, and while other requests share their forwards."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import tiny_pipelines as tiny
+
+import kamado
+
+LARGEST_DIFFERENCE = 1e-4
+VIDEO = {"wan"}
+NAMES = sorted(set(tiny.PIPELINES) - VIDEO)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Built when first asked for, by name."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    class Built(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = tiny.build(name, root / name)
+            return self[name]
+
+    return Built()
+
+
+@pytest.fixture
+def runtime() -> Iterator[kamado.Runtime]:
+    with kamado.Runtime(device="cpu", memory="2GiB") as made:
+        yield made
+
+
+def _requests(name: str, sibling: str | None = None) -> list[dict[str, Any]]:
+    """Three requests with different prompts, steps and seeds, one of them with other guidance."""
+    spec = tiny.PIPELINES[name]
+    known = tiny.parameters(spec.siblings[sibling] if sibling else spec.class_name)
+    found = []
+    for index in range(3):
+        request = tiny.arguments(name, sibling, prompt=index)
+        if "num_inference_steps" in known:
+            request["num_inference_steps"] = request.get("num_inference_steps", 3) + index
+        if index == 2 and "guidance_scale" in request:
+            request["guidance_scale"] = request["guidance_scale"] + 1.5
+        if index == 1 and "negative" in spec.takes and "negative_prompt" in known:
+            request["negative_prompt"] = tiny.NEGATIVE
+        found.append({**request, "seed": 10 + index})
+    return found
+
+
+def _largest_difference(result: kamado.Result, wanted: Any) -> float:
+    assert len(result.pixels) == 1
+    assert result.pixels[0].shape == wanted[0].shape
+    return float(numpy.abs(result.pixels[0] - wanted[0]).max())
+
+
+def _cases() -> Iterator[Any]:
+    for name in NAMES:
+        yield pytest.param(name, None, id=name)
+        for sibling in tiny.PIPELINES[name].siblings:
+            if not sibling.startswith("control"):
+                yield pytest.param(name, sibling, id=f"{name}-{sibling}")
+
+
+@pytest.mark.parametrize(("name", "sibling"), _cases())
+def test_alone_and_in_a_mixed_batch(
+    name: str, sibling: str | None, folders: dict[str, Path], runtime: kamado.Runtime
+) -> None:
+    spec = tiny.PIPELINES[name]
+    pipeline = tiny.load(folders[name], pipeline_class=spec.siblings[sibling] if sibling else None)
+    scheduler = getattr(pipeline, "scheduler", None)
+    requests = _requests(name, sibling)
+    wanted = []
+    for request in requests:
+        if scheduler is not None:
+            pipeline.scheduler = type(scheduler).from_config(scheduler.config)
+        wanted.append(tiny.call(pipeline, **request))
+    model = runtime.load(folders[name])
+    jobs = [model.submit(**request) for request in requests]
+    for job, picture in zip(jobs, wanted, strict=True):
+        assert _largest_difference(job.result(), picture) < LARGEST_DIFFERENCE
+    for request, picture in zip(requests, wanted, strict=True):
+        result = model.generate(**request)
+        assert _largest_difference(result, picture) < LARGEST_DIFFERENCE
+    assert result.recipe["pipeline"] == type(pipeline).__name__
+    compared = runtime.stats()["models"][model.owner]["compared"]
+    assert all(compared.values()), f"not joined: {compared}"
+
+
+def test_every_pipeline_takes_what_its_call_names() -> None:
+    """The names of options here are those of the pipelines' own calls."""
+    import diffusers
+
+    for name in NAMES:
+        kind = getattr(diffusers, tiny.PIPELINES[name].class_name)
+        assert inspect.signature(kind.__call__).parameters.keys() >= tiny.arguments(name).keys() - {"prompt"}
