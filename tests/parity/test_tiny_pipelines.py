@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import torch
 
-import tiny_pipelines
-from tiny_pipelines import PIPELINES, arguments, build, call, load
+from tiny_pipelines import EXTRAS, PIPELINES, TOKEN, arguments, build, build_extra, call, load, oracle, picture
 
-SIBLINGS = [(name, kind) for name, spec in PIPELINES.items() for kind in spec.siblings if "control" not in kind]
-LARGEST_FOLDER = 2_000_000
+SIBLINGS = [(name, kind) for name, spec in PIPELINES.items() for kind in spec.siblings]
+LARGEST_FOLDER = 2 * 2**20
 CLEAR = 0.01
 """Mean difference on [0, 1] between pictures that must differ."""
-ROUNDING = 1e-4
+ROUNDING = 2e-4
+CONTENT = ("prompt", "image", "class_labels", "image_embeds")
 DRAWS_ONCE = {"sd15-inpaint"}
 """Pipelines whose noise for the second picture of a call is not that of a call of its own: they encode a masked picture
 once, with the first generator."""
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders built so far. Written to by `folder`."""
+def written() -> dict[str, Path]:
+    """What was built so far; `path_of` adds to it."""
     return {}
 
 
 @pytest.fixture
-def folder_of(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def path_of(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def get(name: str) -> Path:
-        if name not in folders:
-            folders[name] = build(name, tmp_path_factory.mktemp("pipelines") / name)
-        return folders[name]
+        if name not in written:
+            folder = tmp_path_factory.mktemp("pipelines") / name
+            written[name] = build(name, folder) if name in PIPELINES else build_extra(name, folder)
+        return written[name]
 
     return get
 
@@ -48,43 +51,47 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def assert_everything_matters(pipeline: Any, usual: dict[str, Any], other: dict[str, Any]) -> numpy.ndarray:
+    pictures = call(pipeline, **usual)
+    assert numpy.array_equal(pictures, call(pipeline, **usual)), "the same call says otherwise"
+    assert difference(pictures, call(pipeline, seed=1, **usual)) > CLEAR, "seed"
+    for name in CONTENT:
+        if name in usual:
+            assert difference(pictures, call(pipeline, **usual | {name: other[name]})) > CLEAR, name
+    return pictures
+
+
 @pytest.mark.parametrize("name", PIPELINES)
-def test_the_folder_is_ordinary_and_always_the_same(name: str, folder_of: Any, tmp_path: Path) -> None:
-    folder = folder_of(name)
+def test_the_folder_is_ordinary_and_always_the_same(name: str, path_of: Any, tmp_path: Path) -> None:
+    folder = path_of(name)
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == PIPELINES[name].class_name
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LARGEST_FOLDER
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".jinja"}
+    state = torch.random.get_rng_state()
     assert digests(build(name, tmp_path)) == digests(folder)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pictures_depend_on_all_inputs(name: str, folder_of: Any) -> None:
-    folder = folder_of(name)
-    pipeline = load(folder)
+def test_pictures_depend_on_all_inputs(name: str, path_of: Any) -> None:
+    pipeline = load(path_of(name))
     usual = arguments(name)
-    pictures = call(pipeline, **usual)
+    pictures = assert_everything_matters(pipeline, usual, arguments(name, prompt=1))
     assert pictures.dtype == numpy.float32
     assert pictures.shape[0] == 1 and pictures.shape[-1] == 3
     assert pictures.min() >= 0 and pictures.max() <= 1
     assert ((pictures == 0) | (pictures == 1)).mean() < 0.4
     assert pictures.std() > 0.05
-    assert numpy.array_equal(pictures, tiny_pipelines.oracle(folder, **usual)), "a pipeline loaded anew says otherwise"
-    assert difference(pictures, call(pipeline, seed=1, **usual)) > CLEAR
+    assert numpy.array_equal(pictures, oracle(path_of(name), **usual)), "a pipeline loaded anew says otherwise"
     more = usual | {"num_inference_steps": usual["num_inference_steps"] + 2}
-    assert difference(pictures, call(pipeline, **more)) > CLEAR
-    if PIPELINES[name].takes & {"prompt", "class"}:
-        other = {key: arguments(name, prompt=1)[key] for key in ("prompt", "class_labels") if key in usual}
-        assert difference(pictures, call(pipeline, **usual | other)) > CLEAR
-    if "image" in PIPELINES[name].takes:
-        other = {"image": arguments(name, prompt=1)["image"]}
-        assert difference(pictures, call(pipeline, **usual | other)) > CLEAR
+    assert difference(pictures, call(pipeline, **more)) > CLEAR, "steps"
 
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if name not in DRAWS_ONCE])
-def test_two_pictures_in_a_call_are_those_of_two_calls(name: str, folder_of: Any) -> None:
-    pipeline = load(folder_of(name))
+def test_two_pictures_in_a_call_are_those_of_two_calls(name: str, path_of: Any) -> None:
+    pipeline = load(path_of(name))
     both = call(pipeline, seed=[3, 4], **arguments(name))
     assert len(both) == 2
     alone = [call(pipeline, seed=seed, **arguments(name))[0] for seed in (3, 4)]
@@ -92,12 +99,60 @@ def test_two_pictures_in_a_call_are_those_of_two_calls(name: str, folder_of: Any
 
 
 @pytest.mark.parametrize(("name", "kind"), SIBLINGS)
-def test_siblings_load_from_the_same_folder(name: str, kind: str, folder_of: Any) -> None:
-    pipeline = load(folder_of(name), pipeline_class=PIPELINES[name].siblings[kind])
+def test_siblings_load_from_the_same_folder(name: str, kind: str, path_of: Any) -> None:
+    from diffusers import ControlNetModel
+
+    components = {}
+    if "control" in kind:
+        components["controlnet"] = ControlNetModel.from_pretrained(path_of(f"controlnet-{name}"))
+    pipeline = load(path_of(name), pipeline_class=PIPELINES[name].siblings[kind], **components)
     usual, other = arguments(name, kind), arguments(name, kind, prompt=1)
-    pictures = call(pipeline, **usual)
+    if "control" in kind:
+        control = "control_image" if "control_image" in usual else "image"
+        changed = call(pipeline, **usual | {control: picture(1)})
+        assert difference(call(pipeline, **usual), changed) > CLEAR
+        other = other if control == "control_image" else other | {"image": picture(2)}
+    pictures = assert_everything_matters(pipeline, usual, other)
     assert pictures.shape == (1, 64, 64, 3)
-    assert numpy.array_equal(pictures, call(pipeline, **usual))
-    assert difference(pictures, call(pipeline, seed=1, **usual)) > CLEAR
-    assert difference(pictures, call(pipeline, **usual | {"image": other["image"]})) > CLEAR
-    assert difference(pictures, call(pipeline, **usual | {"prompt": other["prompt"]})) > CLEAR
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_extras_are_always_the_same(name: str, path_of: Any, tmp_path: Path) -> None:
+    path = path_of(name)
+    build_extra(name, tmp_path)
+    assert digests(tmp_path) == digests(path if path.is_dir() else path.parent)
+
+
+@pytest.mark.parametrize("name", [name for name in EXTRAS if name.startswith("lora")])
+def test_loras_show_and_can_be_taken_away(name: str, path_of: Any) -> None:
+    base, path = name.split("-")[1], path_of(name)
+    pipeline = load(path_of(base))
+    without = call(pipeline, **arguments(base))
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
+    pictures = call(pipeline, **arguments(base))
+    assert difference(without, pictures) > CLEAR
+    assert difference(pictures, call(pipeline, seed=1, **arguments(base))) > CLEAR
+    pipeline.unload_lora_weights()
+    assert numpy.array_equal(without, call(pipeline, **arguments(base)))
+
+
+def test_the_textual_inversion_shows(path_of: Any) -> None:
+    usual = arguments("sd15") | {"prompt": f"{TOKEN} on a mat"}
+    without = oracle(path_of("sd15"), **usual)
+    path = path_of("embedding-sd15")
+    pictures = oracle(path_of("sd15"), prepare=lambda pipeline: pipeline.load_textual_inversion(path), **usual)
+    assert difference(without, pictures) > CLEAR
+
+
+def test_the_ip_adapter_shows(path_of: Any) -> None:
+    pipeline = load(path_of("sd15"))
+    without = call(pipeline, **arguments("sd15"))
+    pipeline.load_ip_adapter(
+        str(path_of("ip-adapter-sd15")),
+        subfolder="models",
+        weight_name="ip-adapter_sd15.safetensors",
+        local_files_only=True,
+    )
+    first, second = (call(pipeline, ip_adapter_image=picture(k), **arguments("sd15")) for k in (0, 1))
+    assert difference(without, first) > CLEAR
+    assert difference(first, second) > CLEAR

@@ -14,18 +14,24 @@ from typing import Any
 import numpy
 import torch
 
-from . import dits, unets
+from . import dits, kandinsky, language_dits, t5_dits, unets
+from .adapters import EXTRAS, TOKEN
 from .layout import tidy
+from .parts import WIDTH
 from .spec import NEGATIVE, PROMPTS, PipelineSpec, mask, picture
 
 __all__ = [
+    "EXTRAS",
     "NEGATIVE",
     "PIPELINES",
     "PROMPTS",
+    "TOKEN",
     "PipelineSpec",
     "arguments",
     "build",
+    "build_extra",
     "call",
+    "embedding",
     "load",
     "mask",
     "oracle",
@@ -33,7 +39,9 @@ __all__ = [
     "picture",
 ]
 
-PIPELINES: dict[str, PipelineSpec] = {spec.name: spec for spec in (*unets.SPECS, *dits.SPECS)}
+PIPELINES: dict[str, PipelineSpec] = {
+    spec.name: spec for spec in (*unets.SPECS, *dits.SPECS, *t5_dits.SPECS, *language_dits.SPECS, *kandinsky.SPECS)
+}
 
 
 def build(name: str, folder: Path) -> Path:
@@ -44,6 +52,18 @@ def build(name: str, folder: Path) -> Path:
     pipeline.save_pretrained(folder, safe_serialization=True)
     tidy(folder)
     return folder
+
+
+def build_extra(name: str, folder: Path) -> Path:
+    """Write what `EXTRAS` names `name` to `folder`, the same on every call. Returns its file or folder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(name.encode()))
+        return EXTRAS[name](folder)
+
+
+def embedding(seed: int) -> torch.Tensor:
+    """A picture embedding as Kandinsky's prior makes them: (1, 32)."""
+    return torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def arguments(name: str, sibling: str | None = None, *, prompt: int = 0) -> dict[str, Any]:
@@ -59,6 +79,8 @@ def arguments(name: str, sibling: str | None = None, *, prompt: int = 0) -> dict
         result = {key: value for key, value in result.items() if key in known}
     if "prompt" in takes:
         result["prompt"] = PROMPTS[prompt]
+    if "embedding" in takes:
+        result |= {"image_embeds": embedding(prompt), "negative_image_embeds": torch.zeros(1, WIDTH)}
     if "class" in takes:
         result["class_labels"] = [prompt]
     if "image" in takes:

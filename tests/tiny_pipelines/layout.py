@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-PUBLISHED = {"T5Tokenizer": "T5TokenizerFast"}
+PUBLISHED = {"T5Tokenizer": "T5TokenizerFast", "CLIPImageProcessorPil": "CLIPImageProcessor"}
 """Classes as model_index.json of published checkpoints names them."""
 
 
 def tidy(folder: Path) -> None:
-    """CLIP's tokenizers become vocab.json and merges.txt, and classes get their published names."""
+    """Give classes their published names.
+
+    CLIP's tokenizers become vocab.json and merges.txt, and the tensors of its text encoders get the prefix that newer
+    versions of transformers leave out.
+    """
     index_path = folder / "model_index.json"
     index = json.loads(index_path.read_text(encoding="utf-8"))
     for name, entry in index.items():
@@ -19,6 +23,8 @@ def tidy(folder: Path) -> None:
         entry[1] = PUBLISHED.get(entry[1], entry[1])
         if entry[1] == "CLIPTokenizer":
             _split_tokenizer(folder / name)
+        elif entry[1] == "CLIPTextModel":
+            _prefix(folder / name / "model.safetensors", "text_model.")
     index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -29,3 +35,10 @@ def _split_tokenizer(folder: Path) -> None:
     merges = "".join(f"{left} {right}\n" for left, right in model["merges"])
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
     whole.unlink()
+
+
+def _prefix(path: Path, prefix: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = {f"{prefix}{name.removeprefix(prefix)}": tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
