@@ -50,6 +50,8 @@ class Progress:
     request_id: str
     step: int
     total: int
+    index: int = 0
+    """Which of the request's `n` answers this is about, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Preview:
     request_id: str
     step: int
     image: Any
+    index: int = 0
+    """Which of the request's `n` answers this becomes, from 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -46,6 +47,30 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[Path]:
+    """A path for a new file: `path`, or, where a file has that name, `name-2.png`, `name-3.png`, ... The name is taken at
+    once, with an empty file, so that nobody else's is overwritten; that vanishes if the body raises."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    claim = path
+    while not _create(claim):
+        claim = next(names)
+    try:
+        yield claim
+    except BaseException:
+        claim.unlink(missing_ok=True)
+        raise
+
+
+def _create(path: Path) -> bool:
+    """Make an empty file. False if something has that name already."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

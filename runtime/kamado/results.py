@@ -88,10 +88,7 @@ class Result:
 
         if not self.images:
             raise InvalidRequest("this result has no pictures to save")
-        target = Path(path)
-        paths = [target]
-        if len(self.images) > 1:
-            paths = [target.with_name(f"{target.stem}-{i}{target.suffix}") for i in range(1, len(self.images) + 1)]
+        paths = numbered_paths(Path(path), len(self.images))
         for index, (image, each) in enumerate(zip(self.images, paths, strict=True)):
             save_picture(image, each, self.picture_recipe(index))
         return paths
@@ -111,3 +108,10 @@ class Result:
     @property
     def finish_reason(self) -> FinishReason:
         return self.choices[0].finish_reason if self.choices else "complete"
+
+
+def numbered_paths(path: Path, count: int) -> list[Path]:
+    """Where `count` outputs go that were asked for under one name: `path`, or `name-1.png`, `name-2.png`, ..."""
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
