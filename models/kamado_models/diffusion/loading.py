@@ -18,6 +18,7 @@ from .model import PipelineModel
 from .peaks import picture_size
 from .pipelines import PipelineFactory
 from .sizes import sizes_of
+from .task import Workshop
 
 _POSITIONS = {"cpu": 1 << 14, "gpu": 1 << 18}
 """Latent positions of one forward: on a CPU larger batches gain little and make others wait."""
@@ -56,7 +57,8 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         for name, model in factory.models.items()
     }
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
-    return PipelineModel(checkpoint, plan, factory, lanes, StartLane(f"{env.owner}/start", max_rows), sizes)
+    workshop = Workshop(factory, lanes, StartLane(f"{env.owner}/start", max_rows))
+    return PipelineModel(checkpoint, plan, workshop, sizes)
 
 
 def _held(components: dict[str, Any]) -> int:

@@ -1,0 +1,108 @@
+"""One picture: the pipeline's own code as a coroutine, and what Kamado does before and after it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+from kamado.errors import GenerationFailed
+from kamado.events import Media, Progress
+from kamado.media.guards import blank_reason
+from kamado.media.pictures import pictures_from_float
+from kamado.picture_requests import PictureOptions
+from kamado.tasks.library.lane import ModelLane, StartLane
+from kamado.tasks.library.task import LibraryTask, Script
+
+from .pipelines import PipelineFactory
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all pictures of one model are made with."""
+
+    factory: PipelineFactory
+    lanes: Mapping[str, ModelLane]
+    """By component."""
+    start: StartLane
+
+    def pipeline(self, script: Script, kind: Any, options: PictureOptions) -> Any:
+        """A pipeline of class `kind`, whose model calls the loop makes. Raises InvalidRequest."""
+        return self.factory.make(
+            kind, lambda component, call: script.ask(self.lanes[component].work(call)), options.scheduler
+        )
+
+
+class PictureTask(LibraryTask):
+    """One picture."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        request_id: str,
+        options: PictureOptions,
+        kind: Any,
+        arguments: Mapping[str, Any],
+        *,
+        index: int,
+        deadline: float | None,
+    ) -> None:
+        super().__init__(request_id, self._run, start_lane=workshop.start.name, deadline=deadline, index=index)
+        self.options = options
+        self.kind = kind
+        self._workshop = workshop
+        self._arguments = arguments
+
+    def described(self) -> dict[str, Any]:
+        """The options as a recipe has them."""
+        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler")
+        asked = {name: value for name in names if (value := getattr(self.options, name)) is not None}
+        plain = {
+            name: value for name, value in self.options.extra.items() if isinstance(value, (bool, int, float, str))
+        }
+        return {**asked, **plain, "seed": self.options.seed, "n": self.options.n}
+
+    def _run(self, script: Script) -> Any:
+        """The body: diffusers' own code from here on."""
+        pipeline = self._workshop.pipeline(script, self.kind, self.options)
+        self._watch(script, pipeline)
+        generator = torch.Generator("cpu").manual_seed(self.options.seed + self.index)
+        output = pipeline(**self._arguments, generator=generator, output_type="np")
+        pictures = numpy.asarray(output.images, dtype=numpy.float32)
+        (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
+        _judge(picture, output)
+        (image,) = pictures_from_float(picture[None])
+        script.emit(Media(self.id, self.index, "image", image))
+        return picture
+
+    def _watch(self, script: Script, pipeline: Any) -> None:
+        """Progress with each step of the request's own scheduler."""
+        scheduler = getattr(pipeline, "scheduler", None)
+        if scheduler is None or not hasattr(scheduler, "step"):
+            return
+        step = scheduler.step
+        done = 0
+
+        @functools.wraps(step)  # pipelines look up what a step takes
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            result = step(*args, **kwargs)
+            done += 1
+            total = getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps)
+            script.emit(Progress(self.id, done, max(int(total), done)))
+            return result
+
+        scheduler.step = counted
+
+
+def _judge(picture: Any, output: Any) -> None:
+    """Raise GenerationFailed for a picture that is none."""
+    flagged = getattr(output, "nsfw_content_detected", None)
+    if flagged and any(flagged):
+        raise GenerationFailed("the model's own safety checker took the picture away; try another prompt or seed")
+    if reason := blank_reason(picture):
+        raise GenerationFailed(f"the model made no picture ({reason}); try float32 (--dtype), or another seed")
