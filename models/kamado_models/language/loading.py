@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from hashlib import sha256
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kamado.checkpoint.strict_json import read_json_object
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
@@ -167,13 +167,7 @@ def _correct(env: LoadEnvironment, plan: Plan, kind: str, planned: int, real: in
 
 def _generation_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     path = checkpoint.files.get("generation_config.json")
-    if path is None:
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnsupportedCheckpoint(f"{path} is not usable JSON: {error}") from error
-    return value if isinstance(value, Mapping) else {}
+    return read_json_object(path) if path is not None else {}
 
 
 def _sampling_defaults(checkpoint: Checkpoint) -> Sampling:

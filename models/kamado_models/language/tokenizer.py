@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kamado.checkpoint.types import Checkpoint
@@ -129,18 +127,3 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     from .tokenizer_files import tokenizer_from_files
 
     return tokenizer_from_files(checkpoint)
-
-
-def read_json(path: Path, *, max_bytes: int = 256 << 20) -> Any:
-    """Raises UnsupportedCheckpoint."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise UnsupportedCheckpoint(f"{path} has more than {max_bytes} bytes")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UnsupportedCheckpoint(f"{path} is not valid JSON: {error}") from error

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from kamado.checkpoint.own_code import names_class
+from kamado.checkpoint.strict_json import read_bounded, read_json_object
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 
 from .pre_tokenizers import PreTokenizer, find_pre_tokenizer
-from .tokenizer import Tokenizer, guarded, read_json
+from .tokenizer import Tokenizer, guarded
 from .vocabulary import Vocabulary, byte_level_bpe, sentencepiece_bpe, sentencepiece_unigram
 
 _MAX_MODEL_BYTES = 256 << 20
+_MAX_CONFIG_BYTES = 64 << 20
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _MAX_IDS = 1 << 32
 
@@ -23,10 +25,7 @@ def _config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     path = checkpoint.files.get(name)
     if path is None:
         return {}
-    value = read_json(path, max_bytes=64 << 20)
-    if not isinstance(value, dict):
-        raise UnsupportedCheckpoint(f"{path} must be a JSON object")
-    return value
+    return read_json_object(path, max_bytes=_MAX_CONFIG_BYTES)
 
 
 def _token_text(value: Any) -> str | None:
@@ -67,25 +66,14 @@ def _template(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> st
     path = checkpoint.files.get("chat_template.jinja")
     if path is not None:
         try:
-            return path.read_bytes().decode()
-        except (OSError, UnicodeDecodeError) as error:
+            return read_bounded(path).decode()
+        except UnicodeDecodeError as error:
             raise UnsupportedCheckpoint(f"{path} cannot be read: {error}") from error
     value = _config(checkpoint, "chat_template.json").get("chat_template", tokenizer_config.get("chat_template"))
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
         value = named.get("default")
     return value if isinstance(value, str) else None
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_MODEL_BYTES + 1)
-    except OSError as error:
-        raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_MODEL_BYTES:
-        raise UnsupportedCheckpoint(f"{path} has more than {_MAX_MODEL_BYTES} bytes")
-    return data
 
 
 def _from_sentencepiece(path: Path) -> Any:
@@ -96,7 +84,7 @@ def _from_sentencepiece(path: Path) -> Any:
     protobuf: Any = import_module("google.protobuf.message")
     model = schema.ModelProto()
     try:
-        model.ParseFromString(_read_bytes(path))
+        model.ParseFromString(read_bounded(path, max_bytes=_MAX_MODEL_BYTES))
     except protobuf.DecodeError as error:
         raise UnsupportedCheckpoint(f"{path} is not a SentencePiece model") from error
     vocabulary = Vocabulary(
@@ -116,10 +104,10 @@ def _from_sentencepiece(path: Path) -> Any:
 
 
 def _from_merges(vocabulary_path: Path, merges_path: Path, pre_tokenizer: PreTokenizer) -> Any:
-    ids = read_json(vocabulary_path)
-    if not isinstance(ids, dict) or set(ids.values()) != set(range(len(ids))):
+    ids = read_json_object(vocabulary_path, max_bytes=_MAX_MODEL_BYTES)
+    if any(type(number) is not int for number in ids.values()) or {*ids.values()} != {*range(len(ids))}:
         raise UnsupportedCheckpoint(f"{vocabulary_path} must map tokens to the numbers from 0 on")
-    lines = _read_bytes(merges_path).decode("utf-8", "replace").split("\n")
+    lines = read_bounded(merges_path, max_bytes=_MAX_MODEL_BYTES).decode("utf-8", "replace").split("\n")
     vocabulary = Vocabulary(
         tokens=sorted(ids, key=lambda token: ids[token]),
         kinds=(),
@@ -138,7 +126,7 @@ def _backend(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> Any
 
     files = checkpoint.files
     if (path := files.get("tokenizer.json")) is not None:
-        text = _read_bytes(path).decode("utf-8", "replace")
+        text = read_bounded(path, max_bytes=_MAX_MODEL_BYTES).decode("utf-8", "replace")
         return guarded(lambda: Backend.from_str(text), f"{path} cannot be used")
     if any(names_class(config, "AutoTokenizer") for config in (tokenizer_config, checkpoint.config)):
         # What other files of the vocabulary mean is known to that code alone.

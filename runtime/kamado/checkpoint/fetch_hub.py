@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubUnreachable, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
+from ..files import flush
 from .folder import PICKLE_SUFFIXES, READABLE_SUFFIXES
 from .paths import below, check_name
 from .reference import HubReference
@@ -296,8 +297,7 @@ def _fetch(
             f"{file.name} of {model.repository} arrived twice with the wrong hash; nothing was kept, try later"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("rb") as flushed:
-        os.fsync(flushed.fileno())
+    flush(part)
     part.replace(target)
     report(file.size)
     return StoredFile(sha256=sha256, size=file.size)

@@ -32,8 +32,8 @@ def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The JSON object in `path`. Raises UnsupportedCheckpoint for anything else, too large or too deep."""
+def read_bounded(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
+    """All of a file. Raises UnsupportedCheckpoint if it is larger, or cannot be read."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -41,7 +41,12 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[s
         raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
     if len(data) > max_bytes:
         raise UnsupportedCheckpoint(f"{path} is larger than {format_bytes(max_bytes)}, which no such file should be")
-    return parse_json_object(data, what=str(path))
+    return data
+
+
+def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in `path`. Raises UnsupportedCheckpoint for anything else, too large or too deep."""
+    return parse_json_object(read_bounded(path, max_bytes=max_bytes), what=str(path))
 
 
 def parse_json_object(data: bytes, *, what: str) -> dict[str, Any]:
