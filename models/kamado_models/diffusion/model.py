@@ -75,6 +75,11 @@ class PipelineModel:
             recipe=self._recipe(first),
         )
 
+    def direct_pipeline(self) -> Any:
+        """diffusers' pipeline over the model's own components, without the loop: for comparison. Not to be used while
+        requests run."""
+        return self._workshop.factory.direct()
+
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
         found = [(component, lane.joins) for component, lane in self._workshop.lanes.items()]

@@ -44,12 +44,23 @@ class PipelineFactory:
 
     def make(self, kind: Any, divert: Callable[[str, ModelCall], Any], scheduler: str | None) -> Any:
         """A pipeline of class `kind` whose model calls go to `divert(component, call)`. Raises InvalidRequest."""
+        stands = {
+            name: stand_in(part, lambda call, name=name: divert(name, call))  # type: ignore[misc]
+            for name, part in self.models.items()
+        }
+        return self._made(kind, stands, scheduler)
+
+    def direct(self) -> Any:
+        """A pipeline of the checkpoint's class over the components themselves."""
+        return self._made(self.base, self.models, None)
+
+    def _made(self, kind: Any, models: Mapping[str, nn.Module], scheduler: str | None) -> Any:
         expected, optional = kind._get_signature_keys(kind)
         parts: dict[str, Any] = {}
         for name in expected:
-            part = self.components.get(name)
-            if isinstance(part, nn.Module):
-                parts[name] = stand_in(part, lambda call, name=name: divert(name, call))  # type: ignore[misc]
+            part = models.get(name, self.components.get(name))
+            if name in models:
+                parts[name] = part
             elif name == "scheduler" and part is not None:
                 parts[name] = new_scheduler(part, scheduler)
             elif part is not None or name in kind._optional_components:

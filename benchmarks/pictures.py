@@ -1,0 +1,173 @@
+"""Pictures through Kamado beside diffusers' pipeline called directly, in one process, again and again.
+
+    python benchmarks/pictures.py [--model emoji-diffusion:64] [--device cpu] [--steps 25] [--reps 10] [--write NAME]
+                                  [--tests overhead together chat] [--chat smollm2:135m]
+
+overhead   one request through Kamado, over the pipeline called directly with the same components: wall times, paired.
+together   eight requests with prompts and seeds of their own at once, over one after another, both through Kamado.
+chat       tokens of a chat while a picture with 50 steps is made in the same runtime: the 99th percentile of the time
+           between tokens, beside the longest it may be: one denoising step and one decoding step.
+
+What is printed is the median over repetitions, and the median of the paired ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from machine import description, write
+
+import kamado
+from kamado.events import Token
+
+PROMPTS = ("a red heart", "a panda", "a green apple", "a slice of pizza", "a cat face", "a rocket", "a sun", "a tree")
+GUIDANCE = 1.5
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that the call takes."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def compared(test: str, names: tuple[str, str], pairs: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    """A row for each side of a comparison."""
+    ratio = round(statistics.median(a / b for a, b in pairs), 4)
+    columns = zip(names, zip(*pairs, strict=True), strict=True)
+    return [
+        {"test": test, "engine": name, "seconds": round(statistics.median(times), 4), "first_over_second": ratio}
+        for name, times in columns
+    ]
+
+
+def overhead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One request, through Kamado and directly, in turns."""
+    from kamado_models.diffusion.model import PipelineModel
+
+    loaded = model.loaded
+    assert isinstance(loaded, PipelineModel)
+    pipeline = loaded.direct_pipeline()
+    seeds = itertools.count()
+
+    def through() -> None:
+        model.generate(PROMPTS[0], steps=arguments.steps, guidance=GUIDANCE, seed=next(seeds))
+
+    def call() -> None:
+        generator = torch.Generator("cpu").manual_seed(next(seeds))
+        pipeline(PROMPTS[0], num_inference_steps=arguments.steps, guidance_scale=GUIDANCE, generator=generator)
+
+    def directly() -> None:
+        # On the loop's thread, for one pool of worker threads: two on the same cores would hinder each other.
+        model.runtime._session.call(call)
+
+    through()
+    directly()
+    pairs = []
+    for repetition in range(arguments.reps):
+        if repetition % 2:
+            direct = timed(directly)
+            pairs.append((timed(through), direct))
+        else:
+            pairs.append((timed(through), timed(directly)))
+    return compared("overhead", ("kamado", "diffusers"), pairs)
+
+
+def together(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Eight requests at once, and one after another."""
+    requests = [
+        {"prompt": prompt, "seed": seed, "steps": arguments.steps, "guidance": GUIDANCE}
+        for seed, prompt in enumerate(PROMPTS)
+    ]
+
+    def at_once() -> None:
+        model.generate_many(requests)
+
+    def in_turn() -> None:
+        for request in requests:
+            model.generate(**request)
+
+    at_once()
+    pairs = [(timed(in_turn), timed(at_once)) for _ in range(max(arguments.reps // 4, 2))]
+    return compared("together", ("one after another", "at once"), pairs)
+
+
+def chat(runtime: kamado.Runtime, model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times between tokens while a picture is made."""
+    speaker = runtime.load(arguments.chat)
+    options = {"max_tokens": 1_000_000, "ignore_eos": True, "temperature": 0.0}
+    denoise = timed(lambda: model.generate(PROMPTS[0], steps=50, guidance=GUIDANCE, seed=1)) / 50
+
+    def gaps(stop: Callable[[], bool]) -> list[float]:
+        times = []
+        stream = speaker.stream("Tell me a long story.", **options)
+        for event in stream:
+            if isinstance(event, Token):
+                times.append(time.perf_counter())
+                if stop():
+                    break
+        stream.close()
+        return [b - a for a, b in itertools.pairwise(times)]
+
+    count = itertools.count()
+    alone = gaps(lambda: next(count) >= 100)
+    beside: list[float] = []
+    for repetition in range(max(arguments.reps // 4, 2)):
+        job = model.submit(PROMPTS[1], steps=50, guidance=GUIDANCE, seed=repetition)
+        beside += gaps(job.done)
+    decode = statistics.median(alone)
+    return [
+        {
+            "test": "chat",
+            "tokens": len(beside),
+            "decode_ms": round(decode * 1e3, 1),
+            "denoise_ms": round(denoise * 1e3, 1),
+            "alone_p99_ms": round(quantile(alone, 0.99) * 1e3, 1),
+            "beside_p50_ms": round(quantile(beside, 0.5) * 1e3, 1),
+            "beside_p99_ms": round(quantile(beside, 0.99) * 1e3, 1),
+            "bound_ms": round((denoise + decode) * 1e3, 1),
+        }
+    ]
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value below which this share lies."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji-diffusion:64")
+    parser.add_argument("--chat", default="smollm2:135m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--reps", type=int, default=12)
+    parser.add_argument(
+        "--tests", nargs="+", choices=("overhead", "together", "chat"), default=["overhead", "together"]
+    )
+    parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
+    arguments = parser.parse_args()
+    machine = description(arguments.device)
+    print(machine)
+    rows: list[dict[str, Any]] = []
+    with kamado.Runtime(device=arguments.device) as runtime:
+        model = runtime.load(arguments.model)
+        for test in arguments.tests:
+            if test == "chat":
+                rows += chat(runtime, model, arguments)
+            else:
+                rows += (overhead if test == "overhead" else together)(model, arguments)
+            print(*rows, sep="\n", flush=True)
+    if arguments.write:
+        print(write(arguments.write, [{"model": arguments.model, **row} for row in rows], machine))
+
+
+if __name__ == "__main__":
+    main()
