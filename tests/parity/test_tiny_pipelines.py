@@ -136,6 +136,13 @@ def test_loras_show_and_can_be_taken_away(name: str, path_of: Any) -> None:
     assert numpy.array_equal(without, call(pipeline, **arguments(base)))
 
 
+def test_the_safety_checker_blackens_some_pictures(path_of: Any) -> None:
+    pipeline = load(path_of("sd15-checked"))
+    black = [not call(pipeline, seed=seed, **arguments("sd15-checked")).any() for seed in range(6)]
+    assert not black[0]
+    assert any(black)
+
+
 def test_the_textual_inversion_shows(path_of: Any) -> None:
     usual = arguments("sd15") | {"prompt": f"{TOKEN} on a mat"}
     without = oracle(path_of("sd15"), **usual)

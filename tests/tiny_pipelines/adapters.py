@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from .dits import flux
-from .kandinsky import clip_vision
-from .parts import WIDTH
+from .parts import WIDTH, clip_vision
 from .unets import sd15, sdxl
 from .weights import rescale
 

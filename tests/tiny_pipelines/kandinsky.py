@@ -6,32 +6,9 @@ from typing import Any
 
 import torch
 
-from .parts import WIDTH, clip_text, clip_tokenizer
+from .parts import WIDTH, clip_pictures, clip_text, clip_tokenizer, clip_vision
 from .spec import PipelineSpec
 from .weights import rescale
-
-
-def clip_vision(*, size: int = 28) -> Any:
-    """CLIP's picture encoder with a projection."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    config = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=size,
-        patch_size=14,
-    )
-    return rescale(CLIPVisionModelWithProjection(config))
-
-
-def clip_pictures(*, size: int = 28) -> Any:
-    """What prepares pictures for `clip_vision`."""
-    from transformers import CLIPImageProcessor
-
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 def _decoder_parts() -> dict[str, Any]:

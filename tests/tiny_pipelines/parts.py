@@ -55,6 +55,29 @@ def clip_text(*, projection: int | None = None, act: str = "quick_gelu", layers:
     return rescale(model)
 
 
+def clip_vision(*, size: int = 28) -> Any:
+    """CLIP's picture encoder with a projection."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=size,
+        patch_size=14,
+    )
+    return rescale(CLIPVisionModelWithProjection(config))
+
+
+def clip_pictures(*, size: int = 28) -> Any:
+    """What prepares pictures for `clip_vision`."""
+    from transformers import CLIPImageProcessor
+
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
 T5_CHARACTERS = [chr(code) for code in range(33, 127)]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .parts import LATENT_BETAS, WIDTH, clip_text, clip_tokenizer, euler, picture_vae, pndm
+import torch
+
+from .parts import LATENT_BETAS, WIDTH, clip_pictures, clip_text, clip_tokenizer, euler, picture_vae, pndm
 from .spec import PipelineSpec
 from .weights import rescale
 
@@ -20,6 +22,8 @@ SDXL_SIBLINGS = {
     "inpaint": "StableDiffusionXLInpaintPipeline",
     "control": "StableDiffusionXLControlNetPipeline",
 }
+CHECKER_THRESHOLD = 0.63
+"""Likeness to a forbidden concept from which on a picture is blackened."""
 BLOCKS: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (16, 32),
@@ -79,6 +83,22 @@ def sd15_inpaint() -> Any:
     return StableDiffusionInpaintPipeline(**sd15(in_channels=9).components, requires_safety_checker=False)
 
 
+def sd15_checked() -> Any:
+    """Stable Diffusion 1.5 with its safety checker, which blackens about every second picture."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = tower | {"image_size": 224, "patch_size": 32}
+    config = CLIPConfig(vision_config=vision, text_config=tower | {"vocab_size": 8}, projection_dim=8)
+    checker = rescale(StableDiffusionSafetyChecker(config))
+    for name, threshold in (("concept_embeds_weights", CHECKER_THRESHOLD), ("special_care_embeds_weights", 1.0)):
+        torch.nn.init.constant_(getattr(checker, name), threshold)
+    parts = sd15().components | {"safety_checker": checker, "feature_extractor": clip_pictures(size=224)}
+    return StableDiffusionPipeline(**parts)
+
+
 def sdxl() -> Any:
     from diffusers import StableDiffusionXLPipeline
 
@@ -132,6 +152,7 @@ def ddpm() -> Any:
 _SMALL = {"num_inference_steps": 4, "guidance_scale": 5.0, "height": 64, "width": 64}
 SPECS = (
     PipelineSpec(name="sd15", class_name="StableDiffusionPipeline", make=sd15, arguments=_SMALL, siblings=SD_SIBLINGS),
+    PipelineSpec(name="sd15-checked", class_name="StableDiffusionPipeline", make=sd15_checked, arguments=_SMALL),
     PipelineSpec(
         name="sd15-inpaint",
         class_name="StableDiffusionInpaintPipeline",
