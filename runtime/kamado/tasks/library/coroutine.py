@@ -5,7 +5,8 @@ A greenlet: the function needs to know nothing of it, however deep in a library 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import greenlet
@@ -27,48 +28,51 @@ class Ended:
 
 
 class Coroutine:
-    """One function that runs until it asks, and goes on when it is answered. All on one thread.
+    """One function that runs until it asks, and goes on when it is answered. All on one thread, from the first `resume`
+    on.
 
-    What torch keeps per thread (grad mode, autocast) belongs to whoever runs: it is put away at each question and put
-    back with the answer, so that functions that take turns do not see each other's.
+    What torch keeps per thread (grad mode, inference mode, autocast) belongs to whoever runs: functions that take turns
+    do not see each other's, nor does who resumes them. Torch's function modes (`with torch.device(...)`) cannot be put
+    away like that, so asking inside one that the function has entered is an error.
     """
 
     def __init__(self, function: Callable[[Coroutine], Any]) -> None:
         """`function(self)` starts with the first `resume`."""
-        self._greenlet: greenlet.greenlet | None = greenlet.greenlet(lambda: function(self))
+        self._function: Callable[[Coroutine], Any] | None = function
+        self._greenlet: greenlet.greenlet | None = None
+        self._num_modes = 0
+        """Function modes that are active for who resumed."""
 
     @property
     def running(self) -> bool:
         """Whether it has neither returned nor raised nor been closed. True also before it starts."""
-        return self._greenlet is not None
+        return self._function is not None or self._greenlet is not None
 
     def ask(self, question: Any) -> Any:
-        """From inside: hand `question` to whoever resumed, and wait for the answer."""
+        """From inside: hand `question` to whoever resumed, and wait for the answer. Raises RuntimeError inside a torch
+        function mode, and on another thread than the function's."""
         current = self._greenlet
-        assert current is not None and current is greenlet.getcurrent(), "only the coroutine's own code may ask"
-        grad, autocast = torch.is_grad_enabled(), active_autocast()
-        _leave(autocast)
-        torch.set_grad_enabled(False)
-        try:
+        if current is None or current is not greenlet.getcurrent():
+            raise RuntimeError("library code calls a model from a thread of its own, which is not supported")
+        if torch._C._len_torch_function_stack() != self._num_modes:
+            raise RuntimeError(
+                "library code calls a model inside torch.device() or a like mode, which is not supported"
+            )
+        with _modes_kept():
             return current.parent.switch(question)
-        finally:
-            torch.set_grad_enabled(grad)
-            _enter(autocast)
 
     def resume(self, answer: Any = None) -> Any:
         """From outside: go on with `answer`, up to the next question, which is returned, or to the end: `Ended`.
-        Raises what the function raises."""
-        assert self._greenlet is not None, "it has ended"
-        self._greenlet.parent = greenlet.getcurrent()
-        grad = torch.is_grad_enabled()
-        try:
-            result = self._greenlet.switch(answer) if self._greenlet else self._greenlet.switch()
-        except BaseException:
-            self._greenlet = None
-            raise
-        finally:
-            torch.set_grad_enabled(grad)
-        if self._greenlet.dead:
+        Raises what the function raises. The first call starts it, and its answer goes nowhere."""
+        assert self.running, "it has ended"
+        self._num_modes = torch._C._len_torch_function_stack()
+        with _modes_kept():
+            try:
+                result = self._switch(answer)
+            except BaseException:
+                self._greenlet = None
+                raise
+        if self._greenlet is not None and self._greenlet.dead:
             self._greenlet = None
             return Ended(result)
         return result
@@ -76,15 +80,25 @@ class Coroutine:
     def close(self) -> None:
         """From outside: end it where it waits. Its `finally` blocks run; what it raises meanwhile is dropped, and a
         further question is refused."""
-        for _ in range(_MAX_REFUSALS):
-            if self._greenlet is None or self._greenlet.dead:
-                break
-            self._greenlet.parent = greenlet.getcurrent()
-            try:
-                self._greenlet.throw(greenlet.GreenletExit)
-            except Exception:  # noqa: BLE001 - nobody is left to hear it
-                break
+        self._function = None
+        with _modes_kept():
+            for _ in range(_MAX_REFUSALS):
+                if self._greenlet is None or self._greenlet.dead:
+                    break
+                self._greenlet.parent = greenlet.getcurrent()
+                try:
+                    self._greenlet.throw(greenlet.GreenletExit)
+                except (Exception, SystemExit):  # noqa: BLE001 - nobody is left to hear it
+                    break
         self._greenlet = None
+
+    def _switch(self, answer: Any) -> Any:
+        if self._greenlet is None:
+            # Only now: tasks are made on other threads, and a greenlet belongs to the one that makes it.
+            self._greenlet, self._function = greenlet.greenlet(self._function), None
+            return self._greenlet.switch(self)
+        self._greenlet.parent = greenlet.getcurrent()
+        return self._greenlet.switch(answer)
 
 
 def active_autocast() -> Autocast:
@@ -94,12 +108,19 @@ def active_autocast() -> Autocast:
     )
 
 
-def _leave(autocast: Autocast) -> None:
-    for device, _ in autocast:
-        torch.set_autocast_enabled(device, False)
-
-
-def _enter(autocast: Autocast) -> None:
-    for device, dtype in autocast:
-        torch.set_autocast_dtype(device, dtype)
-        torch.set_autocast_enabled(device, True)
+@contextmanager
+def _modes_kept() -> Iterator[None]:
+    """Afterwards grad mode, inference mode and autocast of this thread are as before, whoever ran in between."""
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    autocast = [
+        (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in _AUTOCAST_DEVICES
+    ]
+    try:
+        with torch.inference_mode(inference):  # there is no other way to set it back
+            torch.set_grad_enabled(grad)
+            yield
+    finally:
+        torch.set_grad_enabled(grad)
+        for device, enabled, dtype in autocast:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
