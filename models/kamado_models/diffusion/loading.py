@@ -17,6 +17,7 @@ from .known import ROWS_APART
 from .model import PipelineModel
 from .peaks import picture_size
 from .pipelines import PipelineFactory
+from .previews import Previews
 from .sizes import sizes_of
 from .task import Workshop
 
@@ -57,7 +58,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         for name, model in factory.models.items()
     }
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
-    workshop = Workshop(factory, lanes, StartLane(f"{env.owner}/start", max_rows))
+    workshop = Workshop(factory, lanes, StartLane(f"{env.owner}/start", max_rows), Previews(components))
     return PipelineModel(checkpoint, plan, workshop, sizes)
 
 

@@ -11,14 +11,16 @@ import numpy
 import torch
 
 from kamado.errors import GenerationFailed
-from kamado.events import Media, Progress
+from kamado.events import Media, Preview, Progress
 from kamado.media.guards import blank_reason
 from kamado.media.pictures import pictures_from_float
 from kamado.picture_requests import PictureOptions
 from kamado.tasks.library.lane import ModelLane, StartLane
+from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
 from .pipelines import PipelineFactory
+from .previews import Previews, clean_latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,15 @@ class Workshop:
     lanes: Mapping[str, ModelLane]
     """By component."""
     start: StartLane
+    previews: Previews
 
     def pipeline(self, script: Script, kind: Any, options: PictureOptions) -> Any:
         """A pipeline of class `kind`, whose model calls the loop makes. Raises InvalidRequest."""
-        return self.factory.make(
-            kind, lambda component, call: script.ask(self.lanes[component].work(call)), options.scheduler
-        )
+        return self.factory.make(kind, functools.partial(self.call, script), options.scheduler)
+
+    def call(self, script: Script, component: str, call: ModelCall) -> Any:
+        """Have the loop make a call of a component, and wait for its result."""
+        return script.ask(self.lanes[component].work(call))
 
 
 class PictureTask(LibraryTask):
@@ -80,7 +85,7 @@ class PictureTask(LibraryTask):
         return picture
 
     def _watch(self, script: Script, pipeline: Any) -> None:
-        """Progress with each step of the request's own scheduler."""
+        """Progress, and previews, with the steps of the request's own scheduler."""
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is None or not hasattr(scheduler, "step"):
             return
@@ -93,10 +98,22 @@ class PictureTask(LibraryTask):
             result = step(*args, **kwargs)
             done += 1
             total = getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps)
-            script.emit(Progress(self.id, done, max(int(total), done)))
+            script.emit(Progress(self.id, done, max(int(total), done), self.index))
+            if self.options.preview_every and done % self.options.preview_every == 0:
+                predicted = args[0] if args else kwargs.get("model_output")
+                self._preview(script, pipeline, done, clean_latents(scheduler, result, predicted))
             return result
 
         scheduler.step = counted
+
+    def _preview(self, script: Script, pipeline: Any, step: int, latents: Any) -> None:
+        asked = self.options
+        sizes = [(asked.width, asked.height)] if asked.width and asked.height else []
+        sizes += [image.size for image in (asked.image if isinstance(asked.image, list) else [asked.image]) if image]
+        call = functools.partial(self._workshop.call, script)
+        image = self._workshop.previews.picture(pipeline, latents, sizes, call)
+        if image is not None:
+            script.emit(Preview(self.id, step, image, index=self.index))
 
 
 def _judge(picture: Any, output: Any) -> None:

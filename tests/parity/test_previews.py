@@ -1,0 +1,110 @@
+"""Previews show the picture that comes, and change nothing of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+import kamado
+import tiny_pipelines as tiny
+from kamado.events import Finished, Media, Preview
+
+SAMPLE = Path(__file__).parents[2] / "models/kamado_models/samples/emoji-diffusion-64"
+CHECKED = "sd15-checked"
+"""Its safety checker takes every picture away."""
+NAMES = sorted(set(tiny.PIPELINES) - {"wan", CHECKED})
+KINDS = {"ddpm", "dit", "flux", "flux2", "kandinsky22", "qwen-image", "sana", "sd15", "sdxl", "z-image"}
+"""One of each kind of latents."""
+
+
+@pytest.fixture
+def runtime() -> Iterator[kamado.Runtime]:
+    with kamado.Runtime(device="cpu", memory="2GiB") as made:
+        yield made
+
+
+def _streamed(model: Any, **request: Any) -> tuple[list[Preview], Any]:
+    events = list(model.stream(**request))
+    (finished,) = [event for event in events if isinstance(event, Finished)]
+    assert finished.error is None
+    assert [type(event) for event in events if isinstance(event, (Preview, Media))][-1] is Media
+    return [event for event in events if isinstance(event, Preview)], finished.output
+
+
+def _closeness(preview: Any, picture: Any) -> float:
+    """PSNR in dB at the size of the latents."""
+    small = [numpy.asarray(image.reduce(4), dtype=numpy.float64) / 255 for image in (preview, picture)]
+    return float(-10 * numpy.log10(((small[0] - small[1]) ** 2).mean()))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in KINDS else pytest.mark.slow) for n in NAMES])
+def test_every_pipeline_has_previews_of_the_right_size_and_keeps_its_picture(
+    name: str, tmp_path: Path, runtime: kamado.Runtime
+) -> None:
+    model = runtime.load(tiny.build(name, tmp_path / name))
+    request = {**tiny.arguments(name), "seed": 3}
+    plain = model.generate(**request)
+    previews, picture = _streamed(model, **request, preview_every=1)
+    assert numpy.array_equal(plain.pixels[0], picture)
+    assert previews
+    assert {preview.image.size for preview in previews} == {plain.images[0].size}
+    assert [preview.step for preview in previews] == list(range(1, len(previews) + 1))
+
+
+@pytest.mark.parametrize("scheduler", [None, "euler", "dpm++", "lcm"])
+def test_a_trained_model_shows_early_what_it_draws(scheduler: str | None, runtime: kamado.Runtime) -> None:
+    model = runtime.load(str(SAMPLE))
+    request = {"prompt": "a panda", "steps": 8, "guidance": 1.5, "seed": 3, "scheduler": scheduler}
+    previews, _ = _streamed(model, **request, preview_every=3)
+    picture, other = model.generate(**request).images[0], model.generate(**{**request, "prompt": "a fox"}).images[0]
+    assert [preview.step for preview in previews] == [3, 6]
+    for preview in previews:
+        assert _closeness(preview.image, picture) > max(15.0, _closeness(preview.image, other) + 5)
+
+
+def test_sizes_that_are_no_squares(tmp_path: Path, runtime: kamado.Runtime) -> None:
+    model = runtime.load(tiny.build("flux", tmp_path / "flux"))
+    request = {**tiny.arguments("flux"), "width": 96, "height": 32, "seed": 3}
+    previews, _ = _streamed(model, **request, preview_every=2)
+    assert {preview.image.size for preview in previews} == {(96, 32)}
+
+
+def test_each_of_several_pictures_has_its_own(runtime: kamado.Runtime) -> None:
+    model = runtime.load(str(SAMPLE))
+    events = list(model.stream("a fox", steps=4, guidance=1.5, seed=3, n=2, preview_every=2))
+    steps = [(event.index, event.step) for event in events if isinstance(event, Preview)]
+    assert sorted(steps) == [(0, 2), (0, 4), (1, 2), (1, 4)]
+
+
+def test_a_tiny_decoder_is_used_where_there_is_one(tmp_path: Path, runtime: kamado.Runtime) -> None:
+    from diffusers import AutoencoderTiny
+
+    folder = tiny.build("sd15", tmp_path / "sd15")
+    torch.manual_seed(5)
+    decoder = AutoencoderTiny(decoder_block_out_channels=(8,) * 4, encoder_block_out_channels=(8,) * 4)
+    decoder.save_pretrained(folder / "preview_vae")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["preview_vae"] = ["diffusers", "AutoencoderTiny"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = runtime.load(folder)
+    request = tiny.arguments("sd15")
+    previews, _ = _streamed(model, **request, seed=3, preview_every=4)
+    generator = torch.Generator().manual_seed(3)
+    pipeline = tiny.load(tiny.build("sd15", tmp_path / "plain"))
+    latents = pipeline(**request, output_type="latent", generator=generator).images
+    wanted = (decoder.decode(latents).sample[0].movedim(0, -1) / 2 + 0.5).clamp(0, 1).detach().numpy()
+    shown = numpy.asarray(previews[-1].image, dtype=numpy.float32) / 255
+    assert previews[-1].image.size == (64, 64)
+    assert numpy.abs(shown - wanted).max() < 0.01
+
+
+def test_what_a_safety_checker_may_take_away_is_not_shown(tmp_path: Path, runtime: kamado.Runtime) -> None:
+    model = runtime.load(tiny.build(CHECKED, tmp_path / CHECKED))
+    events = list(model.stream(**tiny.arguments(CHECKED), seed=3, preview_every=1))
+    assert not [event for event in events if isinstance(event, Preview)]
