@@ -114,15 +114,19 @@ def sdxl() -> Any:
 
 
 def sdxl_refiner() -> Any:
+    import torch
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
+    refiner = xl_unet(text=WIDTH, ids=5)
+    with torch.no_grad():  # else its steps blow rounding errors up by a thousand times
+        refiner.conv_out.weight.mul_(0.25)
     return StableDiffusionXLImg2ImgPipeline(
         vae=picture_vae(scaling=0.13025),
         text_encoder=None,
         text_encoder_2=clip_text(projection=WIDTH, act="gelu"),
         tokenizer=None,
         tokenizer_2=clip_tokenizer(pad="!"),
-        unet=xl_unet(text=WIDTH, ids=5),
+        unet=refiner,
         scheduler=euler(),
         requires_aesthetics_score=True,
         force_zeros_for_empty_prompt=False,

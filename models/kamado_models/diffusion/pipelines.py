@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from kamado.checkpoint.parts import SEVERAL
 from kamado.errors import InvalidRequest
 from kamado.picture_requests import PictureOptions
 from kamado.tasks.library.standin import ModelCall, stand_in
 
 from ..language.materialize import library_call
+from . import control
 from .schedulers import new_scheduler
 
 
@@ -22,8 +24,9 @@ class PipelineFactory:
     def __init__(self, reference: str, base: Any, components: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """`base`: the checkpoint's pipeline class. `settings`: what else its `model_index.json` says."""
         self.reference = reference
-        self.base = base
+        self.base = control.without_control(base)
         self.components = components
+        self.nets = control.nets_of(components)
         self.settings = settings
 
     @property
@@ -33,6 +36,10 @@ class PipelineFactory:
 
     def kind(self, options: PictureOptions) -> Any:
         """The pipeline class that serves the request. Raises InvalidRequest."""
+        if options.control is not None and (options.image is not None or options.mask is None):
+            found = self._control_kind(options)
+            if found is not None:
+                return found
         if options.image is None:
             if options.mask is not None:
                 raise InvalidRequest("a mask needs the picture that it belongs to; give image too")
@@ -59,11 +66,13 @@ class PipelineFactory:
         parts: dict[str, Any] = {}
         for name in expected:
             part = models.get(name, self.components.get(name))
-            if name in models:
+            if name == SEVERAL and self.nets:
+                parts[name] = control.joined(kind, [models[net] for net in self.nets])
+            elif name in models:
                 parts[name] = part
             elif name == "scheduler" and part is not None:
-                parts[name] = new_scheduler(part, scheduler)
-            elif part is not None or name in kind._optional_components:
+                parts[name] = new_scheduler(part, None)
+            elif part is not None or name in kind._optional_components or self.settings.get(name) == _LEFT_OUT:
                 parts[name] = part
             elif inspect.signature(kind.__init__).parameters[name].default is inspect.Parameter.empty:
                 raise InvalidRequest(f"{self.reference} has no {name}, which {kind.__name__} needs")
@@ -72,19 +81,48 @@ class PipelineFactory:
             settings["requires_safety_checker"] = False
         pipeline = kind(**parts, **settings)
         pipeline.set_progress_bar_config(disable=True)
+        if scheduler is not None:
+            # Afterwards, as people do: some pipelines correct the settings of the one that they are made with.
+            if getattr(pipeline, "scheduler", None) is None:
+                raise InvalidRequest(f"{kind.__name__} has no scheduler to choose")
+            pipeline.scheduler = new_scheduler(pipeline.scheduler, scheduler)
         return pipeline
+
+    def _control_kind(self, options: PictureOptions) -> Any:
+        """The class that takes the request's picture for a ControlNet; None where the model takes it without one."""
+        if not self.nets:
+            if "control_image" in call_parameters(self.base):
+                return None
+            raise InvalidRequest(
+                f"{self.reference} was loaded without a ControlNet, so it takes no control; "
+                "load it with a component controlnet (--component controlnet=REF)"
+            )
+        task = control.task_of(options)
+        found = control.with_control(self.base, task, [type(net) for net in self.nets.values()])
+        if found is None:
+            beside = {"text": "alone", "image": "beside image", "mask": "beside image and mask"}[task]
+            raise InvalidRequest(f"{self.reference} ({self.base.__name__}) takes no control {beside}")
+        return found
 
     def _sibling(self, *, inpaint: bool) -> Any:
         """The class of the same models that takes a picture, and a mask. Raises InvalidRequest."""
         with library_call():  # importing some of them prints
             from diffusers.pipelines import auto_pipeline as auto
 
-        mapping = auto.AUTO_INPAINT_PIPELINES_MAPPING if inpaint else auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
-        known: Any = auto.SUPPORTED_TASKS_MAPPINGS
-        names = [name for kinds in known for name, kind in kinds.items() if kind is self.base]
-        for name in names:
-            if name in mapping:
-                return mapping[name]
+        whole: Any = (
+            (auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING),
+            auto.AUTO_INPAINT_PIPELINES_MAPPING,
+        )
+        # Without the part that reads the text.
+        decoders: Any = (
+            (auto._AUTO_TEXT2IMAGE_DECODER_PIPELINES_MAPPING, auto._AUTO_IMAGE2IMAGE_DECODER_PIPELINES_MAPPING),
+            auto._AUTO_INPAINT_DECODER_PIPELINES_MAPPING,
+        )
+        for (text, image), inpainting in (whole, decoders):
+            target = inpainting if inpaint else image
+            for name, kind in (*text.items(), *image.items()):
+                if kind is self.base and name in target:
+                    return target[name]
         raise InvalidRequest(f"{self.reference} ({self.base.__name__}) takes no {'mask' if inpaint else 'picture'}")
 
 
@@ -106,7 +144,8 @@ def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
         "strength": "strength",
         "image": "image",
         "mask": "mask_image",
-        "control": "control_image",
+        "control": "control_image" if "control_image" in parameters or options.image is not None else "image",
+        "control_scale": "controlnet_conditioning_scale",
     }
     arguments: dict[str, Any] = {}
     for option, name in names.items():
@@ -125,6 +164,8 @@ def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
     return arguments
 
 
+_LEFT_OUT = [None, None]
+"""What `model_index.json` says of a component that is not there."""
 _RESERVED = frozenset(
     {
         *("self", "kwargs", "output_type", "return_dict", "generator", "callback_on_step_end", "callback"),
@@ -137,6 +178,7 @@ _OPTION_NAMES = {
     "guidance_scale": "guidance",
     "mask_image": "mask",
     "control_image": "control",
+    "controlnet_conditioning_scale": "control_scale",
 }
 
 

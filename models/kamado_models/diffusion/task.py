@@ -64,7 +64,7 @@ class PictureTask(LibraryTask):
 
     def described(self) -> dict[str, Any]:
         """The options as a recipe has them."""
-        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler")
+        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", "control_scale")
         asked = {name: value for name in names if (value := getattr(self.options, name)) is not None}
         plain = {
             name: value for name, value in self.options.extra.items() if isinstance(value, (bool, int, float, str))

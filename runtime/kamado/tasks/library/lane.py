@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 
 from ...contracts import Work
-from .stacking import Form, Stacker, same, split
+from .compare import rows_differ, same
+from .stacking import Form, Stacker
 from .standin import ModelCall
-
-_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}
-_COARSE = 5e-2
-"""Largest difference between a row alone and in a batch, relative to the largest value: other orders of summation."""
 
 
 class ModelLane:
@@ -33,15 +30,15 @@ class ModelLane:
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
-        self.joins: dict[tuple[type, str, tuple[str, ...]], bool] = {}
-        """For each (class, method, kind of arguments) that was compared: whether calls can be joined."""
+        self.joins: dict[tuple[type, str, Hashable], bool] = {}
+        """For each (class, method, kind of calls) that was compared: whether calls can be joined."""
         self._trusted = trusted
         self._stacker = Stacker(without_effect)
         self._alone = 0
 
     def work(self, call: ModelCall) -> Work:
         """The call as a work of this lane."""
-        form = self._stacker.form(call.arguments)
+        form = None if call.positional else self._stacker.form(call.arguments)
         if form is None:
             self._alone += 1
             return Work(self.name, ("alone", self._alone), 1, (call, None))
@@ -54,26 +51,37 @@ class ModelLane:
         if len(calls) == 1:
             return [calls[0].run()]
         forms: list[Form] = [work.payload[1] for work in works]
-        kind = (type(calls[0].module), calls[0].method, tuple(sorted(calls[0].arguments)))
-        verdict = True if self._trusted else self.joins.get(kind)
-        joined = self._joined(calls, [form.rows for form in forms]) if verdict is not False else None
-        if verdict and joined is not None:
-            return joined
-        alone = [call.run() for call in calls]
+        rows = [form.rows for form in forms]
+        if self._trusted:
+            joined = self._joined(calls, rows)
+            return [call.run() for call in calls] if joined is None else joined
+        # Some models treat rows by twos (guidance), so numbers of rows are compared apart.
+        kind = (type(calls[0].module), calls[0].method, (calls[0].settings, forms[0].kind, frozenset(rows)))
+        verdict = self.joins.get(kind)
         if verdict is None:
-            self.joins[kind] = joined is not None and all(
-                same(one, other, _tolerance(other)) for one, other in zip(joined, alone, strict=True)
-            )
-        return alone
+            return self._compared(kind, calls, rows)
+        joined = self._joined(calls, rows) if verdict else None
+        return [call.run() for call in calls] if joined is None else joined
 
     def _joined(self, calls: Sequence[ModelCall], rows: Sequence[int]) -> list[Any] | None:
-        result = calls[0].run(self._stacker.join([call.arguments for call in calls], rows))
-        return split(result, rows)
+        """The results of one forward for all; None where its result cannot be taken apart."""
+        arguments = self._stacker.join([call.arguments for call in calls], rows)
+        return self._stacker.split(calls[0].run(arguments), arguments, rows)
 
-
-def _tolerance(result: Any) -> float:
-    dtype = next((leaf.dtype for leaf in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(leaf)), None)
-    return _TOLERANCES.get(dtype, _COARSE) if dtype is not None else _TOLERANCES[torch.float32]
+    def _compared(self, kind: tuple[type, str, Hashable], calls: Sequence[ModelCall], rows: Sequence[int]) -> list[Any]:
+        """The results of the calls, each made alone; beside that, find out whether one forward gives the same."""
+        try:
+            joined = self._joined(calls, rows)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # noqa: BLE001 - if it is the fault of one of the calls, that one raises again below
+            joined = None
+        alone = [call.run() for call in calls]
+        if joined is None or not all(map(same, joined, alone)):
+            self.joins[kind] = False
+        elif rows_differ(alone):
+            self.joins[kind] = True
+        return alone
 
 
 class StartLane:
