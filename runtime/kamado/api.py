@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from .checkpoint.inspect import inspect as inspect_checkpoint
 from .checkpoint.own_code import allowed_name
+from .checkpoint.parts import Parts, with_parts
 from .checkpoint.types import Checkpoint
 from .contracts import LoadedModel, LoadEnvironment
 from .engine.loop import Loop
@@ -81,13 +82,14 @@ class Runtime:
         quant: str = "none",
         kv_tokens: int | None = None,
         allow_code: str | Path | None = None,
+        components: Parts | None = None,
         offline: bool = False,
     ) -> Plan:
         """What `load` would do, in bytes, from header data alone. Whether it fits is for `Plan.check` to say.
 
         With `allow_code` (see `load`), sizes are asked of the checkpoint's own classes, which runs its code."""
         allowed = allowed_name(allow_code)
-        checkpoint = self.inspect(reference, offline=offline)
+        checkpoint = with_parts(self.inspect(reference, offline=offline), components, offline=offline)
         return find(checkpoint).plan(checkpoint, self._plan_options(dtype, quant, kv_tokens, allowed))
 
     def load(
@@ -100,6 +102,7 @@ class Runtime:
         step_budget: int | None = None,
         max_rows: int | None = None,
         allow_code: str | Path | None = None,
+        components: Parts | None = None,
         offline: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model:
@@ -110,13 +113,14 @@ class Runtime:
         `allow_code`: the reference once more, to allow that this checkpoint's own code is run, with all the rights of
         this process; of a repository without its revision, too, of a folder also its full path. Without it a
         checkpoint that wants that is refused; for one that does not, it changes nothing.
+        `components`: what takes the place of a pipeline's components, by name; see `kamado.checkpoint.parts`.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
         allowed = allowed_name(allow_code)
         for name, value in (("kv_tokens", kv_tokens), ("step_budget", step_budget), ("max_rows", max_rows)):
             if value is not None and value < 1:
                 raise InvalidRequest(f"{name} must be at least 1, not {value}")
-        checkpoint = self.inspect(reference, offline=offline)
+        checkpoint = with_parts(self.inspect(reference, offline=offline), components, offline=offline)
         family = find(checkpoint)
         with self._lock:
             if self._closed:

@@ -21,6 +21,11 @@ def find(checkpoint: Checkpoint) -> Family:
     for family in families():
         if family.claims(checkpoint):
             return family
+    if checkpoint.layout == "component":
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference} is one model ({checkpoint.config['_class_name']}); name the pipeline, "
+            f"and give this as a component of it: --component NAME={checkpoint.reference}"
+        )
     kind = checkpoint.config.get("model_type") or checkpoint.config.get("_class_name") or checkpoint.layout
     known = ", ".join(family.name for family in families()) or "none is installed"
     raise UnsupportedCheckpoint(

@@ -18,6 +18,7 @@ ALIASES: Mapping[str, str] = {
     "num_inference_steps": "steps",
     "mask_image": "mask",
     "control_image": "control",
+    "controlnet_conditioning_scale": "control_scale",
 }
 """What diffusers' pipelines call some options."""
 
@@ -46,7 +47,9 @@ class PictureOptions:
     mask: Any = None
     """White where the input picture is to be painted anew."""
     control: Any = None
-    """Input of a ControlNet: edges, depth, a pose."""
+    """Input of a ControlNet: edges, depth, a pose. Of several: a list, in the order of the nets."""
+    control_scale: float | list[float] | None = None
+    """How much a ControlNet counts; a list has a number for each."""
     seed: int = 0
     """Picture i of the request has seed + i."""
     n: int = 1
@@ -103,6 +106,13 @@ def _number(low: float, high: float, *, open_low: bool = False) -> Any:
     return check
 
 
+def _scale(name: str, value: Any) -> float | list[float]:
+    check = _number(-100.0, 100.0)
+    if isinstance(value, (list, tuple)) and value:
+        return [check(name, item) for item in value]
+    return check(name, value)  # type: ignore[no-any-return]
+
+
 def _any(name: str, value: Any) -> Any:
     return value
 
@@ -119,6 +129,7 @@ _CHECKS: dict[str, Any] = {
     "image": _any,
     "mask": _any,
     "control": _any,
+    "control_scale": _scale,
     "seed": _whole(0, 2**63 - 1 - MAX_PICTURES),
     "n": _whole(1, MAX_PICTURES),
     "preview_every": _whole(0, MAX_STEPS),

@@ -5,6 +5,7 @@ Classes are those of the installed libraries, found by name. Nothing in a checkp
 
 from __future__ import annotations
 
+import enum
 import importlib
 import re
 from collections.abc import Callable, Mapping
@@ -15,11 +16,14 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from kamado.checkpoint.parts import SEVERAL
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado.weights.stream import LazyTensor, ReadProgress, lazy_tensors, renamed
 
 from ..language.materialize import library_call, materialize
+from .control import check_nets, without_control
+from .parts import home_of
 
 
 def component_class(reference: str, name: str, library: str, class_name: str) -> Any:
@@ -64,6 +68,49 @@ def component_entries(checkpoint: Checkpoint) -> dict[str, tuple[str, str]]:
         and len(value) == 2
         and all(isinstance(part, str) for part in value)
     }
+
+
+def check_parts(checkpoint: Checkpoint, pipeline: Any) -> None:
+    """Raise UnsupportedCheckpoint for a part (see Checkpoint.parts) of another class than the pipeline takes, and
+    InvalidRequest for one that it has no place for."""
+    entries = component_entries(checkpoint)
+    kinds = {
+        name: component_class(checkpoint.reference, name, *entries[name])
+        for name in entries
+        if name in checkpoint.parts or name.startswith(SEVERAL)
+    }
+    nets = {name: kind for name, kind in kinds.items() if name.startswith(SEVERAL)}
+    check_nets(checkpoint.reference, without_control(pipeline), nets)
+    types = pipeline._get_signature_types()
+    for name in checkpoint.parts.keys() - nets.keys():
+        if name not in types:
+            known = ", ".join(sorted((types.keys() & entries.keys()) | {SEVERAL}))
+            raise InvalidRequest(f"{checkpoint.reference} has no component {name}; it has {known}")
+        wanted = [each for each in types[name] if isinstance(each, type)]
+        kind = kinds.get(name)
+        if kind is not None and wanted and not any(_stands_for(kind, each) for each in wanted):
+            part = checkpoint.parts[name]
+            assert part is not None
+            names = " or ".join(each.__name__ for each in wanted)
+            raise UnsupportedCheckpoint(f"{part.reference} is a {kind.__name__}; the {name} must be a {names}")
+
+
+def _stands_for(kind: type, wanted: type) -> bool:
+    """Whether a component of class `kind` can be where a pipeline wants a `wanted`."""
+    import diffusers
+    import transformers
+
+    if issubclass(kind, wanted):
+        return True
+    if wanted is diffusers.AutoencoderKL:
+        return issubclass(kind, (diffusers.AutoencoderTiny, diffusers.AsymmetricAutoencoderKL))
+    if issubclass(kind, diffusers.SchedulerMixin):  # some classes list schedulers, as an enumeration
+        return issubclass(wanted, (diffusers.SchedulerMixin, enum.Enum))
+    # Tokenizers of one vocabulary are of several classes; image processors, too.
+    return any(
+        issubclass(kind, each) and issubclass(wanted, each)
+        for each in (transformers.PreTrainedTokenizerBase, transformers.ImageProcessingMixin)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +164,7 @@ def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
     """A tokenizer, scheduler or image processor, from its own files."""
     try:
         with library_call():
-            return kind.from_pretrained(str(checkpoint.root / name), local_files_only=True)
+            return kind.from_pretrained(str(home_of(checkpoint, name)), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise UnsupportedCheckpoint(f"{checkpoint.reference}: its {name} cannot be loaded: {_first(error)}") from error
 

@@ -16,6 +16,7 @@ from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
+from .parts import assembled
 from .peaks import DTYPE_BYTES, component_peak, picture_size
 
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
@@ -36,6 +37,7 @@ class DiffusionFamily:
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
+        checkpoint = assembled(checkpoint)
         width, height = picture_size(checkpoint)
         return {
             "architecture": checkpoint.config.get("_class_name"),
@@ -46,6 +48,7 @@ class DiffusionFamily:
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family. Activations are estimated for one picture of the model's default size."""
+        checkpoint = assembled(checkpoint)
         if wants := checkpoint.metadata.get("wants_code"):
             raise UnsafeCheckpoint(
                 f"{checkpoint.reference} wants its own code run ({', '.join(map(str, wants))}); pipelines' own code is "
@@ -80,7 +83,7 @@ class DiffusionFamily:
             available_bytes=options.budget_bytes,
             minimum_bytes=needed,
             options=() if fits else (_advice(options, needed),),
-            notes=(f"activations for one picture of {width} x {height}",),
+            notes=(f"activations for one picture of {width} x {height}", *_swapped(checkpoint)),
         )
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
@@ -88,7 +91,7 @@ class DiffusionFamily:
         with environment_kept():
             from .loading import load
 
-            return load(checkpoint, plan, env)
+            return load(assembled(checkpoint), plan, env)
 
 
 def component_dtypes(checkpoint: Checkpoint, dtype: str) -> dict[str, str]:
@@ -122,6 +125,13 @@ def _entries(checkpoint: Checkpoint, name: str) -> list[TensorEntry]:
 
 def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str) -> int:
     return sum(prod(entry.shape) * DTYPE_BYTES[dtype] for entry in _entries(checkpoint, name))
+
+
+def _swapped(checkpoint: Checkpoint) -> list[str]:
+    return [
+        f"{name}: {part.reference}" if part is not None else f"{name}: left out"
+        for name, part in checkpoint.parts.items()
+    ]
 
 
 def _advice(options: PlanOptions, needed: int) -> str:

@@ -12,7 +12,7 @@ from kamado.memory.plan import Plan
 from kamado.tasks.library.lane import ModelLane, StartLane
 
 from ..language.materialize import library_call
-from .components import component_entries, load_components, pipeline_class
+from .components import check_parts, component_entries, load_components, pipeline_class
 from .known import ROWS_APART
 from .model import PipelineModel
 from .peaks import picture_size
@@ -32,6 +32,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     """See Family.load."""
     with library_call():
         kind = pipeline_class(checkpoint)
+    check_parts(checkpoint, kind)
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
     dtypes = {lane.lane: lane.dtype for lane in plan.lanes}
     components = load_components(checkpoint, dtypes, plan.device, env.progress)

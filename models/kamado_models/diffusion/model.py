@@ -12,7 +12,6 @@ import torch
 import transformers
 
 import kamado
-from kamado.checkpoint.digest import checkpoint_digests
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
 from kamado.errors import InvalidRequest
@@ -22,6 +21,8 @@ from kamado.memory.plan import Plan
 from kamado.picture_requests import resolve_picture_options
 from kamado.results import Result, Timings
 
+from .control import completed
+from .parts import recipe_files
 from .pipelines import call_arguments
 from .sizes import Sizes
 from .task import PictureTask, Workshop
@@ -44,14 +45,16 @@ class PipelineModel:
         self.sizes = sizes
         self.lanes: Sequence[Lane] = (workshop.start, *workshop.lanes.values())
         self._workshop = workshop
-        self._hashes: dict[str, str] | None = None
+        self._files: dict[str, Any] | None = None
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
         asked = self.sizes.completed(resolve_picture_options(options, defaults=self.checkpoint.defaults))
         self.sizes.check(asked, self.checkpoint, self.plan)
         asked = replace(asked, image=_opened(asked.image), mask=_opened(asked.mask), control=_opened(asked.control))
-        kind = self._workshop.factory.kind(asked)
+        factory = self._workshop.factory
+        asked = completed(asked, factory.reference, list(factory.nets.values()))
+        kind = factory.kind(asked)
         arguments = call_arguments(kind, asked)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None
         return [
@@ -96,15 +99,11 @@ class PipelineModel:
             torch.cuda.empty_cache()
 
     def _recipe(self, task: PictureTask) -> dict[str, Any]:
-        if self._hashes is None:
-            self._hashes = checkpoint_digests(self.checkpoint)
+        if self._files is None:
+            self._files = recipe_files(self.checkpoint)
         return {
             "kamado": kamado.__version__,
-            "model": {
-                "reference": self.checkpoint.reference,
-                "revision": self.checkpoint.revision,
-                "files": self._hashes,
-            },
+            **self._files,
             "pipeline": task.kind.__name__,
             "options": task.described(),
             "device": self.plan.device,

@@ -50,7 +50,7 @@ def activation_bytes(checkpoint: Checkpoint, plan: Plan, width: int, height: int
 def component_peak(checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int) -> int:
     """Bytes of temporary tensors in one call of a component, for one picture of this size."""
     config = _component(checkpoint, name)
-    if name in _DENOISERS:
+    if name in _DENOISERS or name.startswith("controlnet"):
         return _denoiser_peak(config, width, height, dtype_bytes)
     return _vae_peak(config, width, height, dtype_bytes) if name in _AUTOENCODERS else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def inspect(
     (damaged or incomplete, saying what) and UnsafeCheckpoint (pickles only, or names that leave the folder).
 
     Layouts: `transformers` (config.json and safetensors), `diffusers` (model_index.json; tensors are keyed
-    `component/tensor.name`, and `metadata["components"]` holds each component's config), `safetensors`, `gguf`. If the
-    checkpoint asks for code of its own, `metadata["wants_code"]` lists where; that code is listed, and never run here.
+    `component/tensor.name`, and `metadata["components"]` holds each component's config), `component` (a model of
+    diffusers without a pipeline), `safetensors`, `gguf`. If the checkpoint asks for code of its own,
+    `metadata["wants_code"]` lists where; that code is listed, and never run here.
     """
     if isinstance(what, str):
         from .resolve import recommended, resolve
@@ -50,7 +52,7 @@ def inspect(
         return replace(found, defaults=recommended(what))
     path = what
     reference = reference or str(what)
-    revision = _stored_revision(path)
+    revision = stored_revision(path)
     if path.is_dir():
         return _folder(path, reference, revision)
     if not path.is_file():
@@ -70,7 +72,8 @@ def require_tokenizer(checkpoint: Checkpoint) -> None:
         )
 
 
-def _stored_revision(path: Path) -> str | None:
+def stored_revision(path: Path) -> str | None:
+    """The revision at which the store holds `path`, if it does."""
     from .store import Store
 
     entry = Store.open().entry_of(path)
@@ -137,9 +140,10 @@ def _transformers(listing: Listing, reference: str, revision: str | None) -> Che
     root = listing.root
     config = read_json_object(below(root, "config.json"))
     tensors = _some(read_weights(listing, ""), root)
-    code = wants_code(listing, {"config.json": config, **_configs(listing, "")})
+    code = wants_code(listing, {"config.json": config, **configs_in(listing, "")})
     return Checkpoint(
-        reference=reference, root=root, layout="transformers", config=config,
+        reference=reference, root=root, config=config,
+        layout="component" if is_diffusers_model(config) else "transformers",
         metadata={"wants_code": code} if code else {},
         tensors=tensors, files=_files(listing), code=_code(listing) if code else {}, revision=revision,
     )  # fmt: skip
@@ -150,14 +154,14 @@ def _diffusers(listing: Listing, reference: str, revision: str | None) -> Checkp
     index = read_json_object(below(root, "model_index.json"))
     tensors: dict[str, TensorEntry] = {}
     components: dict[str, dict[str, Any]] = {}
-    configs = {"model_index.json": index, **_configs(listing, "")}
+    configs = {"model_index.json": index, **configs_in(listing, "")}
     for name, value in index.items():
         if name.startswith("_") or not _is_component(value):
             continue
         folder = below(root, name, where=str(root / "model_index.json"))
         if not folder.is_dir() or "/" in name:
             raise UnsupportedCheckpoint(f"{root}: the component {name!r} of model_index.json is missing")
-        configs.update(_configs(listing, name))
+        configs.update(configs_in(listing, name))
         weights = read_weights(listing, name)
         if "config.json" in listing.in_folder(listing.readable, name):
             components[name] = read_json_object(below(root, f"{name}/config.json"))
@@ -179,7 +183,12 @@ def _is_component(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
-def _configs(listing: Listing, folder: str) -> dict[str, dict[str, Any]]:
+def is_diffusers_model(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of one model of diffusers."""
+    return isinstance(config.get("_class_name"), str) and "architectures" not in config
+
+
+def configs_in(listing: Listing, folder: str) -> dict[str, dict[str, Any]]:
     """The JSON files of `folder` that could ask for code, by their name relative to the root."""
     prefix = f"{folder}/" if folder else ""
     names = [prefix + name for name in listing.in_folder(listing.readable, folder) if name in _CODE_CONFIGS]

@@ -37,7 +37,8 @@ class OwnClass:
 def wishes(checkpoint: Checkpoint) -> list[str]:
     """The places in the checkpoint that ask for code of its own, as `file: key = value`; empty where none does."""
     # Of a single file, the metadata is what its author wrote into it.
-    return list(checkpoint.metadata.get("wants_code", ())) if checkpoint.layout in ("transformers", "diffusers") else []
+    in_folder = checkpoint.layout in ("transformers", "diffusers", "component")
+    return list(checkpoint.metadata.get("wants_code", ())) if in_folder else []
 
 
 def allowing_names(checkpoint: Checkpoint) -> tuple[str, ...]:

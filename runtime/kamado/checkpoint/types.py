@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Layout = Literal["transformers", "diffusers", "safetensors", "gguf"]
+Layout = Literal["transformers", "diffusers", "component", "safetensors", "gguf"]
 Progress = Callable[[int, int], None]
 """Called as `progress(done_bytes, total_bytes)`; the total is 0 while it is not known."""
 Detail = Callable[[str], None]
@@ -57,6 +57,8 @@ class Checkpoint:
     revision: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Generation options that its catalog recommends for it."""
+    parts: Mapping[str, Checkpoint | None] = field(default_factory=dict, repr=False)
+    """What was asked to take the place of its components, by name: see `parts`. None: nothing does."""
 
     @property
     def weight_bytes(self) -> int:
