@@ -73,6 +73,8 @@ class Result:
     seeds: tuple[int, ...] = ()
     """The seed that makes each picture again, by itself."""
     timings: Timings = field(default_factory=Timings)
+    notes: tuple[str, ...] = ()
+    """What the caller should know of how it was made: a prompt that was cut, say. One sentence each."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """All that is needed to make the output again: model hashes, parameters, seed, versions."""
 

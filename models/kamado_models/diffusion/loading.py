@@ -13,6 +13,7 @@ from kamado.tasks.library.lane import ModelLane, StartLane
 
 from ..language.materialize import library_call
 from .components import check_parts, component_entries, load_components, pipeline_class
+from .guards import FinerDecoders
 from .known import ROWS_APART
 from .model import PipelineModel
 from .peaks import picture_size
@@ -59,7 +60,8 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         for name, model in factory.models.items()
     }
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
-    workshop = Workshop(factory, lanes, StartLane(f"{env.owner}/start", max_rows), Previews(components))
+    start, decoders = StartLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
+    workshop = Workshop(factory, lanes, start, Previews(components), decoders)
     return PipelineModel(checkpoint, plan, workshop, sizes)
 
 

@@ -75,6 +75,7 @@ class PipelineModel:
             pixels=pixels,
             seeds=tuple(seed + index for index in range(len(pixels))),
             timings=timings,
+            notes=_notes(tasks),
             recipe=self._recipe(first),
         )
 
@@ -126,6 +127,11 @@ def _opened(source: Any) -> Any:
             raise InvalidRequest("an empty list of pictures was given")
         return [open_picture(item) for item in source]
     return open_picture(source)
+
+
+def _notes(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(note for task in tasks if isinstance(task, PictureTask) for note in task.notes))
 
 
 def _in_order(events: Sequence[Event]) -> list[Media]:

@@ -19,6 +19,7 @@ from kamado.tasks.library.lane import ModelLane, StartLane
 from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
+from .guards import FinerDecoders, advice, is_useless
 from .pipelines import PipelineFactory
 from .previews import Previews, clean_latents
 
@@ -32,10 +33,7 @@ class Workshop:
     """By component."""
     start: StartLane
     previews: Previews
-
-    def pipeline(self, script: Script, kind: Any, options: PictureOptions) -> Any:
-        """A pipeline of class `kind`, whose model calls the loop makes. Raises InvalidRequest."""
-        return self.factory.make(kind, functools.partial(self.call, script), options.scheduler)
+    decoders: FinerDecoders
 
     def call(self, script: Script, component: str, call: ModelCall) -> Any:
         """Have the loop make a call of a component, and wait for its result."""
@@ -59,6 +57,8 @@ class PictureTask(LibraryTask):
         super().__init__(request_id, self._run, start_lane=workshop.start.name, deadline=deadline, index=index)
         self.options = options
         self.kind = kind
+        self.notes: list[str] = []
+        """What the caller should know of how it was made."""
         self._workshop = workshop
         self._arguments = arguments
 
@@ -73,16 +73,28 @@ class PictureTask(LibraryTask):
 
     def _run(self, script: Script) -> Any:
         """The body: diffusers' own code from here on."""
-        pipeline = self._workshop.pipeline(script, self.kind, self.options)
+        call = functools.partial(self._call, script)
+        pipeline = self._workshop.factory.make(self.kind, call, self.options.scheduler)
         self._watch(script, pipeline)
         generator = torch.Generator("cpu").manual_seed(self.options.seed + self.index)
         output = pipeline(**self._arguments, generator=generator, output_type="np")
         pictures = numpy.asarray(output.images, dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
-        _judge(picture, output)
+        _judge(picture, output, advice(self._workshop.factory.models.values()))
         (image,) = pictures_from_float(picture[None])
         script.emit(Media(self.id, self.index, "image", image))
         return picture
+
+    def _call(self, script: Script, component: str, call: ModelCall) -> Any:
+        """A model call of the pipeline."""
+        result = self._workshop.call(script, component, call)
+        finer = self._workshop.decoders.finer(component, call, result)
+        if finer is None:
+            return result
+        result = self._workshop.call(script, component, finer)
+        if not is_useless(result):
+            self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
+        return result
 
     def _watch(self, script: Script, pipeline: Any) -> None:
         """Progress, and previews, with the steps of the request's own scheduler."""
@@ -116,10 +128,10 @@ class PictureTask(LibraryTask):
             script.emit(Preview(self.id, step, image, index=self.index))
 
 
-def _judge(picture: Any, output: Any) -> None:
+def _judge(picture: Any, output: Any, advice: str) -> None:
     """Raise GenerationFailed for a picture that is none."""
     flagged = getattr(output, "nsfw_content_detected", None)
     if flagged and any(flagged):
         raise GenerationFailed("the model's own safety checker took the picture away; try another prompt or seed")
     if reason := blank_reason(picture):
-        raise GenerationFailed(f"the model made no picture ({reason}); try float32 (--dtype), or another seed")
+        raise GenerationFailed(f"the model made no picture ({reason}); {advice}")
