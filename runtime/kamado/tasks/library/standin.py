@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,16 +16,17 @@ import torch
 from torch import nn
 
 from .coroutine import Autocast, active_autocast
+from .views import Views
 
 M = TypeVar("M", bound=nn.Module)
 
 _ENTRIES = ("forward", "encode", "decode")
 """Methods that the loop runs, where a class has them. `encode` and `decode` are autoencoders'."""
-_MOVES = ("to", "cuda", "cpu", "xpu", "half", "float", "double", "bfloat16", "requires_grad_")
-"""Methods that would change weights which all requests share. Residency owns placement."""
+_MOVES = ("to", "cuda", "cpu", "xpu", "half", "float", "double", "bfloat16")
+"""Methods that would change weights which all requests share."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelCall:
     """One call of an entry point of a model."""
 
@@ -32,6 +34,8 @@ class ModelCall:
     """The model, or one like it that this request has set up for itself (tiling, say). Weights are shared."""
     method: str
     """`forward`, `encode` or `decode`."""
+    positional: tuple[Any, ...] = ()
+    """Arguments that have no name (`*args`). They come first; such a call is made alone."""
     arguments: Mapping[str, Any]
     """By parameter name, as the method's signature has them; `**kwargs` are spread into it."""
     autocast: Autocast
@@ -42,27 +46,22 @@ class ModelCall:
         """Make the call, with other arguments of the same form if given."""
         method = self.module if self.method == "forward" else getattr(self.module, self.method)
         given = self.arguments if arguments is None else arguments
-        if not self.autocast:
-            return method(**given)
-        ((device, dtype), *_) = self.autocast
-        with torch.autocast(device, dtype=dtype):
-            return method(**given)
+        with ExitStack() as stack:
+            for device, dtype in self.autocast:
+                stack.enter_context(torch.autocast(device, dtype=dtype))
+            return method(*self.positional, **given)
 
 
 def stand_in(model: M, divert: Callable[[ModelCall], Any]) -> M:
     """An object like `model` whose entry points call `divert` and return what that returns.
 
-    Inside an entry point that `divert` runs, calls are not diverted again. What the library sets on the stand-in holds
-    for its calls alone.
+    Inside an entry point that `divert` runs, calls are not diverted again. What the library sets on the stand-in, or on
+    any part of it, holds for its calls alone. Calls of parts by the library itself are not diverted.
     """
-    view = _twin(model)
-    before = dict(view.__dict__)
-    for name in _ENTRIES:
-        if _is_entry(model, name):
-            view.__dict__[name] = _entry(model, view, before, name, divert)
-    for name in _MOVES:
-        view.__dict__[name] = lambda *_, **__: view
-    return view
+    views: Views[M]
+    replaced = {name: _entry(model, name, lambda: views, divert) for name in _ENTRIES if _is_entry(model, name)}
+    views = Views(model, replaced | dict.fromkeys(_MOVES, lambda *_, **__: views.root))
+    return views.root
 
 
 def _is_entry(model: nn.Module, name: str) -> bool:
@@ -71,65 +70,54 @@ def _is_entry(model: nn.Module, name: str) -> bool:
     return callable(getattr(type(model), "encode", None)) and callable(getattr(type(model), "decode", None))
 
 
-def _twin(model: M) -> M:
-    twin: M = object.__new__(type(model))
-    twin.__dict__.update(model.__dict__)
-    # Parts that the request swaps are swapped for it alone.
-    twin.__dict__["_modules"] = dict(model._modules)
-    return twin
-
-
-def _entry(
-    model: nn.Module, view: nn.Module, before: Mapping[str, Any], name: str, divert: Callable[[ModelCall], Any]
-) -> Any:
-    """The diverted method `name` of `view`, whose attributes were `before` when it was made."""
-    full = inspect.signature(getattr(type(view), name))
-    signature = full.replace(parameters=list(full.parameters.values())[1:])
-    diverted = {*_ENTRIES, *_MOVES}
+def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert: Callable[[ModelCall], Any]) -> Any:
+    """The diverted method `name`."""
+    signature = inspect.signature(getattr(type(model), name).__get__(model))
 
     def entry(*args: Any, **kwargs: Any) -> Any:
-        own = {
-            key: value
-            for key, value in view.__dict__.items()
-            if key not in diverted and key != "_modules" and before.get(key, diverted) is not value
-        }
-        parts = {key: part for key, part in view._modules.items() if model._modules.get(key) is not part}
-        module = model
-        if own or parts:
-            # Else the model itself: what it notes about itself when it runs (hooks, say) must not get lost.
-            module = _twin(model)
-            module.__dict__.update(own)
-            module._modules.update(parts)
-        arguments = _by_name(signature, args, kwargs)
-        if arguments is None:
-            return (module if name == "forward" else getattr(module, name))(*args, **kwargs)
-        settings = [(key, _setting(value)) for key, value in (*own.items(), *parts.items())]
-        return divert(
+        positional, arguments = _by_name(signature, args, kwargs)
+        settings = _settings(views())
+        # The model itself where nothing was set: what it notes about itself when it runs must not get lost.
+        module = views().module() if settings else model
+        result = divert(
             ModelCall(
                 module=module,
                 method=name,
+                positional=positional,
                 arguments=arguments,
                 autocast=active_autocast(),
-                settings=tuple(sorted(settings)),
+                settings=settings,
             )
         )
+        if module is model:
+            views().refresh()
+        return result
 
     entry.__signature__ = signature  # type: ignore[attr-defined]  # libraries look up what a model takes
     return entry
 
 
-def _by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arguments of a call by their names; None where they have no names."""
+def _by_name(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call: those that have no name, and the others by their names."""
     try:
         arguments = dict(signature.bind(*args, **kwargs).arguments)
     except TypeError:  # a decorator takes more than the signature says
-        return None
+        return args, dict(kwargs)
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments |= arguments.pop(parameter.name, {})
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY) and parameter.name in arguments:
-            return None
-    return arguments
+            return args, dict(kwargs)
+    return (), arguments
+
+
+def _settings(views: Views[Any]) -> tuple[tuple[str, Any], ...]:
+    settings = [(name, _setting(value)) for name, value in views.own().items()]
+    if views.parts_changed():
+        settings.append(("", id(views)))  # of this request alone
+    return tuple(sorted(settings))
 
 
 def _setting(value: Any) -> Any:
