@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.weak import WeakTensorKeyDictionary
 
 _TIME_ARGUMENTS = ("t", "time", "timestep", "timesteps", "sigma", "sigmas", "r_timestep", "timestep_r")
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Form:
     key: Hashable
     positions: int
     """Entries of the first tensor in a row, channels left out: the size of a picture's latents, of a text."""
+    kind: Hashable
+    """What becomes of each argument. Follows from the key."""
 
 
 class Stacker:
@@ -45,113 +48,112 @@ class Stacker:
     def __init__(self, without_effect: frozenset[str] = frozenset()) -> None:
         """`without_effect`: arguments that the model takes and does not use."""
         self._without_effect = without_effect
-        self._digests: Any = WeakTensorKeyDictionary()
 
     def form(self, arguments: Mapping[str, Any]) -> Form | None:
         """The form of a call, or None for one that has no rows."""
-        lead = _lead(arguments)
+        lead = self._lead(arguments)
         if lead is None:
             return None
-        rows = lead.shape[0] if isinstance(lead, Tensor) else len(lead)
+        rows = len(lead)
         parts = tuple(
-            (name, self._part(name, value, rows, lead))
+            (name, *_part(name, value, rows, lead))
             for name, value in sorted(arguments.items())
             if name not in self._without_effect
         )
-        return Form(rows, parts, _positions(lead))
+        kind = tuple((name, tuple(leaf[0] for leaf in leaves)) for name, _, leaves in parts)
+        return Form(rows, (isinstance(lead, Tensor), parts), _positions(lead), kind)
 
     def join(self, calls: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> dict[str, Any]:
         """The arguments of one call in place of `calls`, all of one form, with so many rows each."""
-        lead = _lead(calls[0])
+        lead = self._lead(calls[0])
         joined = {}
         for name, first in calls[0].items():
+            if name in self._without_effect:
+                joined[name] = first
+                continue
             values = [call[name] for call in calls]
             if _is_row_list(first, rows[0], lead):
-                joined[name] = [item for value in values for item in value]
+                joined[name] = type(first)([item for value in values for item in value])
                 continue
             leaves = [pytree.tree_flatten(value)[0] for value in values]
             spec = pytree.tree_flatten(first)[1]
-            joined[name] = pytree.tree_unflatten(
-                [_join_leaf(name, column, rows) for column in zip(*leaves, strict=True)], spec
-            )
+            columns = zip(*leaves, strict=True)
+            joined[name] = pytree.tree_unflatten([_join_leaf(name, column, rows, lead) for column in columns], spec)
         return joined
 
-    def _part(self, name: str, value: Any, rows: int, lead: Any) -> Hashable:
-        if _is_row_list(value, rows, lead):
-            items = {(tuple(i.shape), i.dtype) if isinstance(i, Tensor) else repr(i) for i in value}
-            return ("list", *sorted(map(str, items)))
-        leaves, spec = pytree.tree_flatten(value)
-        return (str(spec), *(self._leaf(name, leaf, rows) for leaf in leaves))
+    def split(self, result: Any, arguments: Mapping[str, Any], rows: Sequence[int]) -> list[Any] | None:
+        """The results of the single calls, taken from that of the joined one, which had these `arguments`. None where
+        it has no such rows."""
+        total = sum(rows)
+        lists = not isinstance(self._lead(arguments), Tensor)
 
-    def _leaf(self, name: str, leaf: Any, rows: int) -> Hashable:
-        if not isinstance(leaf, Tensor):
-            return leaf if isinstance(leaf, (bool, int, float, str, bytes, type(None), torch.dtype)) else id(leaf)
-        if _is_time(name, leaf):
-            return "time"
-        if leaf.ndim and leaf.shape[0] == rows:
-            return ("rows", tuple(leaf.shape[1:]), leaf.dtype)
-        return ("same", tuple(leaf.shape), leaf.dtype, self._digest(leaf))
+        def is_row_list(value: Any) -> bool:
+            return lists and type(value) in (list, tuple) and len(value) == total and _is_tensor_list(value)
 
-    def _digest(self, tensor: Tensor) -> bytes:
-        known: bytes | None = self._digests.get(tensor)
-        if known is None:
-            raw = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy()
-            known = self._digests[tensor] = hashlib.blake2b(raw.tobytes(), digest_size=16).digest()
-        return known
+        leaves, spec = pytree.tree_flatten(result, is_leaf=is_row_list)
+        columns = []
+        for leaf in leaves:
+            pieces = _cut(leaf, rows) if is_row_list(leaf) else _split_leaf(leaf, rows, total)
+            if pieces is None:
+                return None
+            columns.append(pieces)
+        return [pytree.tree_unflatten([column[i] for column in columns], spec) for i in range(len(rows))]
 
-
-def split(result: Any, rows: Sequence[int]) -> list[Any] | None:
-    """The results of the single calls, taken from the result of the joined one. None where that has no such rows."""
-    total = sum(rows)
-    if _is_tensor_list(result) and len(result) == total and not all(t.ndim and t.shape[0] == total for t in result):
-        starts = _starts(rows)
-        return [type(result)(result[start : start + count]) for start, count in zip(starts, rows, strict=True)]
-    leaves, spec = pytree.tree_flatten(result)
-    columns = []
-    for leaf in leaves:
-        pieces = _split_leaf(leaf, rows, total)
-        if pieces is None:
-            return None
-        columns.append(pieces)
-    return [pytree.tree_unflatten([column[i] for column in columns], spec) for i in range(len(rows))]
+    def _lead(self, arguments: Mapping[str, Any]) -> Any:
+        """The first argument, in the method's order, that is a tensor with rows or a list of tensors."""
+        for name, value in arguments.items():
+            if name in self._without_effect:
+                continue
+            if isinstance(value, Tensor) and value.ndim >= 2 and value.numel():
+                return value
+            if _is_tensor_list(value):
+                return value
+        return None
 
 
-def same(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two results agree: no value differs by more than `tolerance` times the largest one."""
-    ours, theirs = (_tensors(value) for value in (one, other))
-    if len(ours) != len(theirs):
-        return False
-    for a, b in zip(ours, theirs, strict=True):
-        if a.shape != b.shape:
-            return False
-        if a.numel() and not bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-3)):
-            return False
-    return True
+def _part(name: str, value: Any, rows: int, lead: Any) -> tuple[str, tuple[tuple[Any, ...], ...]]:
+    """Of one argument: its structure, and of each leaf what becomes of it, with what must be equal for that."""
+    if _is_row_list(value, rows, lead):
+        items = {
+            (tuple(item.shape), item.dtype, item.device) if isinstance(item, Tensor) else repr(item) for item in value
+        }
+        return type(value).__name__, (("joined", frozenset(items)),)
+    leaves, spec = pytree.tree_flatten(value)
+    return str(spec), tuple(_leaf(name, leaf, rows) for leaf in leaves)
 
 
-def _lead(arguments: Mapping[str, Any]) -> Any:
-    """The first argument, in the method's order, that is a tensor with rows or a list of tensors."""
-    for name, value in arguments.items():
-        if isinstance(value, Tensor) and value.ndim >= 2 and not _is_time(name, value):
-            return value
-        if _is_tensor_list(value):
-            return value
-    return None
+def _leaf(name: str, leaf: Any, rows: int) -> tuple[Any, ...]:
+    if not isinstance(leaf, Tensor):
+        # Of other things than plain ones it is not known what they are: each is equal to itself alone.
+        return ("equal", type(leaf), leaf if isinstance(leaf, _PLAIN) else id(leaf))
+    if _is_time(name, leaf):
+        return ("time",)
+    if leaf.ndim and leaf.shape[0] == rows:
+        return ("stacked", tuple(leaf.shape[1:]), leaf.dtype, leaf.device)
+    return ("shared", tuple(leaf.shape), leaf.dtype, leaf.device, _digest(leaf))
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Of its content. Not remembered: tensors change in place, and those of inference mode do not count how often."""
+    raw = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).cpu().numpy()
+    return hashlib.blake2b(raw.tobytes(), digest_size=16).digest()
 
 
 def _positions(lead: Any) -> int:
     first = lead[0]
-    per_row: int = first.numel() if first.ndim < 2 else first.numel() // first.shape[0 if first.ndim > 2 else -1]
-    return per_row
+    entries: int = (
+        first.numel() if first.ndim < 2 else first.numel() // max(first.shape[0 if first.ndim > 2 else -1], 1)
+    )
+    return max(entries, 1)
 
 
 def _is_row_list(value: Any, rows: int, lead: Any) -> bool:
     """Whether it is a list with an entry for each row."""
-    if not isinstance(value, list) or len(value) != rows:
+    if type(value) not in (list, tuple) or len(value) != rows:
         return False
     if _is_tensor_list(value):
         return not isinstance(lead, Tensor)
-    return all(isinstance(leaf, (int, float, str)) for leaf in pytree.tree_leaves(value))
+    return isinstance(value, list) and all(isinstance(leaf, (int, float, str)) for leaf in pytree.tree_leaves(value))
 
 
 def _is_tensor_list(value: Any) -> bool:
@@ -159,16 +161,19 @@ def _is_tensor_list(value: Any) -> bool:
 
 
 def _is_time(name: str, leaf: Tensor) -> bool:
-    return leaf.numel() == 1 and name in _TIME_ARGUMENTS
+    return leaf.ndim < 2 and leaf.numel() == 1 and name in _TIME_ARGUMENTS
 
 
-def _join_leaf(name: str, values: Sequence[Any], rows: Sequence[int]) -> Any:
+def _join_leaf(name: str, values: Sequence[Any], rows: Sequence[int], lead: Any) -> Any:
     first = values[0]
     if not isinstance(first, Tensor):
         return first
     if _is_time(name, first):
-        # Schedulers count in whole numbers or in fractions: as one tensor, all are fractions.
-        return torch.cat([value.reshape(1).expand(count) for value, count in zip(values, rows, strict=True)])
+        # Schedulers count in whole numbers or in fractions: as one tensor, all are fractions. Models bring a single
+        # number to their device themselves, but not a row of them.
+        device = (lead if isinstance(lead, Tensor) else lead[0]).device
+        times = [value.reshape(1).to(device).expand(count) for value, count in zip(values, rows, strict=True)]
+        return torch.cat(times)
     if first.ndim and first.shape[0] == rows[0]:
         return torch.cat(list(values))
     return first
@@ -182,7 +187,7 @@ def _split_leaf(leaf: Any, rows: Sequence[int], total: int) -> list[Any] | None:
         # diffusers' DiagonalGaussianDistribution: the latents of a picture, still to be drawn.
         pieces = _split_leaf(parameters, rows, total)
         return None if pieces is None else [type(leaf)(piece, leaf.deterministic) for piece in pieces]
-    if leaf is None or isinstance(leaf, (bool, int, float, str)):
+    if isinstance(leaf, _PLAIN):
         return [leaf] * len(rows)
     return _split_cache(leaf, rows, total)
 
@@ -197,23 +202,16 @@ def _split_cache(cache: Any, rows: Sequence[int], total: int) -> list[Any] | Non
     ):
         return None
     pieces = []
-    for start, count in zip(_starts(rows), rows, strict=True):
+    for number in range(len(rows)):
         piece = copy.copy(cache)
         piece.layers = [copy.copy(layer) for layer in layers]
         for layer in piece.layers:
-            layer.keys, layer.values = layer.keys[start : start + count], layer.values[start : start + count]
+            layer.keys, layer.values = layer.keys.split(list(rows))[number], layer.values.split(list(rows))[number]
         pieces.append(piece)
     return pieces
 
 
-def _starts(rows: Sequence[int]) -> list[int]:
-    return [sum(rows[:index]) for index in range(len(rows))]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found = []
-    for leaf in pytree.tree_flatten(value)[0]:
-        tensor = leaf if isinstance(leaf, Tensor) else getattr(leaf, "parameters", None)
-        if isinstance(tensor, Tensor):
-            found.append(tensor.float())
-    return found
+def _cut(items: Any, rows: Sequence[int]) -> list[Any]:
+    """Pieces of a list, so many entries each."""
+    ends = list(itertools.accumulate(rows))
+    return [items[end - count : end] for end, count in zip(ends, rows, strict=True)]
