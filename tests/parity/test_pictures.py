@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,21 @@ def test_alone_and_in_a_mixed_batch(
     assert result.recipe["pipeline"] == type(pipeline).__name__
     compared = runtime.stats()["models"][model.owner]["compared"]
     assert all(compared.values()), f"not joined: {compared}"
+
+
+def test_a_pipeline_that_changes_its_models_runs_by_itself(
+    folders: dict[str, Path], runtime: kamado.Runtime, tmp_path: Path
+) -> None:
+    """Perturbed-attention guidance puts other attention into the UNet for the time of a call."""
+    folder = shutil.copytree(folders["sd15"], tmp_path / "pag")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPAGPipeline"}))
+    requests = [{**request, "pag_scale": 2.0} for request in _requests("sd15")]
+    wanted = [tiny.oracle(folder, **request) for request in requests]
+    model = runtime.load(folder)
+    assert "one at a time" in model.info["batching"]
+    for job, picture in zip([model.submit(**request) for request in requests], wanted, strict=True):
+        assert _largest_difference(job.result(), picture) < LARGEST_DIFFERENCE
 
 
 def test_every_pipeline_takes_what_its_call_names() -> None:

@@ -11,14 +11,17 @@ from typing import Any
 
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.contracts import LoadedModel, LoadEnvironment
-from kamado.errors import InvalidRequest, UnsafeCheckpoint
+from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
 from .parts import assembled
 from .peaks import DTYPE_BYTES, component_peak, picture_size
+from .table import makes, runs_alone
 
+SHARED = "steps of all requests share forwards"
+ALONE = "one at a time: the pipeline changes its models while it runs"
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 
 
@@ -33,7 +36,7 @@ class DiffusionFamily:
 
     def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
         """See Family."""
-        return ("image",)
+        return (makes(str(checkpoint.config.get("_class_name"))),)
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
@@ -43,7 +46,7 @@ class DiffusionFamily:
             "architecture": checkpoint.config.get("_class_name"),
             "components": sorted(checkpoint.metadata["components"]),
             "default_size": f"{width} x {height}",
-            "batching": "steps of all requests share forwards",
+            "batching": ALONE if runs_alone(str(checkpoint.config.get("_class_name"))) else SHARED,
         }
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
@@ -53,6 +56,12 @@ class DiffusionFamily:
             raise UnsafeCheckpoint(
                 f"{checkpoint.reference} wants its own code run ({', '.join(map(str, wants))}); pipelines' own code is "
                 "never run"
+            )
+        pipeline = str(checkpoint.config.get("_class_name"))
+        if (made := makes(pipeline)) != "image":
+            raise UnsupportedCheckpoint(
+                f"{checkpoint.reference} ({pipeline}) makes {made}; of diffusers' pipelines, this version runs those "
+                "that make pictures"
             )
         if options.kv_tokens is not None:
             raise InvalidRequest("kv_tokens (--kv-tokens) is for language models; this one makes pictures")

@@ -9,7 +9,7 @@ import torch
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
-from kamado.tasks.library.lane import ModelLane, StartLane
+from kamado.tasks.library.lane import HostLane, ModelLane
 
 from ..language.materialize import library_call
 from .components import check_parts, component_entries, load_components, pipeline_class
@@ -60,7 +60,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         for name, model in factory.models.items()
     }
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
-    start, decoders = StartLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
+    start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
     workshop = Workshop(factory, lanes, start, Previews(components), decoders)
     return PipelineModel(checkpoint, plan, workshop, sizes)
 

@@ -57,9 +57,9 @@ class PipelineFactory:
         }
         return self._made(kind, stands, scheduler)
 
-    def direct(self) -> Any:
-        """A pipeline of the checkpoint's class over the components themselves."""
-        return self._made(self.base, self.models, None)
+    def direct(self, kind: Any = None, scheduler: str | None = None) -> Any:
+        """A pipeline of class `kind`, or the checkpoint's, over the components themselves."""
+        return self._made(kind or self.base, self.models, scheduler)
 
     def _made(self, kind: Any, models: Mapping[str, nn.Module], scheduler: str | None) -> Any:
         expected, optional = kind._get_signature_keys(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +11,20 @@ from typing import Any
 import numpy
 import torch
 
+from kamado.contracts import Work
 from kamado.errors import GenerationFailed
 from kamado.events import Media, Preview, Progress
 from kamado.media.guards import blank_reason
 from kamado.media.pictures import pictures_from_float
 from kamado.picture_requests import PictureOptions
-from kamado.tasks.library.lane import ModelLane, StartLane
+from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
 from .guards import FinerDecoders, advice, is_useless
 from .pipelines import PipelineFactory
 from .previews import Previews, clean_latents
+from .table import runs_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Workshop:
     factory: PipelineFactory
     lanes: Mapping[str, ModelLane]
     """By component."""
-    start: StartLane
+    start: HostLane
     previews: Previews
     decoders: FinerDecoders
 
@@ -73,12 +76,17 @@ class PictureTask(LibraryTask):
 
     def _run(self, script: Script) -> Any:
         """The body: diffusers' own code from here on."""
-        call = functools.partial(self._call, script)
-        pipeline = self._workshop.factory.make(self.kind, call, self.options.scheduler)
-        self._watch(script, pipeline)
+        factory, scheduler = self._workshop.factory, self.options.scheduler
         generator = torch.Generator("cpu").manual_seed(self.options.seed + self.index)
-        output = pipeline(**self._arguments, generator=generator, output_type="np")
-        pictures = numpy.asarray(output.images, dtype=numpy.float32)
+        arguments = {**self._arguments, "generator": generator, "output_type": "np"}
+        if runs_alone(self.kind.__name__):
+            pipeline = factory.direct(self.kind, scheduler)
+            output = script.ask(Work(self._workshop.start.name, object(), 1, lambda: pipeline(**arguments)))
+        else:
+            pipeline = factory.make(self.kind, functools.partial(self._call, script), scheduler)
+            self._watch(script, pipeline, generator)
+            output = pipeline(**arguments)
+        pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
         _judge(picture, output, advice(self._workshop.factory.models.values()))
         (image,) = pictures_from_float(picture[None])
@@ -96,17 +104,21 @@ class PictureTask(LibraryTask):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result
 
-    def _watch(self, script: Script, pipeline: Any) -> None:
+    def _watch(self, script: Script, pipeline: Any, generator: torch.Generator) -> None:
         """Progress, and previews, with the steps of the request's own scheduler."""
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is None or not hasattr(scheduler, "step"):
             return
         step = scheduler.step
+        takes_generator = "generator" in inspect.signature(step).parameters
         done = 0
 
         @functools.wraps(step)  # pipelines look up what a step takes
         def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal done
+            if takes_generator:
+                # Some pipelines leave it out; a scheduler that draws would then draw from everybody's random numbers.
+                kwargs.setdefault("generator", generator)
             result = step(*args, **kwargs)
             done += 1
             total = getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps)
@@ -126,6 +138,10 @@ class PictureTask(LibraryTask):
         image = self._workshop.previews.picture(pipeline, latents, sizes, call)
         if image is not None:
             script.emit(Preview(self.id, step, image, index=self.index))
+
+
+def _pictures(output: Any) -> Any:
+    return output.images if hasattr(output, "images") else output.image
 
 
 def _judge(picture: Any, output: Any, advice: str) -> None:

@@ -84,8 +84,9 @@ class ModelLane:
         return alone
 
 
-class StartLane:
-    """The lane of answers that have not begun: its works compute nothing."""
+class HostLane:
+    """The lane of what is not a model's forward: answers that have not begun (no payload), and library code that must
+    run as a whole (the payload is called), since nobody else may use its models meanwhile."""
 
     step_budget = 1 << 30
 
@@ -93,6 +94,6 @@ class StartLane:
         self.name = name
         self.max_rows = max_rows
 
-    def run(self, works: Sequence[Work]) -> list[None]:
+    def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane."""
-        return [None] * len(works)
+        return [None if work.payload is None else work.payload() for work in works]
