@@ -163,6 +163,16 @@ class Journal:
                 )
 
 
+def journal_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The header and the records of a journal, as far as they are whole; nothing if there is none."""
+    try:
+        with path.open("rb") as file:
+            while isinstance(record := _decode(file.readline()), dict):
+                yield record
+    except FileNotFoundError:
+        return
+
+
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
 

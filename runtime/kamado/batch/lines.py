@@ -1,22 +1,21 @@
 """Input lines of a batch: reading them, and what each one asks for.
 
-A line is `{"id", "prompt" | "messages" | "prompt_tokens", ...any generation option...}` or an OpenAI batch line
-(`custom_id`, `method`, `url`, `body`). Lines are numbered from 1, blank ones included.
+A line is `{"id", "prompt" | ..., ...any generation option...}` or an OpenAI batch line (`custom_id`, `method`, `url`,
+`body`). Lines are numbered from 1, blank ones included.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..checkpoint.strict_json import DuplicateKeyError, unique_pairs
 from ..errors import InvalidRequest
-from ..requests import TEXT_OPTION_NAMES
-from .openai_lines import is_openai_line, options_of_openai_line
+from .openai_lines import is_openai_line
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line fails alone, without being held in memory."""
@@ -84,16 +83,16 @@ class InputFile:
         return line.hexdigest()[:16], None
 
 
-def parse_line(line: InputLine) -> BatchRequest:
-    """What the line asks for. Raises InvalidRequest, which carries the line's id as `line_id` where it has one."""
+def parse_line(line: InputLine, options_of: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> BatchRequest:
+    """What the line asks for; `options_of` finds the options in its document. Raises InvalidRequest, which carries the
+    line's id as `line_id` where it has one."""
     if line.data is None:
         raise InvalidRequest(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; give long inputs in several lines")
     document = _parse_object(line.data)
-    openai = is_openai_line(document)
-    name = "custom_id" if openai else "id"
+    name = "custom_id" if is_openai_line(document) else "id"
     line_id = _check_id(name, document.get(name), default=f"line-{line.number}")
     try:
-        options = options_of_openai_line(document) if openai else _own_options(document)
+        options = options_of(document)
     except InvalidRequest as error:
         raise LineError(str(error), line_id) from None
     return BatchRequest(line_id, options)
@@ -105,13 +104,6 @@ class LineError(InvalidRequest):
     def __init__(self, message: str, line_id: str | int) -> None:
         super().__init__(message)
         self.line_id = line_id
-
-
-def _own_options(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = {key: value for key, value in document.items() if key != "id"}
-    if unknown := sorted(options.keys() - TEXT_OPTION_NAMES):
-        raise InvalidRequest(f"unknown option: {', '.join(unknown)[:200]}")
-    return options
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:

@@ -6,21 +6,21 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, InvalidRequest, KamadoError
 from ..files import remove_leftovers, replacing
-from ..results import Choice, Result
-from .journal import Journal
+from ..results import Result
+from .journal import Journal, journal_lines
 from .lines import InputFile, InputLine, LineError, parse_line
+from .pictures import files_of
+from .texts import TextAnswers
 
 JOURNAL_NAME = "journal.jsonl"
 RESULTS_NAME = "results.jsonl"
 LOCK_NAME = ".lock"
-MIN_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON does not have."""
 
 
 class BatchModel(Protocol):
@@ -32,6 +32,31 @@ class BatchModel(Protocol):
         """See `kamado.api.Model.map`."""
 
 
+class Answers(Protocol):
+    """How answers of one kind (texts, pictures) are asked for and kept."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What of it changes the answers, for the journal."""
+
+    def options(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options in the document of a line. Raises InvalidRequest."""
+
+    def seed(self, number: int) -> int:
+        """A seed that such a model takes, out of one in [0, 2**63)."""
+
+    def prepare(self, is_new: bool) -> None:
+        """The batch's folder is locked; `is_new`: no batch was there. Raises InvalidRequest if it holds what answers
+        would replace."""
+
+    def keep(self, line_id: str | int, result: Result) -> Mapping[str, Any]:
+        """Write the files of an answer, if it has any. Returns its line of results.jsonl. Raises InvalidRequest, and
+        the line has failed, or OSError, which ends the batch."""
+
+    def failed(self, line_id: str | int, message: str) -> Mapping[str, Any]:
+        """The line of results.jsonl for a line that could not be answered."""
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a batch has come."""
@@ -41,6 +66,8 @@ class Progress:
     answered: int
     """Of those, lines with an answer, this run's and earlier ones'."""
     completion_tokens: int = 0
+    """Made in this run."""
+    pictures: int = 0
     """Made in this run."""
 
 
@@ -64,15 +91,18 @@ def open_batch(
     seed: int = 0,
     restart: bool = False,
     retry_failed: bool = False,
+    answers: Answers | None = None,
 ) -> Iterator[Batch]:
     """The batch that `folder` holds, or a new one. The folder is locked while the body runs.
 
     `identity`: whatever else changes the answers (model, precision, ...), compared with that of the earlier run.
     `defaults`: generation options of lines that do not give them. `seed`: lines without one get a seed made of this
-    and their line number. `restart` throws earlier answers away, `retry_failed` only the failed ones.
+    and their line number. `restart` throws earlier answers away, with their files, `retry_failed` only the failed ones.
+    `answers`: the kind of answers; texts by default.
     Raises InvalidRequest if the input cannot be read, if the folder holds another batch, or is in use.
     """
     source = InputFile(input_path)
+    answers = answers or TextAnswers()
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         total = sum(1 for _ in source.lines())
@@ -80,13 +110,14 @@ def open_batch(
         remove_leftovers(journal_path)
         remove_leftovers(results_path)
         if restart:
-            journal_path.unlink(missing_ok=True)
-            results_path.unlink(missing_ok=True)
+            _throw_away(folder)
         elif results_path.exists() and not journal_path.exists():
             raise InvalidRequest(
                 f"{results_path} is there, but no journal; give another folder, or --restart to replace it"
             )
-        header = {"input_sha256": source.sha256, **identity, "options": dict(defaults or {}), "seed": seed}
+        header = {"input_sha256": source.sha256, **identity, **answers.identity}
+        header |= {"options": dict(defaults or {}), "seed": seed}
+        answers.prepare(is_new=not restart and not journal_path.exists())
         with Journal(journal_path, header) as journal:
             if retry_failed:
                 journal.forget_failed()
@@ -98,7 +129,27 @@ def open_batch(
                 results_path=results_path,
                 defaults=dict(defaults or {}),
                 seed=seed,
+                answers=answers,
             )
+
+
+def kind_of_batch(folder: Path) -> str | None:
+    """What the batch in the folder makes ("text", "image"), if every line of it has been answered; else None."""
+    if not (folder / RESULTS_NAME).exists():
+        return None
+    header = next(journal_lines(folder / JOURNAL_NAME), {})
+    kind = header.get("makes")
+    return kind if isinstance(kind, str) else None
+
+
+def _throw_away(folder: Path) -> None:
+    """Remove journal, results, and the files that the journal says belong to them."""
+    for record in journal_lines(folder / JOURNAL_NAME):
+        result = record.get("result")
+        for name in files_of(result) if isinstance(result, dict) else ():
+            (folder / name).unlink(missing_ok=True)
+    (folder / JOURNAL_NAME).unlink(missing_ok=True)
+    (folder / RESULTS_NAME).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -129,6 +180,7 @@ class Batch:
         results_path: Path,
         defaults: Mapping[str, Any],
         seed: int,
+        answers: Answers,
     ) -> None:
         """See `open_batch`. `sha256` and `total` are those of the input file."""
         self._input_path = input_path
@@ -137,6 +189,7 @@ class Batch:
         self._results_path = results_path
         self._defaults = defaults
         self._seed = seed
+        self._answers = answers
         self.progress = Progress(total, len(journal))
         self._flying: dict[int, tuple[InputLine, str | int]] = {}
 
@@ -169,11 +222,18 @@ class Batch:
                 if isinstance(answer, Result):
                     _check_made_alike(earlier, answer)
                     self.progress.completion_tokens += answer.usage.completion_tokens
-                    self._answer(line, ok_result(line_id, answer), on_progress)
-                else:
-                    self._answer(line, failed_result(line_id, line.number, answer), on_progress)
+                    self.progress.pictures += len(answer.images)
+                self._answer(line, self._kept(line_id, line.number, answer), on_progress)
         if source.sha256 != self._sha256:
             raise InvalidRequest(f"{self._input_path} was changed while it was being read; start again with --restart")
+
+    def _kept(self, line_id: str | int, number: int, answer: Result | KamadoError) -> Mapping[str, Any]:
+        if isinstance(answer, Result):
+            try:
+                return self._answers.keep(line_id, answer)
+            except InvalidRequest as error:
+                answer = error
+        return self._answers.failed(line_id, f"line {number}: {answer}")
 
     def finish(self) -> Summary:
         """Write the results in input order. Raises GenerationFailed if lines have no answer yet."""
@@ -195,7 +255,7 @@ class Batch:
         for line in source.lines():
             is_answered = self._journal.has(line.number, line.digest)
             try:
-                request = parse_line(line)
+                request = parse_line(line, self._answers.options)
                 _claim(seen, request.id, line.number)
             except InvalidRequest as error:
                 line_id = error.line_id if isinstance(error, LineError) else None
@@ -203,14 +263,15 @@ class Batch:
                     seen.setdefault(str(line_id), line.number)
                 if not is_answered:
                     named = line_id if line_id is not None else f"line-{line.number}"
-                    self._answer(line, failed_result(named, line.number, error), on_progress)
+                    self._answer(line, self._answers.failed(named, f"line {line.number}: {error}"), on_progress)
                 continue
             if is_answered:
                 continue
             self._flying[position] = (line, request.id)
             position += 1
             given = {name: value for name, value in request.options.items() if value is not None}
-            yield {"seed": line_seed(self._seed, line.number), **self._defaults, **given}
+            seed = self._answers.seed(line_seed(self._seed, line.number))
+            yield {"seed": seed, **self._defaults, **given}
 
     def _answer(self, line: InputLine, result: Mapping[str, Any], on_progress: Callable[[Progress], None]) -> None:
         self._journal.add(line.number, line.digest, result)
@@ -244,46 +305,3 @@ def line_seed(seed: int, number: int) -> int:
     """Seed of a line that gives none: the same however often the batch was interrupted. [0, 2**63)"""
     digest = hashlib.sha256(f"kamado batch {seed} line {number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def ok_result(line_id: str | int, result: Result) -> dict[str, Any]:
-    """The line of results.jsonl for an answer. What depends on chance (timings, cache hits, request ids) is left out,
-    so that an interrupted batch and an undisturbed one give the same file."""
-    document: dict[str, Any] = {
-        "id": line_id,
-        "status": "ok",
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "error": None,
-        "usage": {
-            "prompt_tokens": result.usage.prompt_tokens,
-            "completion_tokens": result.usage.completion_tokens,
-            "total_tokens": result.usage.total_tokens,
-        },
-        "recipe": dict(result.recipe),
-    }
-    if len(result.choices) > 1 or result.logprobs is not None:
-        document["choices"] = [choice_document(choice) for choice in result.choices]
-    return document
-
-
-def failed_result(line_id: str | int | None, number: int, error: KamadoError) -> dict[str, Any]:
-    """The line of results.jsonl for a line that could not be answered."""
-    message = f"line {number}: {error}"
-    return {"id": line_id, "status": "failed", "text": None, "error": message, "usage": None, "recipe": None}
-
-
-def choice_document(choice: Choice) -> dict[str, Any]:
-    """One of several answers, as JSON."""
-    document = asdict(choice)
-    if choice.logprobs is None:
-        del document["logprobs"]
-    else:
-        document["logprobs"] = [
-            {**_logprob(token.chosen), "top": [_logprob(other) for other in token.top]} for token in choice.logprobs
-        ]
-    return document
-
-
-def _logprob(token: Any) -> dict[str, Any]:
-    return {"token_id": token.token_id, "text": token.text, "logprob": max(token.logprob, MIN_LOGPROB)}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kamado.batch.lines import InputLine, LineError, parse_line
+from kamado.batch.texts import TextAnswers
 from kamado.errors import InvalidRequest
 
 CHAT = "/v1/chat/completions"
@@ -18,7 +19,7 @@ TEXT = "/v1/completions"
 
 def parse(url: str, body: Any, **line: Any) -> Any:
     document = {"custom_id": "c1", "method": "POST", "url": url, "body": body, **line}
-    return parse_line(InputLine(1, "d", json.dumps(document).encode()))
+    return parse_line(InputLine(1, "d", json.dumps(document).encode()), TextAnswers().options)
 
 
 def test_chat() -> None:
@@ -84,7 +85,7 @@ _values = _json | st.sampled_from(["POST", CHAT, TEXT]) | _body
 @given(st.dictionaries(_names, _values))
 def test_any_json_object_is_a_request_or_a_typed_error(document: dict[str, Any]) -> None:
     try:
-        request = parse_line(InputLine(1, "d", json.dumps(document).encode()))
+        request = parse_line(InputLine(1, "d", json.dumps(document).encode()), TextAnswers().options)
     except InvalidRequest:
         return
     assert isinstance(request.id, (str, int))
@@ -94,4 +95,4 @@ def test_any_json_object_is_a_request_or_a_typed_error(document: dict[str, Any])
 @given(st.binary())
 def test_any_bytes_are_a_request_or_a_typed_error(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        parse_line(InputLine(1, "d", b"\x00" + data))
+        parse_line(InputLine(1, "d", b"\x00" + data), TextAnswers().options)

@@ -1,0 +1,118 @@
+"""Batches of pictures: what a line asks for, the files of its answer, and the line of results.jsonl.
+
+A picture is on the disk, whole, before the journal knows of it. Killed in between, the line is answered again, into the
+same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..picture_requests import ALIASES, PICTURE_OPTION_NAMES
+from ..requests import TEXT_OPTION_NAMES
+from ..results import Result
+from .openai_lines import is_openai_line
+
+MEDIA_NAME = "media"
+FORMATS = ("png", "webp", "jpg")
+_FILES = frozenset({"image", "mask", "control"})
+_PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9_])?", re.ASCII)
+_SLUG_CHARACTERS = 40
+
+
+class PictureAnswers:
+    """See kamado.batch.runner.Answers."""
+
+    def __init__(self, folder: Path, inputs: Path, file_format: str = "png") -> None:
+        """`folder` is the batch's; relative paths of input pictures start from `inputs`; `file_format`: see FORMATS."""
+        self._folder = folder
+        self._inputs = inputs
+        self._format = file_format
+        self.identity: Mapping[str, Any] = {"makes": "image", "format": file_format}
+
+    def options(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See Answers. Names that are nobody's go to the model's pipeline, which judges them."""
+        if is_openai_line(document):
+            raise InvalidRequest(
+                'OpenAI lines ask for text, and this model makes pictures; write {"id", "prompt", ...}'
+            )
+        options = {key: value for key, value in document.items() if key != "id"}
+        for name in options:
+            if name in TEXT_OPTION_NAMES - PICTURE_OPTION_NAMES:
+                raise InvalidRequest(f"{name} is for text models, and this model makes pictures")
+            if not name.isidentifier() or name in ("self", "preview_every"):
+                raise InvalidRequest(f"unknown option: {name[:200]}")
+        return {
+            name: self._located(value) if ALIASES.get(name, name) in _FILES else value
+            for name, value in options.items()
+        }
+
+    def seed(self, number: int) -> int:
+        """See Answers. 32 bits are enough, and fit into the programs that people use."""
+        return number >> 31
+
+    def prepare(self, is_new: bool) -> None:
+        """See Answers."""
+        media = self._folder / MEDIA_NAME
+        if not media.is_dir():
+            return
+        if is_new and any(not path.name.startswith(".") for path in media.iterdir()):
+            raise InvalidRequest(f"{media} has files of no batch; give another folder, or --restart to write there")
+        for path in media.glob(".*.part"):  # what a kill left half written
+            path.unlink()
+
+    def keep(self, line_id: str | int, result: Result) -> dict[str, Any]:
+        """See Answers. Writes the pictures."""
+        from ..media.pictures import save_picture
+
+        (self._folder / MEDIA_NAME).mkdir(exist_ok=True)
+        files = []
+        for index, image in enumerate(result.images):
+            number = f".{index + 1}" if len(result.images) > 1 else ""
+            name = f"{MEDIA_NAME}/{safe_name(line_id)}{number}.{self._format}"
+            save_picture(image, self._folder / name, result.picture_recipe(index))
+            files.append(name)
+        return {
+            "id": line_id,
+            "status": "ok",
+            "files": files,
+            "seeds": list(result.seeds),
+            "error": None,
+            "recipe": dict(result.recipe),
+        }
+
+    def failed(self, line_id: str | int, message: str) -> dict[str, Any]:
+        """See Answers."""
+        return {"id": line_id, "status": "failed", "files": [], "seeds": [], "error": message, "recipe": None}
+
+    def _located(self, value: Any) -> Any:
+        """Paths from where the input file lies; data URLs and what is no text stay as they are."""
+        if isinstance(value, list):
+            return [self._located(item) for item in value]
+        if not isinstance(value, str) or "://" in value[:16] or value[:5].lower() == "data:":
+            return value
+        return str(self._inputs / value)
+
+
+def safe_name(line_id: str | int) -> str:
+    """A file's name for an id from a stranger: the id itself if it is short and plain, else what is plain of it, a dot,
+    and 12 digits of its hash. Different ids have different names, also where upper and lower case are the same."""
+    text = str(line_id)
+    if _PLAIN.fullmatch(text):
+        return text
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower(), flags=re.ASCII).strip("-")[:_SLUG_CHARACTERS].strip("-")
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{plain or 'line'}.{digest}"
+
+
+def files_of(result: Mapping[str, Any]) -> Iterator[str]:
+    """The files, relative to the batch's folder, that an answer says it has; nothing outside of its media folder."""
+    files = result.get("files")
+    for name in files if isinstance(files, list) else ():
+        if isinstance(name, str) and re.fullmatch(rf"{MEDIA_NAME}/[a-z0-9][a-z0-9_.-]*", name, re.ASCII):
+            yield name
