@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from .errors import UnsupportedCheckpoint as UnsupportedCheckpoint
     from .events import Event as Event
     from .events import Finished as Finished
+    from .events import Media as Media
+    from .events import Preview as Preview
+    from .events import Progress as Progress
     from .events import Started as Started
     from .events import Token as Token
     from .jobs import Job as Job
     from .memory.devices import devices as devices
+    from .replaying import Replay as Replay
+    from .replaying import replay as replay
     from .results import Result as Result
 
     __version__: str
@@ -48,9 +53,10 @@ _HOMES = {
         "UnsafeCheckpoint",
         "UnsupportedCheckpoint",
     ),
-    ".events": ("Event", "Finished", "Started", "Token"),
+    ".events": ("Event", "Finished", "Media", "Preview", "Progress", "Started", "Token"),
     ".jobs": ("Job",),
     ".memory.devices": ("devices",),
+    ".replaying": ("Replay", "replay"),
     ".results": ("Result",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -51,8 +51,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[Path]:
-    """A path for a new file: `path`, or, where a file has that name, `name-2.png`, `name-3.png`, ... The name is taken at
-    once, with an empty file, so that nobody else's is overwritten; that vanishes if the body raises."""
+    """A path for a new file: `path`, or, where a file has that name, `name-2.png`, `name-3.png`, ...
+
+    The name is taken at once, with an empty file, so that nobody's is overwritten; that vanishes if the body raises."""
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     claim = path
     while not _create(claim):

@@ -9,9 +9,9 @@ from .pictures import picture_digest
 
 
 def described_inputs(pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"image": {"sha256"}, ...}` of opened pictures (see `open_picture`) by option name: what a recipe has as `inputs`.
+    """`{"image": {"sha256"}, ...}` of opened pictures (see `open_picture`) by option name: the `inputs` of a recipe.
 
-    Several pictures of one option are a list of such facts; None is left out. The hash is that of the upright pixels, so
+    Several pictures of one option are a list of such facts; None is left out. The hash is that of the upright pixels:
     a copy in another lossless format is the same input.
     """
     return {name: _described(value) for name, value in pictures.items() if value is not None}
