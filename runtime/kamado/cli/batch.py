@@ -9,12 +9,15 @@ from typing import Any
 
 import click
 
-from ..batch.runner import Batch, Progress, Summary, open_batch
+from ..batch.pictures import FORMATS, PictureAnswers
+from ..batch.runner import Answers, Batch, Progress, Summary, kind_of_batch, open_batch
+from ..batch.texts import TextAnswers
 from ..errors import InvalidRequest
 from ..memory.devices import resolve_device
 from ..units import format_seconds
-from .common import LoadOptions, Output, common_options, model_options, text_options
-from .loading import loaded_model
+from .common import LoadOptions, Output, common_options, model_options, picture_options, text_options
+from .kinds import as_typed, check_values, opened, options_for
+from .loading import loaded_model, what_it_makes
 
 FAILED = 1
 
@@ -23,10 +26,12 @@ FAILED = 1
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT.jsonl", type=click.Path(path_type=Path))
 @click.option("-o", "folder", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where results go.")
+@click.option("--format", "file_format", type=click.Choice(FORMATS), help="Of picture files.  [png]")
 @click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Requests in flight at once.")
 @click.option("--restart", is_flag=True, help="Throw the answers of an earlier run in DIR away.")
 @click.option("--retry-failed", is_flag=True, help="Run the lines that failed once more.")
 @text_options
+@picture_options
 @model_options
 @common_options
 @click.pass_context
@@ -36,14 +41,16 @@ def batch(
     input_path: Path,
     folder: Path,
     *,
+    file_format: str | None,
     concurrency: int | None,
     restart: bool,
     retry_failed: bool,
     text: dict[str, Any],
+    picture: dict[str, Any],
     load: LoadOptions,
     out: Output,
 ) -> None:
-    """Answer every line of INPUT.jsonl into DIR/results.jsonl, in input order.
+    """Answer every line of INPUT.jsonl into DIR/results.jsonl, in input order; pictures into DIR/media.
 
     A line is {"id": "a1", "prompt": "..."} or {"id": "a1", "messages": [...]} with any generation option, or an OpenAI
     batch line. Options given here hold for lines that do not give them. Killed or interrupted, the same command goes on
@@ -52,9 +59,15 @@ def batch(
 
     Exit status: 0 if every line has an answer, 1 if some failed.
     """
+    check_values(text, picture)
+    if not input_path.is_file():
+        raise InvalidRequest(f"cannot read {input_path}: {'it is a folder' if input_path.is_dir() else 'no such file'}")
     if folder.exists() and not folder.is_dir():
         raise InvalidRequest(f"{folder} is a file; -o names the folder for the results")
-    seed = text.pop("seed", 0)
+    finished = None if restart or retry_failed else kind_of_batch(folder)
+    kind, options = options_for([finished] if finished else what_it_makes(model, load, out), model, text, picture)
+    answers = _answers(kind, model, folder, input_path, file_format)
+    seed = options.pop("seed", 0)
     identity = {
         "model": model,
         "device": _device_identity(load.device),
@@ -66,10 +79,11 @@ def batch(
         input_path,
         folder,
         identity=identity,
-        defaults=text,
+        defaults=_located(options),
         seed=seed,
         restart=restart,
         retry_failed=retry_failed,
+        answers=answers,
     ) as work:
         earlier, seconds = work.progress.answered, 0.0
         if earlier and not work.is_answered:
@@ -77,9 +91,23 @@ def batch(
         if not work.is_answered:
             seconds = _run(work, model, load, concurrency, out)
         summary = work.finish()
-    _report(summary, work.progress, earlier, seconds, out)
+    _report(summary, work.progress, earlier, seconds, out, kind)
     if summary.failed:
         ctx.exit(FAILED)
+
+
+def _answers(kind: str, model: str, folder: Path, input_path: Path, file_format: str | None) -> Answers:
+    if kind == "image":
+        return PictureAnswers(folder, input_path.parent, file_format or FORMATS[0])
+    if file_format is not None:
+        raise InvalidRequest(f"--format is for picture models, and {model} makes text")
+    return TextAnswers()
+
+
+def _located(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for the journal: input pictures, which can be opened, by paths that hold from any folder."""
+    opened(options)
+    return as_typed(options, lambda path: str(Path(path).absolute()))
 
 
 def _device_identity(name: str) -> str:
@@ -96,8 +124,7 @@ def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, ou
             with out.progress(work.progress.total, "batch", unit="lines") as update:
 
                 def show(progress: Progress) -> None:
-                    speed = progress.completion_tokens / max(time.monotonic() - started, 1e-3)
-                    update(progress.answered, detail=f"{speed:.1f} tokens/s")
+                    update(progress.answered, detail=_speed(progress, time.monotonic() - started))
 
                 update(work.progress.answered)
                 work.run(loaded, concurrency=concurrency, on_progress=show)
@@ -108,8 +135,13 @@ def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, ou
         raise
 
 
-def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, out: Output) -> None:
-    speed = progress.completion_tokens / seconds if seconds > 0 else 0.0
+def _speed(progress: Progress, seconds: float) -> str:
+    made, unit = (progress.pictures, "pictures") if progress.pictures else (progress.completion_tokens, "tokens")
+    return f"{made / seconds if seconds > 0 else 0.0:.1f} {unit}/s"
+
+
+def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, out: Output, kind: str) -> None:
+    made, unit = (progress.pictures, "pictures") if kind == "image" else (progress.completion_tokens, "tokens")
     out.json(
         {
             "results": str(summary.results),
@@ -117,7 +149,7 @@ def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, 
             "ok": summary.ok,
             "failed": summary.failed,
             "answered_earlier": earlier,
-            "completion_tokens": progress.completion_tokens,
+            "pictures" if kind == "image" else "completion_tokens": made,
             "seconds": round(seconds, 3),
         }
     )
@@ -125,9 +157,7 @@ def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, 
         out.note("the input has no lines, so there are no results")
     done_now = summary.total - earlier
     if done_now:
-        out.note(
-            f"{done_now} lines in {format_seconds(seconds)}, {progress.completion_tokens} tokens, {speed:.1f} tokens/s"
-        )
+        out.note(f"{done_now} lines in {format_seconds(seconds)}, {made} {unit}, {_speed(progress, seconds)}")
     if summary.failed:
         out.note(f"{summary.failed} of {summary.total} lines failed; their errors are in the results")
     out.line(str(summary.results))

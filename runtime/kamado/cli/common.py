@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import click
 
+from ..checkpoint.strict_json import unique_pairs
 from ..errors import InvalidRequest
+from ..picture_requests import ALIASES
 from .output import Output, Update
 
-__all__ = ["CliState", "LoadOptions", "Output", "Update", "common_options", "model_options", "text_options"]
+__all__ = [
+    "CliState",
+    "LoadOptions",
+    "Output",
+    "Update",
+    "common_options",
+    "model_options",
+    "picture_options",
+    "text_options",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -125,7 +138,8 @@ _TEXT_NAMES = (
 
 
 def text_options(command: Command) -> Command:
-    """Adds the generation options of text models; calls with `text: dict` of those that were given, checked."""
+    """Adds the generation options of text models, and those of all models (`SHARED`); calls with `text: dict` of those
+    that were given. Their values are for `kinds.check_values` to judge."""
 
     @functools.wraps(command)
     def wrapper(
@@ -141,7 +155,6 @@ def text_options(command: Command) -> Command:
             text["ignore_eos"] = True
         if raw:
             text["chat"] = False
-        check_text_options(text)
         return command(*args, text=text, **kwargs)
 
     options = [
@@ -166,7 +179,7 @@ def text_options(command: Command) -> Command:
         ),
         click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
         click.option("--seed", type=int, metavar="N", help="Makes draws repeatable."),
-        click.option("--n", type=int, metavar="N", help="Number of answers."),
+        click.option("--n", type=int, metavar="N", help="Number of answers, or of pictures."),
         click.option("--logprobs", type=int, metavar="N", help="Report log-probabilities and N alternatives (--json)."),
         click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token."),
         click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template."),
@@ -185,8 +198,64 @@ def parse_bias(item: str) -> tuple[int, float]:
         raise InvalidRequest(f"--logit-bias {item!r}: write it as TOKEN_ID=NUMBER, like 42=-100") from None
 
 
-def check_text_options(text: Mapping[str, Any]) -> None:
-    """Find impossible values before a model is loaded for them. Raises InvalidRequest."""
-    from ..requests import resolve_text_options
+_PICTURE_NAMES = ("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "control")
+_OWN_PLACE = {"self": "not an option", "prompt": "an argument", "seed": "--seed", "n": "--n"}
 
-    resolve_text_options({**text, "prompt": "x"})
+
+def picture_options(command: Command) -> Command:
+    """Adds the generation options of picture models; calls with `picture: dict` of those that were given. `image` is a
+    list of paths, `mask` and `control` are paths. Values are for `kinds.check_values` to judge."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, image: tuple[Path, ...], named: tuple[str, ...], **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in _PICTURE_NAMES}
+        picture: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        if image:
+            picture["image"] = list(image)
+        for item in named:
+            name, value = parse_named(item)
+            if name in picture:
+                raise InvalidRequest(f"--option {name}: {name} was given already")
+            picture[name] = value
+        return command(*args, picture=picture, **kwargs)
+
+    file = click.Path(path_type=Path)
+    options = [
+        click.option("--width", type=int, metavar="PIXELS", help="Of a picture.  [the model's own]"),
+        click.option("--height", type=int, metavar="PIXELS", help="Of a picture.  [the model's own]"),
+        click.option("--steps", type=int, metavar="N", help="Denoising steps of a picture."),
+        click.option("--guidance", type=float, metavar="X", help="How closely a picture follows the prompt."),
+        click.option("--negative", metavar="TEXT", help="What a picture should not show."),
+        click.option("--scheduler", metavar="NAME", help="Sampler of a picture: euler, dpm++-karras, ..."),
+        click.option("--image", type=file, multiple=True, metavar="FILE", help="Input picture. Repeatable."),
+        click.option("--mask", type=file, metavar="FILE", help="White where the input picture is painted anew."),
+        click.option("--strength", type=float, metavar="X", help="How much of the input picture is replaced: 0 to 1."),
+        click.option("--control", type=file, metavar="FILE", help="Edges, depth or a pose that a picture keeps to."),
+        click.option(
+            "--option", "named", multiple=True, metavar="NAME=JSON",
+            help="An option of the model's pipeline under its own name, like class_labels=[3]. Repeatable.",
+        ),
+    ]  # fmt: skip
+    return _apply(wrapper, options)  # type: ignore[return-value]
+
+
+def parse_named(item: str) -> tuple[str, Any]:
+    """`"class_labels=[3]"` -> `("class_labels", [3])`. Raises InvalidRequest."""
+    name, separator, text = item.partition("=")
+    if not separator or not name.isidentifier():
+        raise InvalidRequest(f"--option {item!r:.80}: write it as NAME=JSON, like class_labels=[3]")
+    if name in _OWN_PLACE:
+        raise InvalidRequest(f"--option {name} cannot be used: it is {_OWN_PLACE[name]}")
+    try:
+        value = json.loads(text, object_pairs_hook=unique_pairs, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            f"--option {name}: {text!r:.80} is not JSON; write a number, a list, true, or '\"text\"' in both quotes"
+        ) from None
+    if value is None:
+        raise InvalidRequest(f"--option {name}=null says nothing; leave it out")
+    return ALIASES.get(name, name), value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ..errors import ContextOverflow, InvalidRequest, KamadoError
 from ..events import Event, Finished, Token
 from ..files import replacing
-from .common import check_text_options
+from .kinds import check_text_options
 from .speed import Speed
 
 HELP = """\

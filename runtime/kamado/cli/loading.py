@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.types import Progress
 from ..units import format_bytes, format_seconds
 from .common import LoadOptions
 from .output import Output
@@ -21,6 +22,33 @@ def open_runtime(load: LoadOptions) -> Runtime:
     from ..api import Runtime
 
     return Runtime(device=load.device, memory=load.memory, deterministic=load.deterministic)
+
+
+def what_it_makes(reference: str, load: LoadOptions, out: Output) -> Sequence[str]:
+    """What the model makes (`text`, `image`), by its headers. Pulls it, under a bar, if it is not here.
+
+    Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
+    from ..checkpoint.inspect import inspect
+    from ..families import find
+
+    with pull_bar(out, f"pull {reference}") as progress:
+        checkpoint = inspect(reference, offline=load.offline, progress=progress, detail=out.detail)
+    return find(checkpoint).makes(checkpoint)
+
+
+@contextmanager
+def pull_bar(out: Output, label: str) -> Iterator[Progress]:
+    """A bar that appears with the first report: before that, nobody knows whether there is anything to wait for."""
+    with ExitStack() as stack:
+        update: Any = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal update
+            if update is None:
+                update = stack.enter_context(out.progress(total or None, label))
+            update(done, total or None)
+
+        yield progress
 
 
 @contextmanager

@@ -34,6 +34,18 @@ def read_prompt(argument: str | None, *, raw: bool, out: Output) -> str:
     return prompt
 
 
+def read_picture_prompt(argument: str | None, out: Output) -> str | None:
+    """The prompt of a picture: the argument, else piped stdin without the line ends at its end. None if there is
+    neither: some models need none. Raises InvalidRequest if it is not text."""
+    if argument is not None:
+        check_text("PROMPT", argument)
+        return argument
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None or not _is_file_or_pipe(stream):
+        return None
+    return _read_text(stream, out, patient=False).rstrip("\r\n") or None
+
+
 def check_text(name: str, text: str) -> None:
     """Raise InvalidRequest unless the argument is text: Python has lone surrogates for bytes that are not UTF-8."""
     try:
@@ -55,7 +67,7 @@ def _read_text(stream: BinaryIO, out: Output, *, patient: bool) -> str:
     if stream.isatty():
         out.passing("type the prompt; Ctrl-D on a line of its own ends it")
     elif not patient and not _has_data(stream):
-        out.note("waiting for the rest of the prompt on stdin; redirect it from /dev/null if there is none")
+        out.note("waiting for a prompt on stdin; redirect it from /dev/null if there is none")
     data = stream.read(MAX_STDIN_BYTES + 1)
     if len(data) > MAX_STDIN_BYTES:
         raise InvalidRequest(f"the prompt on stdin is longer than {MAX_STDIN_BYTES >> 20} MiB; give less")

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..batch.runner import choice_document
+from ..batch.texts import choice_document
 from ..errors import InvalidRequest
 from ..events import Event, Finished, Token
 from ..files import replacing
 from ..units import format_seconds
-from .common import LoadOptions, Output, common_options, model_options, text_options
-from .loading import loaded_model
-from .prompt import check_text, read_prompt
+from .common import LoadOptions, Output, common_options, model_options, picture_options, text_options
+from .kinds import check_values, options_for
+from .loading import loaded_model, what_it_makes
+from .pictures import run_pictures
+from .prompt import read_prompt
 from .speed import Speed
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 @click.argument("prompt", required=False)
 @click.option("-o", "path", metavar="FILE", type=click.Path(path_type=Path), help="Write the answer to a file.")
 @text_options
+@picture_options
+@click.option(
+    "--preview", "previews", metavar="DIR", type=click.Path(path_type=Path), help="Write unfinished pictures there."
+)
 @model_options
 @common_options
 def run(
@@ -37,38 +43,53 @@ def run(
     *,
     path: Path | None,
     text: dict[str, Any],
+    picture: dict[str, Any],
+    previews: Path | None,
     load: LoadOptions,
     out: Output,
 ) -> None:
-    """Generate with MODEL. Without PROMPT, stdin is the prompt; on a terminal, chat.
+    """Generate with MODEL: text or pictures, as it makes. Options of the other kind are an error.
 
-    With PROMPT and piped stdin, stdin follows the prompt as a document. Several answers (--n) are separated by lines
-    `--- 2 ---`.
+    Text goes to stdout. Without PROMPT, stdin is the prompt; on a terminal, chat. With PROMPT and piped stdin, stdin
+    follows the prompt as a document. Several answers (--n) are separated by lines `--- 2 ---`.
+
+    Pictures go to FILE (.png, .webp or .jpg; several to FILE-1, FILE-2, ...), or to new files in the current folder,
+    and their paths to stdout. Each holds its recipe: `kamado replay` makes it again.
     """
-    for name in ("system", "stop"):
-        check_text(f"--{name}", "".join(text.get(name, "")))
+    check_values(text, picture)
     if path is not None and not path.parent.is_dir():
         raise InvalidRequest(f"-o {path}: there is no folder {path.parent}")
     if path is not None and path.is_dir():
         raise InvalidRequest(f"-o {path} is a folder; give the name of a file")
+    kind, options = options_for(what_it_makes(model, load, out), model, text, picture)
+    if kind == "image":
+        run_pictures(model, prompt, path=path, previews=previews, options=options, load=load, out=out)
+        return
+    if previews is not None:
+        raise InvalidRequest(f"--preview is for picture models, and {model} makes text")
     if prompt is None and _is_terminal(sys.stdin) and out.is_terminal and path is None and not out.is_json:
         from .chat import chat
 
-        chat(model, text, load, out)
+        chat(model, options, load, out)
         return
-    asked = read_prompt(prompt, raw=text.get("chat") is False, out=out)
+    _run_text(model, read_prompt(prompt, raw=text.get("chat") is False, out=out), path, options, load, out)
+
+
+def _run_text(
+    model: str, asked: str, path: Path | None, options: dict[str, Any], load: LoadOptions, out: Output
+) -> None:
     with loaded_model(model, load, out) as (_, loaded):
         if out.is_json or path is not None:
-            result = loaded.generate(asked, **text)
-            out.json(result_document(model, asked, text, result))
+            result = loaded.generate(asked, **options)
+            out.json(result_document(model, asked, options, result))
             if path is not None:
                 _write(path, result, out)
             out.detail(f"{result.usage.completion_tokens} tokens in {format_seconds(result.timings.total_s)}")
         else:
-            speed = show_stream(loaded.stream(asked, **text), text.get("n", 1), out)
+            speed = show_stream(loaded.stream(asked, **options), options.get("n", 1), out)
             for line in speed.lines():
                 out.detail(line)
-            if "length" in speed.reasons and "max_tokens" not in text:
+            if "length" in speed.reasons and "max_tokens" not in options:
                 out.note("the answer was cut: the model's context is full")
 
 

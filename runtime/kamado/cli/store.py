@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..checkpoint.types import Checkpoint, Progress
+from ..checkpoint.types import Checkpoint
 from ..errors import InvalidRequest, ModelNotFound, UnsupportedCheckpoint
 from ..units import format_bytes
 from .common import Output, common_options
+from .loading import pull_bar
 
 _MAX_SHOWN_FILES = 12
 
@@ -26,7 +25,7 @@ def pull(model: str, update: bool, out: Output) -> None:
     """Bring MODEL to this machine. Stopped at any moment and started again, it goes on where it was."""
     from ..checkpoint.resolve import resolve
 
-    with _bar(out, f"pull {model}") as progress:
+    with pull_bar(out, f"pull {model}") as progress:
         path = resolve(model, update=update, progress=progress, detail=out.detail)
     out.line(str(path))
     out.json({"model": model, "path": str(path), **_entry_facts(model)})
@@ -144,7 +143,7 @@ def verify(models: tuple[str, ...], out: Output) -> None:
     bad: list[str] = []
     rows = []
     for entry in entries:
-        with _bar(out, f"verify {entry.reference}") as progress:
+        with pull_bar(out, f"verify {entry.reference}") as progress:
             faults = verify_entry(entry, progress=progress)
         rows.append({
             "reference": entry.reference, "id": entry.id, "ok": not faults,
@@ -184,21 +183,6 @@ def convert_pickle(source: Path, folder: Path, out: Output) -> None:
 
 
 COMMANDS: list[click.Command] = [pull, list_models, show, rm, verify, convert_pickle]
-
-
-@contextmanager
-def _bar(out: Output, label: str) -> Iterator[Progress]:
-    """A bar that appears with the first report: before that, nobody knows whether there is anything to wait for."""
-    with ExitStack() as stack:
-        update: Any = None
-
-        def progress(done: int, total: int) -> None:
-            nonlocal update
-            if update is None:
-                update = stack.enter_context(out.progress(total or None, label))
-            update(done, total or None)
-
-        yield progress
 
 
 def _entry(model: str) -> Any:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from fake_model import FakeModel, FakeRuntime
-from kamado.cli import loading, plan
+from fake_pictures import FakePictureModel
+from kamado.cli import batch, loading, plan, replay, run
 from kamado.cli.main import main
 
 
@@ -31,11 +32,20 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     fake = FakeRuntime()
     for module in (loading, plan):
         monkeypatch.setattr(module, "open_runtime", lambda load: fake)
+    for module in (batch, replay, run):
+        monkeypatch.setattr(module, "what_it_makes", lambda reference, load, out: fake.model.capabilities)
     return fake
 
 
 @pytest.fixture
 def model(runtime: FakeRuntime) -> FakeModel:
+    return runtime.model
+
+
+@pytest.fixture
+def pictures(runtime: FakeRuntime) -> FakePictureModel:
+    """The fake runtime's model, which makes pictures."""
+    runtime.model = FakePictureModel()
     return runtime.model
 
 

@@ -219,6 +219,7 @@ def test_ctrl_c_and_ctrl_d_at_the_prompt() -> None:
     assert len(model.requests) == 2
 
 
+@pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("options", [("--n", "2"), ("--logprobs", "1"), ("--raw",)])
 def test_options_that_make_no_sense_in_a_chat(options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kamado.cli.run._is_terminal", lambda stream: True)

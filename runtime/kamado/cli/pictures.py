@@ -1,0 +1,165 @@
+"""`kamado run` with a model that makes pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequest
+from ..events import Event, Preview, Progress
+from ..files import claimed
+from ..results import Result, numbered_paths
+from ..units import format_seconds
+from .common import LoadOptions, Output
+from .kinds import as_typed, opened
+from .loading import loaded_model
+from .prompt import read_picture_prompt
+
+if TYPE_CHECKING:
+    from ..api import Model
+
+_MAX_SLUG_BYTES = 60
+
+
+def run_pictures(
+    model: str,
+    prompt: str | None,
+    *,
+    path: Path | None,
+    previews: Path | None,
+    options: Mapping[str, Any],
+    load: LoadOptions,
+    out: Output,
+) -> None:
+    """Make pictures, write them, say where. `path` None: named files in the current folder. Raises InvalidRequest
+    before anything is loaded where a file cannot be read or written, and what loading and generating raise."""
+    asked = read_picture_prompt(prompt, out)
+    check_target(path or Path("x.png"), options.get("n", 1))
+    if previews is None and "preview_every" in options:
+        raise InvalidRequest("preview_every says how often previews are written; --preview DIR says where")
+    given = opened(options)
+    if previews is not None:
+        given.setdefault("preview_every", 1)
+        _make_folder(previews)
+    with loaded_model(model, load, out) as (_, loaded):
+        result = make(loaded, asked, given, out, previews=previews)
+    files = _save(result, path, slug(asked or "") or slug(Path(model).name) or "picture")
+    for file in files:
+        out.text(f"{file}\n")
+    out.json(_document(model, asked, options, result, files))
+    width, height = result.images[0].size
+    out.detail(
+        f"{len(files)} x {width} x {height} pixels in {format_seconds(result.timings.total_s)}, "
+        f"seed {', '.join(map(str, result.seeds))}"
+    )
+
+
+def make(
+    loaded: Model,
+    prompt: str | None,
+    options: Mapping[str, Any],
+    out: Output,
+    *,
+    previews: Path | None = None,
+) -> Result:
+    """Run one request under a bar of its steps. Leaving it cancels it. Raises what the request failed of."""
+    count = options.get("n", 1)
+    job = loaded.submit(prompt, **options)
+    try:
+        with out.progress(None, "1 picture" if count == 1 else f"{count} pictures", unit="steps") as update:
+            show = Steps(count, update)
+            for event in job.events():
+                show.put(event)
+                if previews is not None and isinstance(event, Preview):
+                    _save_preview(event, previews, count)
+        return job.result()
+    except BaseException:
+        job.cancel()
+        raise
+
+
+class Steps:
+    """Adds up the steps of the pictures of one request."""
+
+    def __init__(self, count: int, update: Callable[[int, int], None]) -> None:
+        self._count = count
+        self._update = update
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def put(self, event: Event) -> None:
+        """One more event."""
+        if isinstance(event, Progress):
+            self._seen[event.index] = event.step, event.total
+            done, totals = map(sum, zip(*self._seen.values(), strict=True))
+            # Pictures that have not begun will take as many as the others.
+            self._update(done, totals + (self._count - len(self._seen)) * event.total)
+
+
+def check_target(path: Path, count: int = 1) -> None:
+    """Raise InvalidRequest unless `count` pictures can be written to `path`."""
+    from ..media.pictures import check_picture_path
+
+    for each in numbered_paths(path, count):
+        check_picture_path(each)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InvalidRequest(f"the folder {path.parent.absolute()} cannot be written to; name a file elsewhere (-o)")
+
+
+def slug(text: str) -> str:
+    """A short piece of a file's name out of any text: lower-case letters and digits of any script, and dashes."""
+    folded = unicodedata.normalize("NFKC", text[: 4 * _MAX_SLUG_BYTES]).lower()
+    plain = re.sub(r"[\W_]+", "-", folded).strip("-")
+    if len(plain.encode("utf-8", "ignore")) <= _MAX_SLUG_BYTES:
+        return plain
+    cut = plain.encode("utf-8", "ignore")[:_MAX_SLUG_BYTES].decode("utf-8", "ignore")
+    return (cut.rpartition("-")[0] or cut).strip("-")
+
+
+def _save(result: Result, path: Path | None, name: str) -> list[Path]:
+    if path is not None:
+        return result.save(path)
+    from ..media.pictures import save_picture
+
+    files = []
+    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        with claimed(Path(f"{name}-{seed}.png")) as file:
+            save_picture(image, file, result.picture_recipe(index))
+        files.append(file)
+    return files
+
+
+def _save_preview(event: Preview, folder: Path, count: int) -> None:
+    """As `preview-0007.png`, or, of the second of several pictures, `preview-2-0007.png`."""
+    from ..media.pictures import open_picture, save_picture
+
+    which = f"{event.index + 1}-" if count > 1 else ""
+    save_picture(open_picture(event.image), folder / f"preview-{which}{event.step:04}.png", None)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InvalidRequest(f"--preview {folder} is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"--preview {folder} cannot be made: {error.strerror}") from error
+    check_target(folder / "preview.png")
+
+
+def _document(
+    model: str, prompt: str | None, options: Mapping[str, Any], result: Result, files: list[Path]
+) -> dict[str, Any]:
+    """What --json prints."""
+    return {
+        "model": model,
+        "request": ({} if prompt is None else {"prompt": prompt}) | as_typed(options),
+        "files": [str(file) for file in files],
+        "seeds": list(result.seeds),
+        "finish_reason": result.finish_reason,
+        "timings": {"queued_s": result.timings.queued_s, "total_s": result.timings.total_s},
+        "recipe": dict(result.recipe),
+    }

@@ -1,0 +1,115 @@
+"""`kamado replay`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..units import format_seconds
+from .common import LoadOptions, Output, common_options, model_options
+from .loading import loaded_model, what_it_makes
+from .pictures import check_target, make
+
+if TYPE_CHECKING:
+    from ..media.compare import Comparison
+    from ..replaying import Replay
+
+NOT_AS_EXPECTED = 1
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.option("-o", "out_path", metavar="OUT", type=_FILE, help="Where to write it.  [FILE-replay]")
+@click.option("--model", metavar="MODEL", help="The model, if it is not where the recipe says.")
+@click.option("--image", type=_FILE, multiple=True, metavar="FILE", help="The input picture, if there was one.")
+@click.option("--mask", type=_FILE, metavar="FILE", help="The mask, if there was one.")
+@click.option("--control", type=_FILE, metavar="FILE", help="The picture of edges or depth, if there was one.")
+@model_options
+@common_options
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    file: Path,
+    *,
+    out_path: Path | None,
+    model: str | None,
+    image: tuple[Path, ...],
+    mask: Path | None,
+    control: Path | None,
+    load: LoadOptions,
+    out: Output,
+) -> None:
+    """Make the picture FILE again from the recipe in it, and say whether every pixel is the same.
+
+    The model is loaded in the precision that it had; --dtype asks for another. A recipe knows input pictures by their
+    hashes, so they must be given.
+
+    Exit status: 0 if it was made, 1 if it differs from FILE although nothing that the recipe knows of is different.
+    """
+    from ..replaying import replayable
+
+    found = replayable(
+        file, out_path, model=model, inputs={"image": list(image) or None, "mask": mask, "control": control}
+    )
+    check_target(out_path or file.with_suffix(".png"))
+    load = replace(
+        load,
+        dtype=load.dtype if load.dtype != "auto" else found.loading.get("dtype", "auto"),
+        quant=load.quant if load.quant != "none" else found.loading.get("quant", "none"),
+    )
+    out.note(f"the recipe in {file} asks {found.reference} for it, with seed {found.options.get('seed', 'unknown')}")
+    with found.explained():
+        makes = what_it_makes(found.reference, load, out)
+    found.check_makes(makes)
+    with loaded_model(found.reference, load, out) as (_, loaded):
+        options = dict(found.options)
+        again = found.finish(make(loaded, options.pop("prompt", None), options, out))
+    out.text(f"{again.path}\n")
+    for line in _verdict(file, again):
+        out.note(line)
+    out.detail(f"made in {format_seconds(again.result.timings.total_s)}")
+    out.json(_document(file, found.reference, again))
+    if not again.as_expected:
+        ctx.exit(NOT_AS_EXPECTED)
+
+
+def _verdict(file: Path, again: Replay) -> list[str]:
+    lines = [f"different now: {difference}" for difference in again.differences]
+    if again.equal:
+        return [*lines, f"equal: every pixel is that of {file}"]
+    if again.equal is None:
+        return [*lines, f"{file} is in a format that loses detail, so whether the pixels are equal cannot be told"]
+    lines.append(f"not equal: {_apart(again.comparison)}")
+    if again.comparison.close:
+        lines.append("that is rounding, as when a picture was made in a batch with others")
+    elif not again.differences:
+        lines.append(f"nothing that the recipe knows of is different: {file} was changed after it was made")
+    return lines
+
+
+def _apart(comparison: Comparison) -> str:
+    if not comparison.same_size:
+        return "the size is another one"
+    pixels = "1 pixel differs" if comparison.different_pixels == 1 else f"{comparison.different_pixels} pixels differ"
+    return f"{pixels}, by up to {comparison.largest} of 255"
+
+
+def _document(file: Path, reference: str, again: Replay) -> dict[str, Any]:
+    """What --json prints."""
+    return {
+        "file": str(file),
+        "model": reference,
+        "files": [str(again.path)],
+        "equal": again.equal,
+        "same_size": again.comparison.same_size,
+        "different_pixels": again.comparison.different_pixels,
+        "largest_difference": again.comparison.largest,
+        "differences": list(again.differences),
+        "seeds": list(again.result.seeds),
+        "timings": {"queued_s": again.result.timings.queued_s, "total_s": again.result.timings.total_s},
+        "recipe": dict(again.result.recipe),
+    }
