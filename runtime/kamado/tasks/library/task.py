@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...contracts import Accepted, Task, Work
-from ...errors import InvalidRequest, KamadoError
+from ...errors import GenerationFailed, InvalidRequest, KamadoError
 from ...events import Event, Finished, FinishReason
 from .coroutine import Coroutine, Ended
 
@@ -84,11 +85,15 @@ class LibraryTask:
         self._num_forwards += 1
         try:
             question = self._coroutine.resume(result)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, KamadoError) or self._num_forwards:
-                raise
+        except (Exception, SystemExit) as error:
+            _forget_locals(error)
+            if isinstance(error, SystemExit):
+                raise GenerationFailed(f"the library wanted to end the program: exit({error.code!r})") from error
             # Libraries check their arguments before they compute.
-            raise InvalidRequest(_first_lines(error)) from error
+            refused = isinstance(error, (ValueError, TypeError)) and not self._num_forwards
+            if refused and not isinstance(error, KamadoError):
+                raise InvalidRequest(_first_lines(error)) from error
+            raise
         events, self._events[:] = list(self._events), []
         if isinstance(question, Ended):
             self.output = question.value
@@ -103,6 +108,15 @@ class LibraryTask:
         self._finished = True
         self._work = None
         return Finished(self.id, reason, index=self.index, error=error, output=self.output)
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Who keeps an error keeps the frames that it came through, and with them all that the code computed with."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _first_lines(error: Exception) -> str:
