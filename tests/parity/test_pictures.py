@@ -101,6 +101,17 @@ def test_alone_and_in_a_mixed_batch(
     assert all(compared.values()), f"not joined: {compared}"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_requests_of_other_seeds_share_every_step(
+    name: str, folders: dict[str, Path], runtime: kamado.Runtime
+) -> None:
+    model = runtime.load(folders[name])
+    model.generate(**tiny.arguments(name), seed=0, n=4)
+    lanes = {lane.rpartition("/")[2]: stats for lane, stats in runtime.stats()["lanes"].items()}
+    (denoiser,) = lanes.keys() & {"unet", "transformer"}
+    assert lanes[denoiser]["mean_batch"] == 4
+
+
 def test_a_pipeline_that_changes_its_models_runs_by_itself(
     folders: dict[str, Path], runtime: kamado.Runtime, tmp_path: Path
 ) -> None:

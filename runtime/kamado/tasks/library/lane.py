@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from ...contracts import Work
 from .compare import rows_differ, same
 from .stacking import Form, Stacker
 from .standin import ModelCall
+
+
+_PIXELS_OF_A_LATENT = 64
+"""An autoencoder encodes pixels and decodes latents; both count in latents."""
 
 
 class ModelLane:
@@ -24,9 +29,11 @@ class ModelLane:
         max_rows: int,
         trusted: bool = False,
         without_effect: frozenset[str] = frozenset(),
+        around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """`step_budget` is in positions (see Form). `trusted`: the model is known to compute each row for itself;
-        others are compared when calls are joined for the first time. `without_effect`: see Stacker."""
+        others are compared when calls are joined for the first time. `without_effect`: see Stacker. Forwards run inside
+        `around(state)`, which puts the shared model into the state that the calls ask for."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -35,22 +42,24 @@ class ModelLane:
         self._trusted = trusted
         self._stacker = Stacker(without_effect)
         self._alone = 0
+        self._around = around
 
-    def work(self, call: ModelCall) -> Work:
-        """The call as a work of this lane."""
+    def work(self, call: ModelCall, state: Hashable = None) -> Work:
+        """The call as a work of this lane. Only calls for the same `state` of the model share forwards."""
         form = None if call.positional else self._stacker.form(call.arguments)
         if form is None:
             self._alone += 1
-            return Work(self.name, ("alone", self._alone), 1, (call, None))
-        key = (type(call.module), call.method, call.autocast, call.settings, form.key)
-        return Work(self.name, key, form.rows * form.positions, (call, form))
+            return Work(self.name, ("alone", self._alone), 1, (call, None, state))
+        key = (type(call.module), call.method, call.autocast, call.settings, form.key, state)
+        return Work(self.name, key, form.rows * form.positions, (call, form, state))
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. A call that is alone is made exactly as the library made it."""
-        calls: list[ModelCall] = [work.payload[0] for work in works]
-        if len(calls) == 1:
-            return [calls[0].run()]
-        forms: list[Form] = [work.payload[1] for work in works]
+        with self._around(works[0].payload[2]):
+            calls: list[ModelCall] = [work.payload[0] for work in works]
+            return [calls[0].run()] if len(calls) == 1 else self._run(calls, [work.payload[1] for work in works])
+
+    def _run(self, calls: Sequence[ModelCall], forms: Sequence[Form]) -> list[Any]:
         rows = [form.rows for form in forms]
         if self._trusted:
             joined = self._joined(calls, rows)

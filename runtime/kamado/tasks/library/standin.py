@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +24,9 @@ _ENTRIES = ("forward", "encode", "decode")
 """Methods that the loop runs, where a class has them. `encode` and `decode` are autoencoders'."""
 _MOVES = ("to", "cuda", "cpu", "xpu", "half", "float", "double", "bfloat16")
 """Methods that would change weights which all requests share."""
+_CONTEXTS = ("cache_context",)
+"""Methods that give caches on the model (diffusers' hooks) a name for the calls inside. No model here has such caches:
+requests would share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +63,9 @@ def stand_in(model: M, divert: Callable[[ModelCall], Any]) -> M:
     """
     views: Views[M]
     replaced = {name: _entry(model, name, lambda: views, divert) for name in _ENTRIES if _is_entry(model, name)}
-    views = Views(model, replaced | dict.fromkeys(_MOVES, lambda *_, **__: views.root))
+    replaced |= dict.fromkeys(_MOVES, lambda *_, **__: views.root)
+    replaced |= dict.fromkeys((name for name in _CONTEXTS if hasattr(model, name)), lambda *_, **__: nullcontext())
+    views = Views(model, replaced)
     return views.root
 
 
