@@ -34,6 +34,8 @@ class LayerShape:
     num_heads: int
     key_dim: int
     value_dim: int
+    window: int | None = None
+    """Tokens that it looks back at most, itself included, wherever in the sequence it is; None: all of them."""
 
     @property
     def values_per_token(self) -> int:

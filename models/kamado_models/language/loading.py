@@ -109,12 +109,14 @@ def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvi
     block_bytes = BLOCK_TOKENS * sum(layer.values_per_token for layer in layers) * model.dtype.itemsize
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
     env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
+    windows = [layer.window for layer in layers if layer.window is not None]
     store = PageStore(layers, num_blocks, BLOCK_TOKENS, model.dtype, plan.device)
     memory = PagedMemory(
         BlockPool(num_blocks),
         BLOCK_TOKENS,
         salt=sha256(env.owner.encode()).digest(),
         share_prefixes=not env.deterministic,
+        window_tokens=max(windows) if len(windows) == len(layers) else None,
     )
     lane = PagedLane(
         f"{env.owner}/lm", model, store, memory, step_budget=env.step_budget or budget, max_rows=env.max_rows or rows

@@ -16,7 +16,7 @@ from kamado.contracts import Work
 from kamado.errors import GenerationFailed
 from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.sampling.sampler import Sampler
-from kamado.sequence import TextStep, TokenSequence
+from kamado.sequence import TextStep
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, PageStore, Rows, Span
 
@@ -108,15 +108,16 @@ class PagedLane:
         singles: list[tuple[list[int], int, int]] = []
         spans: list[Span] = []
         for step in steps:
-            blocks = _blocks(step.sequence)
-            start = step.sequence.num_computed
+            table: BlockTable = step.sequence.state
+            # Without the pages that nothing looks back to a sequence is as a shorter one: windows count from the query.
+            start = step.sequence.num_computed - table.num_past * block_tokens
             length = start + step.num_new
-            pages = blocks[: -(-length // block_tokens)]
+            pages = table.held[: -(-length // block_tokens)]
             if step.num_new == 1:
                 singles.append((pages, length, len(slots)))
             else:
                 spans.append(Span(len(slots), step.num_new, length, self._device, _run(pages) or self._tensor([pages])))
-            slots += [blocks[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
+            slots += [pages[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
         groups = _grouped(singles)
         whole = not spans and len(groups) == 1
         return PackedStep(_run(slots) or self._tensor(slots), [self._rows(group, whole) for group in groups], spans)
@@ -135,11 +136,6 @@ class PagedLane:
 
     def _tensor(self, values: list[Any]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
-
-
-def _blocks(sequence: TokenSequence) -> list[int]:
-    table: BlockTable = sequence.state
-    return table.blocks
 
 
 def _run(numbers: list[int]) -> range | None:

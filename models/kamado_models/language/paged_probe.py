@@ -71,14 +71,20 @@ def _plain(model: Any, tokens: list[int]) -> tuple[Tensor, tuple[LayerShape, ...
     if not isinstance(cache, Cache) or not cache.layers:
         return logits, "no plain key-value cache"
     shapes = []
+    # Chunks begin at certain positions, windows at none, though the cache has one kind of layer for both.
+    chunks = getattr(model.config.get_text_config(), "attention_chunk_size", None)
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             return logits, f"its cache has layers of kind {type(layer).__name__}"
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None or keys.ndim != 4 or values.ndim != 4:
             return logits, "its cache has layers without keys and values"
-        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3]))
+        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], None if chunks else _window(layer)))
     return logits, tuple(shapes)
+
+
+def _window(layer: Any) -> int | None:
+    return int(layer.sliding_window) if isinstance(layer, DynamicSlidingWindowLayer) else None
 
 
 def _packed(model: Any, layers: Sequence[LayerShape], prompts: Sequence[list[int]]) -> list[tuple[int, int, Tensor]]:

@@ -88,12 +88,21 @@ class BlockPool:
         assert sum(name is not None for name in self._name) == len(self._named)
 
 
+_NOT_HELD = -1
+
+
 @dataclass(slots=True)
 class BlockTable:
     """Pages of one sequence, in order, and the hashes of its full pages as far as they are known."""
 
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
+    num_past: int = 0
+    """Leading pages that no token to come looks back to: not held any more, `_NOT_HELD` in `blocks`."""
+
+    @property
+    def held(self) -> list[int]:
+        return self.blocks[self.num_past :]
 
 
 class PagedMemory:
@@ -107,7 +116,18 @@ class PagedMemory:
 
     restart_tokens = None
 
-    def __init__(self, pool: BlockPool, block_tokens: int, *, salt: bytes, share_prefixes: bool = True) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_tokens: int,
+        *,
+        salt: bytes,
+        share_prefixes: bool = True,
+        window_tokens: int | None = None,
+    ) -> None:
+        """`window_tokens`: the furthest that any layer looks back, the token itself included; None: to the beginning.
+        Pages that lie before that for every token to come are given back."""
+        self.window_tokens = window_tokens
         self.pool = pool
         self.block_tokens = block_tokens
         self.share_prefixes = share_prefixes
@@ -122,15 +142,23 @@ class PagedMemory:
         table = sequence.state = BlockTable()
         if not self.share_prefixes:
             return 0
+        known, last_unknown = 0, -1
         for page in range((len(sequence.tokens) - 1) // self.block_tokens):
-            name = self._page_name(table, sequence.tokens, page)
-            block = self.pool.find(name)
+            table.names.append(self._page_name(table, sequence.tokens, page))
+            block = self.pool.find(table.names[page])
             if block is None:
-                break
+                last_unknown = page
+                if self.window_tokens is None:
+                    break
+            table.blocks.append(_NOT_HELD if block is None else block)
+            if self._num_past((page + 1) * self.block_tokens) > last_unknown:
+                known = page + 1
+        del table.blocks[known:], table.names[known:]
+        table.num_past = self._num_past(known * self.block_tokens)
+        table.blocks[: table.num_past] = [_NOT_HELD] * table.num_past
+        for block in table.held:
             self.pool.retain(block)
-            table.blocks.append(block)
-            table.names.append(name)
-        return len(table.blocks) * self.block_tokens
+        return known * self.block_tokens
 
     def acquire(self, sequence: TokenSequence, num_tokens: int) -> bool:
         """See SequenceMemory."""
@@ -149,20 +177,23 @@ class PagedMemory:
         for count, other in enumerate(others):
             if missing <= 0:
                 return count
-            for block in other.state.blocks if other.state is not None else ():
+            for block in other.state.held if other.state is not None else ():
                 holders[block] += 1
                 missing -= holders[block] == self.pool.num_holders(block)
         return len(others) if missing <= 0 else None
 
     def committed(self, sequence: TokenSequence) -> None:
-        """See SequenceMemory: publishes the pages that became full."""
-        if not self.share_prefixes:
-            return
+        """See SequenceMemory: publishes the pages that became full, and gives back those that nothing looks back to."""
         table: BlockTable = sequence.state
-        for page in range(len(table.names), sequence.num_computed // self.block_tokens):
+        full = sequence.num_computed // self.block_tokens if self.share_prefixes else 0
+        for page in range(len(table.names), full):
             name = self._page_name(table, sequence.tokens, page)
             table.names.append(name)
             self.pool.publish(table.blocks[page], name)
+        for page in range(table.num_past, self._num_past(sequence.num_computed)):
+            self.pool.release(table.blocks[page])
+            table.blocks[page] = _NOT_HELD
+            table.num_past = page + 1
 
     def release(self, sequence: TokenSequence) -> None:
         """See SequenceMemory. The last pages are freed first, so that they are also forgotten first."""
@@ -170,13 +201,13 @@ class PagedMemory:
         sequence.state = None
         if table is not None:
             # `take` hands out the least recently released page: the tail of a prefix must go before its head.
-            for block in reversed(table.blocks):
+            for block in reversed(table.held):
                 self.pool.release(block)
 
     def spoil(self, sequence: TokenSequence) -> list[int]:
         """The sequence's state is not fit for use: pages that it alone holds, which nobody will find any more."""
         table: BlockTable = sequence.state
-        own = [block for block in table.blocks if self.pool.num_holders(block) == 1]
+        own = [block for block in table.held if self.pool.num_holders(block) == 1]
         for block in own:
             self.pool.forget(block)
         return own
@@ -199,6 +230,12 @@ class PagedMemory:
             "kv_tokens_total": self.capacity_tokens(),
             "kv_tokens_free": self.pool.num_free * self.block_tokens,
         }
+
+    def _num_past(self, num_computed: int) -> int:
+        """Leading pages that no token from position `num_computed` on looks back to."""
+        if self.window_tokens is None:
+            return 0
+        return max(num_computed + 1 - self.window_tokens, 0) // self.block_tokens
 
     def _page_name(self, table: BlockTable, tokens: Sequence[int], page: int) -> bytes:
         start = page * self.block_tokens

@@ -255,13 +255,15 @@ def test_a_large_request_is_not_overtaken_for_ever() -> None:
     max_rows=st.integers(1, 9),
     share=st.booleans(),
     failing=st.booleans(),
+    window=st.none() | st.integers(1, 30),
 )
 def test_any_schedule_gives_each_request_its_own_answer_once(
-    seed: int, num_blocks: int, step_budget: int, max_rows: int, share: bool, failing: bool
+    seed: int, num_blocks: int, step_budget: int, max_rows: int, share: bool, failing: bool, window: int | None
 ) -> None:
     """Random arrivals, cancellations, faults and too little memory: answers as alone, one end each, nothing kept."""
     rng = random.Random(seed)
-    model = ToyModel(num_blocks=num_blocks, step_budget=step_budget, max_rows=max_rows, share_prefixes=share)
+    memory = {"share_prefixes": share, "window_tokens": window}
+    model = ToyModel(num_blocks=num_blocks, step_budget=step_budget, max_rows=max_rows, **memory)
     if failing:
         model.lane.fail_when = lambda steps: MemoryError() if rng.random() < 0.1 and len(steps) > 1 else None
     capacity = min(100, num_blocks * 4)

@@ -49,18 +49,20 @@ class ToyLane:
 
     def _step(self, step: TextStep) -> Drawn | None:
         sequence = step.sequence
-        slots = [
-            self._slot(sequence.state.blocks, position) for position in range(sequence.num_computed + step.num_new)
-        ]
-        for position in range(sequence.num_computed, sequence.num_computed + step.num_new):
+        length = sequence.num_computed + step.num_new
+        window = self.memory.window_tokens
+        first = 0 if window is None else max(sequence.num_computed + 1 - window, 0)
+        slots = {position: self._slot(sequence.state.blocks, position) for position in range(first, length)}
+        for position in range(sequence.num_computed, length):
             self.slots[slots[position]] = sequence.tokens[position]
-        seen = [self.slots[slot] for slot in slots]
-        assert seen == sequence.tokens[: len(seen)], f"{sequence.id}: its pages hold another sequence's state"
-        assert step.sample == (len(seen) == len(sequence.tokens))
+        seen = [self.slots[slot] for slot in slots.values()]
+        assert seen == sequence.tokens[first:length], f"{sequence.id}: its pages hold another sequence's state"
+        assert step.sample == (length == len(sequence.tokens))
         return Drawn(next_token(sequence.tokens, sequence.seed, sequence.index)) if step.sample else None
 
     def _slot(self, blocks: list[int], position: int) -> int:
         size = self.memory.block_tokens
+        assert blocks[position // size] >= 0, "a page was given back too early"
         return blocks[position // size] * size + position % size
 
 

@@ -58,9 +58,14 @@ def _check(memory: Any, rng: random.Random) -> None:
     memory.check_integrity()
 
 
-@given(seed=st.integers(0, 2**32), num_blocks=st.integers(1, 24), share=st.booleans())
-def test_pages(seed: int, num_blocks: int, share: bool) -> None:
-    memory = PagedMemory(BlockPool(num_blocks), 4, salt=b"test", share_prefixes=share)
+@given(
+    seed=st.integers(0, 2**32),
+    num_blocks=st.integers(1, 24),
+    share=st.booleans(),
+    window=st.none() | st.integers(1, 20),
+)
+def test_pages(seed: int, num_blocks: int, share: bool, window: int | None) -> None:
+    memory = PagedMemory(BlockPool(num_blocks), 4, salt=b"test", share_prefixes=share, window_tokens=window)
     _check(memory, random.Random(seed))
 
 
