@@ -21,6 +21,7 @@ from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
+from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .pipelines import PipelineFactory
 from .previews import Previews, clean_latents
@@ -83,7 +84,9 @@ class PictureTask(LibraryTask):
             pipeline = factory.direct(self.kind, scheduler)
             output = script.ask(Work(self._workshop.start.name, object(), 1, lambda: pipeline(**arguments)))
         else:
-            pipeline = factory.make(self.kind, functools.partial(self._call, script), scheduler)
+            # Draws that the code forgets to give a generator to must not shift those of the others.
+            further = torch.Generator("cpu").manual_seed(generator.initial_seed())
+            pipeline = factory.make(self.kind, functools.partial(self._call, script, further), scheduler)
             self._watch(script, pipeline, generator)
             output = pipeline(**arguments)
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
@@ -93,9 +96,11 @@ class PictureTask(LibraryTask):
         script.emit(Media(self.id, self.index, "image", image))
         return picture
 
-    def _call(self, script: Script, component: str, call: ModelCall) -> Any:
+    def _call(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         """A model call of the pipeline."""
         result = self._workshop.call(script, component, call)
+        if call.method == "encode":
+            result = with_own_draws(result, further)
         finer = self._workshop.decoders.finer(component, call, result)
         if finer is None:
             return result
