@@ -41,6 +41,8 @@ class ModelCall:
     """Arguments that have no name (`*args`). They come first; such a call is made alone."""
     arguments: Mapping[str, Any]
     """By parameter name, as the method's signature has them; `**kwargs` are spread into it."""
+    num_by_place: int = 0
+    """How many of `arguments`, the first ones, the library gave by their place: hooks see the difference."""
     autocast: Autocast
     settings: tuple[tuple[str, Any], ...]
     """What this request has set on the model, otherwise than others."""
@@ -48,11 +50,12 @@ class ModelCall:
     def run(self, arguments: Mapping[str, Any] | None = None) -> Any:
         """Make the call, with other arguments of the same form if given."""
         method = self.module if self.method == "forward" else getattr(self.module, self.method)
-        given = self.arguments if arguments is None else arguments
+        given = list((self.arguments if arguments is None else arguments).items())
+        by_place = [value for _, value in given[: self.num_by_place]]
         with ExitStack() as stack:
             for device, dtype in self.autocast:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
-            return method(*self.positional, **given)
+            return method(*self.positional, *by_place, **dict(given[self.num_by_place :]))
 
 
 def stand_in(model: M, divert: Callable[[ModelCall], Any]) -> M:
@@ -90,6 +93,7 @@ def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert:
                 method=name,
                 positional=positional,
                 arguments=arguments,
+                num_by_place=len(args) - len(positional),
                 autocast=active_autocast(),
                 settings=settings,
             )
