@@ -133,6 +133,7 @@ class Runtime:
                 ledger=self.ledger,
                 owner=owner,
                 progress=progress,
+                offline=offline,
                 deterministic=self.deterministic,
                 step_budget=step_budget,
                 max_rows=1 if self.deterministic else max_rows,

@@ -154,6 +154,8 @@ class LoadEnvironment:
     """Name of this model in the ledger; lane names start with it."""
     progress: Callable[[int, int], None] | None = None
     """Called as `progress(done_bytes, total_bytes)` while weights are read."""
+    offline: bool = False
+    """Whether the network must not be used, also later for what requests name."""
     deterministic: bool = False
     """Whether outputs must not depend on what was computed before or beside them."""
     step_budget: int | None = None

@@ -160,6 +160,14 @@ def load_components(
     return components
 
 
+def fresh_tool(checkpoint: Checkpoint, name: str) -> Any:
+    """One more of a component without weights, from its files. Raises UnsupportedCheckpoint."""
+    entry = component_entries(checkpoint).get(name)
+    if entry is None:
+        raise UnsupportedCheckpoint(f"{checkpoint.reference} has no {name}")
+    return _load_tool(checkpoint, name, component_class(checkpoint.reference, name, *entry))
+
+
 def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
     """A tokenizer, scheduler or image processor, from its own files."""
     try:
