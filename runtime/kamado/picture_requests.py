@@ -53,6 +53,9 @@ class PictureOptions:
     seed: int = 0
     """Picture i of the request has seed + i."""
     n: int = 1
+    weighting: str | None = None
+    """How weights are written in the prompts, "a1111" or none; also reads prompts of any length. See
+    `kamado_models.diffusion.prompt_syntax`."""
     """Number of pictures."""
     preview_every: int = 0
     """A preview each so many steps; 0: none."""
@@ -136,3 +139,13 @@ _CHECKS: dict[str, Any] = {
     "deadline_s": _number(0.0, 1e9, open_low=True),
 }
 PICTURE_OPTION_NAMES = frozenset(_CHECKS)
+def _one_of(*choices: str) -> Any:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise InvalidRequest(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+    "weighting": _one_of("a1111"),

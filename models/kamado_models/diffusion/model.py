@@ -24,6 +24,7 @@ from kamado.results import Result, Timings
 from .control import completed
 from .parts import recipe_files
 from .pipelines import call_arguments
+from .prompts import check_weighting
 from .sizes import Sizes
 from .task import PictureTask, Workshop
 
@@ -56,6 +57,8 @@ class PipelineModel:
         asked = completed(asked, factory.reference, list(factory.nets.values()))
         kind = factory.kind(asked)
         arguments = call_arguments(kind, asked)
+        if asked.weighting is not None:
+            check_weighting(arguments, kind, factory.components, factory.reference)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None
         return [
             PictureTask(self._workshop, request_id, asked, kind, arguments, index=index, deadline=deadline)

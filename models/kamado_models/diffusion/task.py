@@ -21,11 +21,15 @@ from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
+from .cuts import CutWatch
 from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .pipelines import PipelineFactory
 from .previews import Previews, clean_latents
+from .prompts import can_weight, with_embeddings
 from .table import runs_alone
+
+_MORE = ("control_scale", "weighting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class Workshop:
     start: HostLane
     previews: Previews
     decoders: FinerDecoders
+
+    def cut_advice(self, kind: Any) -> str:
+        """What to do about a prompt that pipelines of class `kind` do not read to its end."""
+        return "; weighting='a1111' reads all of it" if can_weight(kind, self.factory.components) else ""
 
     def call(self, script: Script, component: str, call: ModelCall) -> Any:
         """Have the loop make a call of a component, and wait for its result."""
@@ -68,7 +76,7 @@ class PictureTask(LibraryTask):
 
     def described(self) -> dict[str, Any]:
         """The options as a recipe has them."""
-        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", "control_scale")
+        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", *_MORE)
         asked = {name: value for name in names if (value := getattr(self.options, name)) is not None}
         plain = {
             name: value for name, value in self.options.extra.items() if isinstance(value, (bool, int, float, str))
@@ -88,7 +96,11 @@ class PictureTask(LibraryTask):
             further = torch.Generator("cpu").manual_seed(generator.initial_seed())
             pipeline = factory.make(self.kind, functools.partial(self._call, script, further), scheduler)
             self._watch(script, pipeline, generator)
+            cuts = CutWatch(pipeline, self.options.prompt, self.options.negative)
+            if self.options.weighting:
+                arguments = with_embeddings(pipeline, arguments)
             output = pipeline(**arguments)
+            self.notes += cuts.notes(self._workshop.cut_advice(self.kind))
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
         _judge(picture, output, advice(self._workshop.factory.models.values()))
