@@ -51,7 +51,8 @@ class ModelLane:
             self._alone += 1
             return Work(self.name, ("alone", self._alone), 1, (call, None, state))
         key = (type(call.module), call.method, call.autocast, call.settings, form.key, state)
-        return Work(self.name, key, form.rows * form.positions, (call, form, state))
+        positions = form.positions // _PIXELS_OF_A_LATENT if call.method == "encode" else form.positions
+        return Work(self.name, key, max(form.rows * positions, 1), (call, form, state))
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. A call that is alone is made exactly as the library made it."""
