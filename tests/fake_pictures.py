@@ -71,6 +71,7 @@ class FakePictureModel:
     """What its recipes say otherwise."""
     noise: int = 0
     """Added to the first value of each picture."""
+    notes: tuple[str, ...] = ()
 
     def submit(self, prompt: str | None = None, **options: Any) -> FakePictureJob:
         job = FakePictureJob(self, self._resolved(prompt, options))
@@ -117,6 +118,7 @@ class FakePictureModel:
             images=images,
             seeds=seeds,
             timings=Timings(queued_s=0.0, total_s=0.1),
+            notes=self.notes,
             recipe={**recipe, **self.changes},
         )
 

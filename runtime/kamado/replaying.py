@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .api import Model, Runtime
+from .checkpoint.parts import Parts
 from .errors import InvalidRequest, ModelNotFound
 from .families import find
 from .files import claimed
@@ -62,7 +63,7 @@ class Replayable:
     options: Mapping[str, Any]
     """Of the request, input pictures among them."""
     loading: Mapping[str, Any]
-    """dtype and quant, as far as the recipe says."""
+    """dtype, quant and components, as far as the recipe says."""
     _original: Any = field(repr=False)
     _target: Path
     _is_named: bool
@@ -111,6 +112,7 @@ def replay(
     runtime: Runtime | None = None,
     model: str | Path | None = None,
     dtype: str | None = None,
+    components: Parts | None = None,
     image: Any = None,
     mask: Any = None,
     control: Any = None,
@@ -120,17 +122,19 @@ def replay(
 
     `out`: where to; by default a new file `name-replay.png` beside it. `runtime`: where to load the model; by default
     one on the default device, for this call. `model`: the model, if it is not found under the name in the recipe.
-    `dtype`: other than it was made with. `image`, `mask`, `control`: the input pictures, which the recipe knows by
-    their hashes; a list of several.
+    `dtype`, `components`: where they are to be other than those that it was made with. `image`, `mask`, `control`: the
+    input pictures, which the recipe knows by their hashes; a list of several.
 
     Raises InvalidRequest (no recipe, an input that is missing or another one, a path that cannot be written), and what
     `Runtime.load` and `Model.generate` raise.
     """
     found = replayable(path, out, model=model, inputs={"image": image, "mask": mask, "control": control})
+    loading = {**found.loading, "dtype": dtype or found.loading.get("dtype", "auto"), "offline": offline}
+    loading["components"] = {**found.loading.get("components", {}), **(components or {})} or None
     if runtime is None:
         with Runtime() as own:
-            return _made_again(found, own, dtype, offline)
-    return _made_again(found, runtime, dtype, offline)
+            return _made_again(found, own, loading)
+    return _made_again(found, runtime, loading)
 
 
 def replayable(
@@ -165,12 +169,11 @@ def replayable(
     )
 
 
-def _made_again(found: Replayable, runtime: Runtime, dtype: str | None, offline: bool) -> Replay:
+def _made_again(found: Replayable, runtime: Runtime, loading: dict[str, Any]) -> Replay:
     with found.explained():
-        checkpoint = runtime.inspect(found.reference, offline=offline)
+        checkpoint = runtime.inspect(found.reference, offline=loading["offline"])
     found.check_makes(find(checkpoint).makes(checkpoint))
-    loading = {**found.loading, "dtype": dtype or found.loading.get("dtype", "auto")}
-    loaded: Model = runtime.load(found.reference, **loading, offline=offline)
+    loaded: Model = runtime.load(found.reference, **loading)
     try:
         return found.finish(loaded.generate(**found.options))
     finally:

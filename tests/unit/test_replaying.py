@@ -158,6 +158,21 @@ def test_another_name_for_the_model(tmp_path: Path) -> None:
         raise ModelNotFound("nobody")
 
 
+def test_components_of_the_recipe(tmp_path: Path) -> None:
+    net = {"reference": "org/net#controlnet", "revision": "abc123", "files": {"a": "00"}}
+    then = {"vae": {"reference": "./vae", "revision": None, "files": {"v": "11"}}, "controlnet": net, "checker": None}
+    source = with_recipe(make(tmp_path / "x.png"), {"components": {**then, "odd": 5}})
+    found = replayable(source)
+    assert found.loading["components"] == {"vae": "./vae", "controlnet": "org/net@abc123#controlnet", "checker": None}
+    now = {**then, "vae": {**then["vae"], "files": {"v": "22"}}, "checker": net, "new": net}
+    assert set(again(found, FakePictureModel(changes={"components": now})).differences) == {
+        "component vae file v: other content now",
+        "component checker: another one now",
+        "component odd: another one now",
+        "component new: another one now",
+    }
+
+
 def test_the_kind_of_model_is_checked(tmp_path: Path) -> None:
     found = replayable(make(tmp_path / "x.png"))
     found.check_makes(("image",))

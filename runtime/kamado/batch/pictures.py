@@ -77,7 +77,7 @@ class PictureAnswers:
             name = f"{MEDIA_NAME}/{safe_name(line_id)}{number}.{self._format}"
             save_picture(image, self._folder / name, result.picture_recipe(index))
             files.append(name)
-        return {
+        document = {
             "id": line_id,
             "status": "ok",
             "files": files,
@@ -85,6 +85,7 @@ class PictureAnswers:
             "error": None,
             "recipe": dict(result.recipe),
         }
+        return document | ({"notes": list(result.notes)} if result.notes else {})
 
     def failed(self, line_id: str | int, message: str) -> dict[str, Any]:
         """See Answers."""

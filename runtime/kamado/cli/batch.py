@@ -74,6 +74,7 @@ def batch(
         "dtype": load.dtype,
         "quant": load.quant,
         "deterministic": load.deterministic,
+        "components": load.components,
     }
     with open_batch(
         input_path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -85,12 +85,29 @@ class LoadOptions:
     kv_tokens: int | None = None
     allow_code: str | None = None
     """Only typed: no file may give leave to run code."""
+    components: Mapping[str, list[str] | None] | None = None
+    """What takes the place of a pipeline's components."""
     step_budget: int | None = None
     """Only presets set it."""
 
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "step_budget")
 _TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "allow_code", "offline", "deterministic")
+
+
+def parse_components(items: Sequence[str]) -> dict[str, list[str] | None] | None:
+    """`["vae=org/name", "safety_checker="]` -> `{"vae": ["org/name"], "safety_checker": None}`; None if there are none.
+    Raises InvalidRequest."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        name, separator, reference = item.partition("=")
+        if not separator or not name.isidentifier():
+            raise InvalidRequest(f"--component {item!r:.80}: write it as NAME=MODEL, like vae=org/name")
+        found.setdefault(name, []).append(reference)
+    for name, references in found.items():
+        if "" in references and len(references) > 1:
+            raise InvalidRequest(f"--component {name}= leaves it out, so it cannot be given as well")
+    return {name: None if references == [""] else references for name, references in found.items()} or None
 
 
 def resolve_load_options(typed: Mapping[str, Any], preset: Mapping[str, Any]) -> LoadOptions:
@@ -106,6 +123,7 @@ def model_options(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, config: str | None, **kwargs: Any) -> Any:
         typed = {name: kwargs.pop(name) for name in _TYPED_NAMES}
+        typed["components"] = parse_components(kwargs.pop("components"))
         preset: Mapping[str, Any] = {}
         if config is not None:
             from ..presets import load_preset
@@ -124,10 +142,14 @@ def model_options(command: Command) -> Command:
         click.option(
             "--allow-code", metavar="NAME", help="Run the checkpoint's own code, with your rights; NAME is MODEL again."
         ),
+        click.option(
+            "--component", "components", multiple=True, metavar="NAME=MODEL",
+            help="In place of a pipeline's component, or beside it: vae=org/name. NAME= leaves it out. Repeatable.",
+        ),
         click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),
-    ]
+    ]  # fmt: skip
     return _apply(wrapper, options)  # type: ignore[return-value]
 
 
@@ -198,20 +220,22 @@ def parse_bias(item: str) -> tuple[int, float]:
         raise InvalidRequest(f"--logit-bias {item!r}: write it as TOKEN_ID=NUMBER, like 42=-100") from None
 
 
-_PICTURE_NAMES = ("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "control")
+_PICTURE_NAMES = ("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting")
+_SEVERAL = ("image", "control", "control_scale")
 _OWN_PLACE = {"self": "not an option", "prompt": "an argument", "seed": "--seed", "n": "--n"}
 
 
 def picture_options(command: Command) -> Command:
-    """Adds the generation options of picture models; calls with `picture: dict` of those that were given. `image` is a
-    list of paths, `mask` and `control` are paths. Values are for `kinds.check_values` to judge."""
+    """Adds the generation options of picture models; calls with `picture: dict` of those that were given. Input
+    pictures are paths, several are a list. Values are for `kinds.check_values` to judge."""
 
     @functools.wraps(command)
-    def wrapper(*args: Any, image: tuple[Path, ...], named: tuple[str, ...], **kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in _PICTURE_NAMES}
-        picture: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-        if image:
-            picture["image"] = list(image)
+    def wrapper(*args: Any, named: tuple[str, ...], **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in (*_PICTURE_NAMES, *_SEVERAL)}
+        picture: dict[str, Any] = {name: value for name, value in values.items() if value not in (None, ())}
+        for name in _SEVERAL:
+            if name in picture:
+                picture[name] = picture[name][0] if len(picture[name]) == 1 else list(picture[name])
         for item in named:
             name, value = parse_named(item)
             if name in picture:
@@ -230,7 +254,14 @@ def picture_options(command: Command) -> Command:
         click.option("--image", type=file, multiple=True, metavar="FILE", help="Input picture. Repeatable."),
         click.option("--mask", type=file, metavar="FILE", help="White where the input picture is painted anew."),
         click.option("--strength", type=float, metavar="X", help="How much of the input picture is replaced: 0 to 1."),
-        click.option("--control", type=file, metavar="FILE", help="Edges, depth or a pose that a picture keeps to."),
+        click.option(
+            "--control", type=file, multiple=True, metavar="FILE",
+            help="Edges, depth or a pose that a picture keeps to. Repeatable: one for each ControlNet.",
+        ),
+        click.option(
+            "--control-scale", type=float, multiple=True, metavar="X", help="How much a ControlNet counts. Repeatable."
+        ),
+        click.option("--weighting", metavar="NAME", help="How the prompt writes weights: a1111, (like:1.3) this."),
         click.option(
             "--option", "named", multiple=True, metavar="NAME=JSON",
             help="An option of the model's pipeline under its own name, like class_labels=[3]. Repeatable.",

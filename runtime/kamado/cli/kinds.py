@@ -13,6 +13,7 @@ SHARED = ("seed", "n")
 _FLAGS = {"chat": "--raw"}
 _TYPED_PICTURE_NAMES = frozenset(
     {*("width", "height", "steps", "guidance", "negative", "scheduler", "strength", "image", "mask", "control")}
+    | {"control_scale", "weighting"}
 )
 _FILES = ("image", "mask", "control")
 
@@ -21,7 +22,7 @@ def check_values(text: Mapping[str, Any], picture: Mapping[str, Any]) -> None:
     """Find values that are impossible for every kind of model, before one is looked for. Raises InvalidRequest."""
     for name in ("system", "stop"):
         check_text(f"--{name}", "".join(text.get(name, "")))
-    for name in ("negative", "scheduler"):
+    for name in ("negative", "scheduler", "weighting"):
         check_text(f"--{name}", str(picture.get(name, "")))
     check_text_options({name: value for name, value in text.items() if name not in SHARED})
     check_picture_options(picture)

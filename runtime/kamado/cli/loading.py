@@ -64,6 +64,7 @@ def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tup
                 kv_tokens=load.kv_tokens,
                 step_budget=load.step_budget,
                 allow_code=load.allow_code,
+                components=load.components,
                 offline=load.offline,
                 progress=update,
             )

@@ -48,6 +48,8 @@ def run_pictures(
     with loaded_model(model, load, out) as (_, loaded):
         result = make(loaded, asked, given, out, previews=previews)
     files = _save(result, path, slug(asked or "") or slug(Path(model).name) or "picture")
+    for note in result.notes:
+        out.note(note)
     for file in files:
         out.text(f"{file}\n")
     out.json(_document(model, asked, options, result, files))
@@ -160,6 +162,7 @@ def _document(
         "files": [str(file) for file in files],
         "seeds": list(result.seeds),
         "finish_reason": result.finish_reason,
+        "notes": list(result.notes),
         "timings": {"queued_s": result.timings.queued_s, "total_s": result.timings.total_s},
         "recipe": dict(result.recipe),
     }

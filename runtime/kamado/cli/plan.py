@@ -28,6 +28,7 @@ def plan(model: str, load: LoadOptions, out: Output) -> None:
             quant=load.quant,
             kv_tokens=load.kv_tokens,
             allow_code=load.allow_code,
+            components=load.components,
             offline=load.offline,
         )
     out.json(result.as_dict())

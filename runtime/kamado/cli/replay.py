@@ -27,7 +27,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--model", metavar="MODEL", help="The model, if it is not where the recipe says.")
 @click.option("--image", type=_FILE, multiple=True, metavar="FILE", help="The input picture, if there was one.")
 @click.option("--mask", type=_FILE, metavar="FILE", help="The mask, if there was one.")
-@click.option("--control", type=_FILE, metavar="FILE", help="The picture of edges or depth, if there was one.")
+@click.option("--control", type=_FILE, multiple=True, metavar="FILE", help="What a ControlNet saw, if there was one.")
 @model_options
 @common_options
 @click.pass_context
@@ -39,7 +39,7 @@ def replay(
     model: str | None,
     image: tuple[Path, ...],
     mask: Path | None,
-    control: Path | None,
+    control: tuple[Path, ...],
     load: LoadOptions,
     out: Output,
 ) -> None:
@@ -52,14 +52,13 @@ def replay(
     """
     from ..replaying import replayable
 
-    found = replayable(
-        file, out_path, model=model, inputs={"image": list(image) or None, "mask": mask, "control": control}
-    )
+    found = replayable(file, out_path, model=model, inputs={"image": image, "mask": mask, "control": control})
     check_target(out_path or file.with_suffix(".png"))
     load = replace(
         load,
         dtype=load.dtype if load.dtype != "auto" else found.loading.get("dtype", "auto"),
         quant=load.quant if load.quant != "none" else found.loading.get("quant", "none"),
+        components={**found.loading.get("components", {}), **(load.components or {})} or None,
     )
     out.note(f"the recipe in {file} asks {found.reference} for it, with seed {found.options.get('seed', 'unknown')}")
     with found.explained():
@@ -69,7 +68,7 @@ def replay(
         options = dict(found.options)
         again = found.finish(make(loaded, options.pop("prompt", None), options, out))
     out.text(f"{again.path}\n")
-    for line in _verdict(file, again):
+    for line in (*again.result.notes, *_verdict(file, again)):
         out.note(line)
     out.detail(f"made in {format_seconds(again.result.timings.total_s)}")
     out.json(_document(file, found.reference, again))

@@ -3,6 +3,7 @@
     {"kamado": version,
      "model": {"reference", "revision", "files": {name: SHA-256}},
      "options": {"prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", "seed", ...},
+     "components": {name: {"reference", "revision", "files"}, or null for one that was left out},
      "adapters": [{"reference", "weight", "sha256"}],
      "inputs": {"image": {"sha256", "name"}, "mask": {...}},
      "device", "dtype", "quant", "versions": {library: version}}
@@ -72,8 +73,7 @@ def recipe_request(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = recipe.get("options")
     if not isinstance(options, Mapping):
         raise InvalidRequest("the recipe holds no options, so there is nothing to make again")
-    revision = model.get("revision")
-    pinned = _pinned(reference, revision if isinstance(revision, str) and revision else None)
+    pinned = _pinned(reference, _text(model.get("revision")))
     return pinned, {str(name): value for name, value in options.items() if value is not None}
 
 
@@ -86,9 +86,16 @@ def picture_recipe(recipe: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model is to be loaded to make the output again, as far as the recipe says: `dtype`, `quant`, and
-    `adapters` as [{"reference", "weight"}]. The permission to run a checkpoint's code is never among it."""
+    """How the model is to be loaded to make the output again, as far as the recipe says: `dtype`, `quant`, `components`
+    as {name: reference or None}, and `adapters` as [{"reference", "weight"}]. The permission to run a checkpoint's code
+    is never among it."""
     found: dict[str, Any] = {name: recipe[name] for name in ("dtype", "quant") if isinstance(recipe.get(name), str)}
+    components = {
+        str(name): facts and _pinned(facts["reference"], _text(facts.get("revision")))
+        for name, facts in _mapping(recipe.get("components")).items()
+        if facts is None or (isinstance(facts, Mapping) and _text(facts.get("reference")))
+    }
+    found |= {"components": components} if components else {}
     adapters = [
         {"reference": adapter["reference"], "weight": _weight(adapter)}
         for adapter in _mappings(recipe.get("adapters"))
@@ -100,11 +107,12 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def differences(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What keeps an output of `current` from being that of `recipe`, as sentences; empty if nothing does.
 
-    Compared are model files, adapters, input files, device, dtype, quantization and versions; not the options. What
-    `recipe` does not mention is not compared.
+    Compared are model files, components, adapters, input files, device, dtype, quantization and versions; not the
+    options. What `recipe` does not mention is not compared, but for components, which it always does.
     """
     then_model, now_model = _mapping(recipe.get("model")), _mapping(current.get("model"))
     found = _bounded("model files", _files(_mapping(then_model.get("files")), _mapping(now_model.get("files"))))
+    found += _bounded("components", _components(recipe, current))
     found += _bounded("adapters", _adapters(recipe, current))
     then_inputs, now_inputs = _digests(recipe.get("inputs")), _digests(current.get("inputs"))
     found += _bounded("inputs", _changes("input ", then_inputs, now_inputs, digests=True))
@@ -114,12 +122,23 @@ def differences(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     return found + _bounded("versions", versions)
 
 
-def _files(then: Mapping[Any, Any], now: Mapping[Any, Any]) -> Iterator[str]:
-    yield from _changes("model file ", then, now, digests=True)
+def _files(then: Mapping[Any, Any], now: Mapping[Any, Any], *, of: str = "model") -> Iterator[str]:
+    yield from _changes(f"{of} file ", then, now, digests=True)
     if then:
         for name in now:
             if name not in then:
-                yield f"model file {_shown(name)} is there now and was not then"
+                yield f"{of} file {_shown(name)} is there now and was not then"
+
+
+def _components(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
+    then, now = _mapping(recipe.get("components")), _mapping(current.get("components"))
+    for name in [*then, *(name for name in now if name not in then)]:
+        before, after = then.get(name, _MISSING), now.get(name, _MISSING)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            files = _mapping(before.get("files")), _mapping(after.get("files"))
+            yield from _files(*files, of=f"component {_shown(name)}")
+        elif before is not after:
+            yield f"component {_shown(name)}: another one now"
 
 
 def _adapters(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
@@ -153,6 +172,11 @@ def _bounded(kind: str, found: Iterator[str]) -> list[str]:
 
 
 def _pinned(reference: str, revision: str | None) -> str:
+    whole, separator, folder = reference.partition("#")
+    return _pinned_whole(whole, revision) + separator + folder
+
+
+def _pinned_whole(reference: str, revision: str | None) -> str:
     try:
         parsed = parse_reference(reference, look=lambda path: None)
         if isinstance(parsed, HubReference) and revision is not None:
@@ -172,6 +196,10 @@ def _digests(inputs: Any) -> dict[Any, Any]:
         name: [item.get("sha256") for item in _mappings(facts if isinstance(facts, list) else [facts])]
         for name, facts in _mapping(inputs).items()
     }
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:

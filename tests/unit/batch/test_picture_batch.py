@@ -81,6 +81,11 @@ def test_other_formats(tmp_path: Path, file_format: str, kind: str) -> None:
         run(source, tmp_path / "out")
 
 
+def test_notes_stand_in_their_line(tmp_path: Path) -> None:
+    run(write_input(tmp_path / "in.jsonl", LINES[:1]), tmp_path / "out", FakePictureModel(notes=("cut",)))
+    assert results(tmp_path / "out")[0]["notes"] == ["cut"]
+
+
 def test_bad_lines_fail_alone(tmp_path: Path) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"self": 1}, "unknown option: self"),

@@ -35,7 +35,21 @@ def test_a_plan_that_does_not_fit_is_shown_and_status_3(kamado: Kamado, runtime:
 def test_plan_options_arrive(kamado: Kamado, runtime: FakeRuntime) -> None:
     kamado("plan", "fake", "--kv-tokens", "7", "--quant", "int8", "--dtype", "float16", "--allow-code", "fake")
     given = {"dtype": "float16", "quant": "int8", "kv_tokens": 7, "allow_code": "fake", "offline": False}
-    assert runtime.loaded == [("fake", given)]
+    assert runtime.loaded == [("fake", {**given, "components": None})]
+
+
+def test_components_arrive(kamado: Kamado, runtime: FakeRuntime) -> None:
+    items = ("vae=org/vae", "controlnet=a", "controlnet=b#c=d", "safety_checker=")
+    kamado("plan", "fake", *(part for item in items for part in ("--component", item)))
+    kamado("run", "fake", "hi", "--component", "vae=x")
+    assert [options["components"] for _, options in runtime.loaded] == [
+        {"vae": ["org/vae"], "controlnet": ["a", "b#c=d"], "safety_checker": None},
+        {"vae": ["x"]},
+    ]
+    for bad in (("vae",), ("a b=c",), ("vae=", "vae=x")):
+        done = kamado("plan", "fake", *(part for item in bad for part in ("--component", item)))
+        assert done.status == 2 and "--component" in done.err
+    assert len(runtime.loaded) == 2
 
 
 def test_devices(kamado: Kamado, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,8 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         draw(1).save(name)
     options = (
         "--width 16 --height 24 --steps 5 --guidance 2.5 --negative blurry --scheduler euler --strength 0.5 --n 2 "
-        "--image a.png --image b.png --mask mask.png --control edges.webp --option clip_skip=2 --option labels=[1,2]"
+        "--image a.png --image b.png --mask mask.png --control edges.webp --option clip_skip=2 --option labels=[1,2] "
+        "--control-scale 0.5 --control-scale 1 --weighting a1111"
     )
     done = kamado("run", "fake", "p", "-o", "x.png", "--seed", "1", *options.split(), "--json")
     (request,) = pictures.requests
@@ -60,12 +61,14 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         "seed": 1,
         "clip_skip": 2,
         "labels": [1, 2],
+        "control_scale": [0.5, 1.0],
+        "weighting": "a1111",
     }
     document = json.loads(done.out)
     assert done.err == "" and document["files"] == ["x-1.png", "x-2.png"] and document["seeds"] == [1, 2]
     assert document["request"]["image"] == ["a.png", "b.png"] and document["request"]["mask"] == "mask.png"
     assert document["finish_reason"] == "complete" and document["timings"]["total_s"] == 0.1
-    assert set(document) == {"model", "request", "files", "seeds", "finish_reason", "timings", "recipe"}
+    assert set(document) == {"model", "request", "files", "seeds", "finish_reason", "notes", "timings", "recipe"}
     assert [open_picture(name).size for name in document["files"]] == [(16, 24)] * 2
 
 
@@ -239,6 +242,13 @@ class FakeBar:
     def update(self, task: int, *, completed: int, detail: str, total: int | None = None) -> None:
         if self._counts:
             self._seen.append((completed, total))
+
+
+def test_notes_are_passed_on(kamado: Kamado, pictures: FakePictureModel) -> None:
+    pictures.notes = ("the prompt was cut",)
+    done = kamado("run", "fake", "p", "-o", "x.png", "--json")
+    assert done.err == "the prompt was cut\n" and json.loads(done.out)["notes"] == ["the prompt was cut"]
+    assert kamado("run", "fake", "p", "-o", "x.png", "-q").err == ""
 
 
 @pytest.mark.usefixtures("pictures")
