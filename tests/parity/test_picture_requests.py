@@ -179,6 +179,13 @@ def test_events_come_in_order_and_several_pictures_have_a_seed_each(model: kamad
     assert numpy.abs(again.pixels[0] - wanted[0]).max() < LARGEST_DIFFERENCE
 
 
+@pytest.mark.parametrize("mask", [None, (72, 40)])
+def test_a_changed_picture_keeps_its_size(mask: tuple[int, int] | None, model: kamado.Model) -> None:
+    request = {"prompt": "a", "steps": 2, "strength": 1.0, "image": tiny.picture(0, (72, 40)), "seed": 1}
+    result = model.generate(**request, **({"mask": tiny.mask(mask)} if mask else {}))
+    assert result.images[0].size == (72, 40)
+
+
 def test_deterministic_pictures_are_bit_equal_whatever_else_runs(folder: Path) -> None:
     with kamado.Runtime(device="cpu", memory="2GiB", deterministic=True) as runtime:
         model = runtime.load(folder)

@@ -23,7 +23,7 @@ from kamado.results import Result, Timings
 
 from .control import completed
 from .parts import recipe_files
-from .pipelines import call_arguments
+from .pipelines import call_arguments, takes_size
 from .prompts import check_weighting
 from .sizes import Sizes
 from .task import PictureTask, Workshop
@@ -51,17 +51,20 @@ class PipelineModel:
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
         asked = self.sizes.completed(resolve_picture_options(options, defaults=self.checkpoint.defaults))
-        self.sizes.check(asked, self.checkpoint, self.plan)
         asked = replace(asked, image=_opened(asked.image), mask=_opened(asked.mask), control=_opened(asked.control))
         factory = self._workshop.factory
         asked = completed(asked, factory.reference, list(factory.nets.values()))
         kind = factory.kind(asked)
+        if (kind is not factory.base or asked.mask is not None) and takes_size(kind):
+            asked = self.sizes.like_picture(asked)
+        self.sizes.check(asked, self.checkpoint, self.plan)
         arguments = call_arguments(kind, asked)
         if asked.weighting is not None:
             check_weighting(arguments, kind, factory.components, factory.reference)
+        chosen = self._workshop.adapters.prepare(asked.adapters, kind, arguments)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None
         return [
-            PictureTask(self._workshop, request_id, asked, kind, arguments, index=index, deadline=deadline)
+            PictureTask(self._workshop, request_id, asked, kind, arguments, chosen, index=index, deadline=deadline)
             for index in range(asked.n)
         ]
 
@@ -85,6 +88,7 @@ class PipelineModel:
     def direct_pipeline(self) -> Any:
         """diffusers' pipeline over the model's own components, without the loop: for comparison. Not to be used while
         requests run."""
+        self._workshop.adapters.rest()
         return self._workshop.factory.direct()
 
     def usage(self) -> Mapping[str, Any]:
@@ -93,11 +97,13 @@ class PipelineModel:
         return {
             "batching": "steps of all requests share forwards",
             "compared": {f"{name}.{method}": ok for name, joins in found for (_, method, _), ok in joins.items()},
+            "adapters": self._workshop.adapters.usage(),
         }
 
     def close(self) -> None:
         """See LoadedModel."""
         on_gpu = self.plan.device != "cpu"
+        self._workshop.adapters.close()
         del self.lanes, self._workshop
         if on_gpu:
             torch.cuda.empty_cache()
@@ -109,6 +115,7 @@ class PipelineModel:
             "kamado": kamado.__version__,
             **self._files,
             "pipeline": task.kind.__name__,
+            **({"adapters": list(map(dict, task.chosen.recipe))} if task.chosen.recipe else {}),
             "options": task.described(),
             "device": self.plan.device,
             "dtype": self.plan.dtype,

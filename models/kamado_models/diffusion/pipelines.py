@@ -131,6 +131,11 @@ def call_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(kind.__call__).parameters
 
 
+def takes_size(kind: Any) -> bool:
+    """Whether the pipeline is told how large the picture shall be."""
+    return {"width", "height"} <= call_parameters(kind).keys()
+
+
 def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
     """Options as arguments of the pipeline's `__call__`. Raises InvalidRequest for what it does not take."""
     parameters = call_parameters(kind)

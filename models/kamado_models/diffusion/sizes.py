@@ -32,6 +32,14 @@ class Sizes:
             return options
         return replace(options, width=options.width or self.width, height=options.height or self.height)
 
+    def like_picture(self, options: PictureOptions) -> PictureOptions:
+        """The options with the size of the picture that is to be changed, where they name none: pipelines would stretch
+        it to the size that the model was trained for."""
+        if options.width is not None or options.height is not None or not hasattr(options.image, "size"):
+            return options
+        width, height = (max(side // self.multiple, 1) * self.multiple for side in options.image.size)
+        return replace(options, width=width, height=height)
+
     def check(self, options: PictureOptions, checkpoint: Any, plan: Plan) -> None:
         """Raises InvalidRequest, which names the nearest sizes that can be made."""
         for name, side in (("width", options.width), ("height", options.height)):
