@@ -13,7 +13,6 @@ from .compare import rows_differ, same
 from .stacking import Form, Stacker
 from .standin import ModelCall
 
-
 _PIXELS_OF_A_LATENT = 64
 """An autoencoder encodes pixels and decodes latents; both count in latents."""
 

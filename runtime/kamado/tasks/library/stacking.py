@@ -5,7 +5,7 @@ A call's rows are the first dimension of its first tensor (or the entries of its
     a tensor with as many entries in its first dimension     is stacked
     a list of as many tensors, if the first argument is one  is joined
     a list of as many numbers, shapes or texts               is joined
-    a time step                                              becomes one entry a row
+    a time step, if it is one or there is one for each row   becomes one for each row
     any other tensor                                         must be equal in all calls
     anything else                                            must be equal in all calls
 
@@ -126,7 +126,7 @@ def _leaf(name: str, leaf: Any, rows: int) -> tuple[Any, ...]:
     if not isinstance(leaf, Tensor):
         # Of other things than plain ones it is not known what they are: each is equal to itself alone.
         return ("equal", type(leaf), leaf if isinstance(leaf, _PLAIN) else id(leaf))
-    if _is_time(name, leaf):
+    if _is_time(name, leaf, rows):
         return ("time",)
     if leaf.ndim and leaf.shape[0] == rows:
         return ("stacked", tuple(leaf.shape[1:]), leaf.dtype, leaf.device)
@@ -160,19 +160,19 @@ def _is_tensor_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Tensor) for item in value)
 
 
-def _is_time(name: str, leaf: Tensor) -> bool:
-    return leaf.ndim < 2 and leaf.numel() == 1 and name in _TIME_ARGUMENTS
+def _is_time(name: str, leaf: Tensor, rows: int) -> bool:
+    return name in _TIME_ARGUMENTS and leaf.ndim < 2 and leaf.numel() in (1, rows)
 
 
 def _join_leaf(name: str, values: Sequence[Any], rows: Sequence[int], lead: Any) -> Any:
     first = values[0]
     if not isinstance(first, Tensor):
         return first
-    if _is_time(name, first):
+    if _is_time(name, first, rows[0]):
         # Schedulers count in whole numbers or in fractions: as one tensor, all are fractions. Models bring a single
         # number to their device themselves, but not a row of them.
         device = (lead if isinstance(lead, Tensor) else lead[0]).device
-        times = [value.reshape(1).to(device).expand(count) for value, count in zip(values, rows, strict=True)]
+        times = [value.reshape(-1).to(device).expand(count) for value, count in zip(values, rows, strict=True)]
         return torch.cat(times)
     if first.ndim and first.shape[0] == rows[0]:
         return torch.cat(list(values))
