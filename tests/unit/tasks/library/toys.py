@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,13 @@ from kamado.memory.residency import Residency
 from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import stand_in
 from kamado.tasks.library.task import LibraryTask, Script
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64)
+
+
+def content(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
+    values = torch.randint(0, 100, tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return values % 2 == 0 if dtype == torch.bool else values.to(dtype)
 
 
 class Denoiser(nn.Module):
