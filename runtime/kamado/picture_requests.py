@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .errors import InvalidRequest
@@ -13,6 +14,8 @@ from .errors import InvalidRequest
 MAX_PICTURES = 1024
 MAX_STEPS = 10_000
 MAX_SIDE = 65_536
+MAX_ADAPTERS = 32
+MAX_ADAPTER_WEIGHT = 1000.0
 ALIASES: Mapping[str, str] = {
     "negative_prompt": "negative",
     "num_inference_steps": "steps",
@@ -21,6 +24,16 @@ ALIASES: Mapping[str, str] = {
     "controlnet_conditioning_scale": "control_scale",
 }
 """What diffusers' pipelines call some options."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """An adapter that a request wants: a LoRA, an embedding, an IP-Adapter."""
+
+    reference: str
+    """A `.safetensors` file, a folder, `org/name[@revision]`, `pypi:package`."""
+    weight: float = 1.0
+    """How much it counts. May be negative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +63,7 @@ class PictureOptions:
     """Input of a ControlNet: edges, depth, a pose. Of several: a list, in the order of the nets."""
     control_scale: float | list[float] | None = None
     """How much a ControlNet counts; a list has a number for each."""
+    adapters: tuple[AdapterUse, ...] = ()
     seed: int = 0
     """Picture i of the request has seed + i."""
     n: int = 1
@@ -80,6 +94,53 @@ def _plain_names(given: Mapping[str, Any]) -> dict[str, Any]:
         if alias in given and name in given:
             raise InvalidRequest(f"{name} and {alias} are the same option; give one of them")
     return {ALIASES.get(name, name): value for name, value in given.items()}
+
+
+def parse_adapter(value: Any) -> AdapterUse:
+    """`"REF"`, `"REF:0.8"`, a path, or `{"reference": ..., "weight": ...}`. A text that is the path of something here
+    has no weight in it. Raises InvalidRequest."""
+    if isinstance(value, AdapterUse):
+        return value
+    if isinstance(value, Mapping):
+        unknown = value.keys() - {"reference", "weight", "sha256"}  # as recipes have it
+        reference = value.get("reference")
+        if unknown or not isinstance(reference, (str, Path)):
+            raise InvalidRequest(
+                f"adapters: {dict(value)!r:.120} must have a reference, may have a weight, and no more"
+            )
+        weight = value.get("weight", 1.0)
+        return AdapterUse(str(reference), _number(-MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT)("adapters: weight", weight))
+    if isinstance(value, Path):
+        return AdapterUse(str(value))
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(
+            f"adapters: {value!r:.120} is not a reference, like style.safetensors or style.safetensors:0.8"
+        )
+    reference, separator, written = value.rpartition(":")
+    if not separator or reference == "pypi" or _is_here(value):
+        return AdapterUse(value)
+    try:
+        number = float(written)
+    except ValueError:
+        # What is before it can only be a file or a repository, and those have no colon.
+        if "/" in reference or reference.lower().endswith(".safetensors"):
+            raise InvalidRequest(f"adapter {value!r:.120}: the weight {written!r:.40} is not a number") from None
+        return AdapterUse(value)
+    return AdapterUse(reference, _number(-MAX_ADAPTER_WEIGHT, MAX_ADAPTER_WEIGHT)("adapters: weight", number))
+
+
+def _is_here(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _adapters(name: str, value: Any) -> tuple[AdapterUse, ...]:
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    if len(listed) > MAX_ADAPTERS:
+        raise InvalidRequest(f"{name}: at most {MAX_ADAPTERS} can be used at once, not {len(listed)}")
+    return tuple(map(parse_adapter, listed))
 
 
 def _text(name: str, value: Any) -> str:
@@ -132,6 +193,7 @@ _CHECKS: dict[str, Any] = {
     "image": _any,
     "mask": _any,
     "control": _any,
+    "adapters": _adapters,
     "control_scale": _scale,
     "seed": _whole(0, 2**63 - 1 - MAX_PICTURES),
     "n": _whole(1, MAX_PICTURES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from kamado.memory.plan import Plan
 from kamado.tasks.library.lane import HostLane, ModelLane
 
 from ..language.materialize import library_call
-from .components import check_parts, component_entries, load_components, pipeline_class
+from .adapters import Adapters
+from .components import check_parts, component_entries, fresh_tool, load_components, pipeline_class
 from .guards import FinerDecoders
 from .known import ROWS_APART
 from .model import PipelineModel
@@ -47,6 +49,16 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         name: value for name, value in checkpoint.config.items() if not name.startswith("_") and name not in parts
     }
     factory = PipelineFactory(checkpoint.reference, kind, components, settings)
+    adapters = Adapters(
+        checkpoint.reference,
+        factory.base,
+        factory.models,
+        functools.partial(fresh_tool, checkpoint),
+        device=plan.device,
+        ledger=env.ledger,
+        owner=env.owner,
+        offline=env.offline,
+    )
     place = "cpu" if plan.device == "cpu" else "gpu"
     max_rows = env.max_rows or _MAX_ROWS[place]
     lanes = {
@@ -56,12 +68,13 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
             max_rows=max_rows,
             trusted=type(model).__name__ in ROWS_APART,
             without_effect=ROWS_APART.get(type(model).__name__, frozenset()),
+            around=adapters.around(name),
         )
         for name, model in factory.models.items()
     }
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
     start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
-    workshop = Workshop(factory, lanes, start, Previews(components), decoders)
+    workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters)
     return PipelineModel(checkpoint, plan, workshop, sizes)
 
 

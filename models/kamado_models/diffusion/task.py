@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -21,6 +21,8 @@ from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
+from .adapters import Adapters
+from .adapters_uses import Chosen, Setting
 from .cuts import CutWatch
 from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
@@ -42,14 +44,20 @@ class Workshop:
     start: HostLane
     previews: Previews
     decoders: FinerDecoders
+    adapters: Adapters
 
     def cut_advice(self, kind: Any) -> str:
         """What to do about a prompt that pipelines of class `kind` do not read to its end."""
         return "; weighting='a1111' reads all of it" if can_weight(kind, self.factory.components) else ""
 
-    def call(self, script: Script, component: str, call: ModelCall) -> Any:
-        """Have the loop make a call of a component, and wait for its result."""
-        return script.ask(self.lanes[component].work(call))
+    def call(self, script: Script, component: str, call: ModelCall, setting: Setting | None = None) -> Any:
+        """Have the loop make a call of a component with the adapters of `setting`, and wait for its result."""
+        return script.ask(self.lanes[component].work(call, setting))
+
+    def foreign_call(self, script: Script, component: str, call: ModelCall) -> Any:
+        """Have the lane of a component make a call of a model that an adapter has brought along."""
+        own = replace(call, settings=(*call.settings, ("", id(call.module))))
+        return script.ask(self.lanes[component].work(own))
 
 
 class PictureTask(LibraryTask):
@@ -62,6 +70,7 @@ class PictureTask(LibraryTask):
         options: PictureOptions,
         kind: Any,
         arguments: Mapping[str, Any],
+        chosen: Chosen,
         *,
         index: int,
         deadline: float | None,
@@ -69,6 +78,8 @@ class PictureTask(LibraryTask):
         super().__init__(request_id, self._run, start_lane=workshop.start.name, deadline=deadline, index=index)
         self.options = options
         self.kind = kind
+        self.chosen = chosen
+        """Its adapters."""
         self.notes: list[str] = []
         """What the caller should know of how it was made."""
         self._workshop = workshop
@@ -84,23 +95,9 @@ class PictureTask(LibraryTask):
         return {**asked, **plain, "seed": self.options.seed, "n": self.options.n}
 
     def _run(self, script: Script) -> Any:
-        """The body: diffusers' own code from here on."""
-        factory, scheduler = self._workshop.factory, self.options.scheduler
-        generator = torch.Generator("cpu").manual_seed(self.options.seed + self.index)
-        arguments = {**self._arguments, "generator": generator, "output_type": "np"}
-        if runs_alone(self.kind.__name__):
-            pipeline = factory.direct(self.kind, scheduler)
-            output = script.ask(Work(self._workshop.start.name, object(), 1, lambda: pipeline(**arguments)))
-        else:
-            # Draws that the code forgets to give a generator to must not shift those of the others.
-            further = torch.Generator("cpu").manual_seed(generator.initial_seed())
-            pipeline = factory.make(self.kind, functools.partial(self._call, script, further), scheduler)
-            self._watch(script, pipeline, generator)
-            cuts = CutWatch(pipeline, self.options.prompt, self.options.negative)
-            if self.options.weighting:
-                arguments = with_embeddings(pipeline, arguments)
-            output = pipeline(**arguments)
-            self.notes += cuts.notes(self._workshop.cut_advice(self.kind))
+        """The body."""
+        with self._workshop.adapters.held(self.chosen):
+            output = self._output(script)
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
         _judge(picture, output, advice(self._workshop.factory.models.values()))
@@ -108,15 +105,38 @@ class PictureTask(LibraryTask):
         script.emit(Media(self.id, self.index, "image", image))
         return picture
 
+    def _output(self, script: Script) -> Any:
+        """What the pipeline returns: diffusers' own code from here on."""
+        factory, scheduler, adapters = self._workshop.factory, self.options.scheduler, self._workshop.adapters
+        generator = torch.Generator("cpu").manual_seed(self.options.seed + self.index)
+        arguments = {**self._arguments, "generator": generator, "output_type": "np"}
+        if runs_alone(self.kind.__name__):
+            pipeline = factory.direct(self.kind, scheduler)
+            self.chosen.equip(pipeline)
+            whole = adapters.during(self.chosen, lambda: pipeline(**arguments))
+            return script.ask(Work(self._workshop.start.name, object(), 1, whole))
+        # Draws that the code forgets to give a generator to must not shift those of the others.
+        further = torch.Generator("cpu").manual_seed(generator.initial_seed())
+        pipeline = factory.make(self.kind, functools.partial(self._call, script, further), scheduler)
+        self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet"))
+        self._watch(script, pipeline, generator)
+        cuts = CutWatch(pipeline, self.options.prompt, self.options.negative)
+        if self.options.weighting:
+            arguments = with_embeddings(pipeline, arguments)
+        output = pipeline(**arguments)
+        self.notes += cuts.notes(self._workshop.cut_advice(self.kind))
+        return output
+
     def _call(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         """A model call of the pipeline."""
-        result = self._workshop.call(script, component, call)
+        setting = self.chosen.settings.get(component)
+        result = self._workshop.call(script, component, call, setting)
         if call.method == "encode":
             result = with_own_draws(result, further)
         finer = self._workshop.decoders.finer(component, call, result)
         if finer is None:
             return result
-        result = self._workshop.call(script, component, finer)
+        result = self._workshop.call(script, component, finer, setting)
         if not is_useless(result):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result
