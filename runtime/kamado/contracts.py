@@ -87,6 +87,8 @@ class Lane(Protocol):
     """The most cost that one forward should take."""
     max_rows: int
     """The most works that one forward should take."""
+    interactive: bool
+    """Whether what each step gives goes out at once, to somebody who waits for it."""
 
     def run(self, works: Sequence[Work]) -> Sequence[Any]:
         """Exactly one batched forward: one result a work, in order. All or nothing: when it raises, nothing has

@@ -24,6 +24,8 @@ from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Pag
 class PagedLane:
     """See kamado.contracts.Lane. Not thread safe."""
 
+    interactive = True
+
     def __init__(
         self,
         name: str,

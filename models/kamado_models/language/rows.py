@@ -53,6 +53,8 @@ class _Row:
 class RowLane:
     """One loaded model. Works must come with the state that `RowMemory` reserved for them, and share its key."""
 
+    interactive = True
+
     def __init__(
         self,
         *,

@@ -19,7 +19,7 @@ class Loop:
 
     def __init__(self, residency: Residency, clock: Callable[[], float] = time.monotonic) -> None:
         self.residency = residency
-        self.scheduler = Scheduler(residency.limits)
+        self.scheduler = Scheduler(residency.limits, residency.is_interactive)
         self.clock = clock
         self.steps_by_lane: Counter[str] = Counter()
         self.rows_by_lane: Counter[str] = Counter()

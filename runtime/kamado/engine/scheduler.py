@@ -1,7 +1,8 @@
 """Which works run next, together. Knows costs, keys and fairness; not what a work computes.
 
 Across lanes: the lane that has used the least time runs next (start-time fair queueing: a lane that comes back from
-idling starts level with the busiest-starved one, it is owed nothing). Within a lane: the task that has waited the most
+idling starts level with the busiest-starved one, it is owed nothing). But after a step of a lane that nobody watches, it
+is the turn of one that somebody does, so that a token waits for one step of a picture at most. Within a lane: the task that has waited the most
 steps leads, its key decides the batch, and tasks with state in memory and cheap works come first. Memory is granted in
 order of arrival: an older task may take it from a younger one, which then computes its state again later.
 """
@@ -38,9 +39,14 @@ class _Queue:
 class Scheduler:
     """Not thread safe: the loop's thread owns it."""
 
-    def __init__(self, limits: Callable[[str], tuple[int, int]]) -> None:
+    def __init__(
+        self, limits: Callable[[str], tuple[int, int]], is_interactive: Callable[[str], bool] = lambda lane: True
+    ) -> None:
         """`limits(lane)` gives the lane's step budget and its most rows."""
         self._limits = limits
+        self._is_interactive = is_interactive
+        self._somebody_waited = False
+        """Whether the last step was one of a lane that nobody watches."""
         self._queues: dict[str, _Queue] = {}
         self._arrivals = 0
         self._step = 0
@@ -83,10 +89,15 @@ class Scheduler:
     def pick(self) -> tuple[str, list[Entry]] | None:
         """The next lane and the works (in `Entry.work`) of one forward, memory acquired. None: nothing can run."""
         self._step += 1
-        active = [(queue.used_s, name) for name, queue in self._queues.items() if queue.entries]
-        for _, name in sorted(active):
+        active = [
+            (self._somebody_waited and not self._is_interactive(name), queue.used_s, name)
+            for name, queue in self._queues.items()
+            if queue.entries
+        ]
+        for *_, name in sorted(active):
             batch = self._pick_from(name)
             if batch:
+                self._somebody_waited = not self._is_interactive(name)
                 return name, batch
         return None
 

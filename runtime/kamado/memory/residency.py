@@ -32,6 +32,10 @@ class Residency:
         lane = self._lanes[name]
         return lane.step_budget, lane.max_rows
 
+    def is_interactive(self, name: str) -> bool:
+        """See `Lane.interactive`."""
+        return self._lanes[name].interactive
+
     @contextmanager
     def hold(self, name: str) -> Iterator[Lane]:
         """The lane, in place for one forward."""

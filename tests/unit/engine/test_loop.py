@@ -217,6 +217,30 @@ def test_lanes_take_turns_by_the_time_they_use() -> None:
     assert longest <= 2, "the chat stalled behind the picture"
 
 
+@pytest.mark.parametrize(("chat_s", "picture_s"), [(3, 1), (1, 1), (1, 5)])
+def test_what_somebody_watches_waits_for_one_step_of_others_at_most(chat_s: int, picture_s: int) -> None:
+    """Also where its own steps are the longer ones, and then without taking more than its turn."""
+    residency = Residency()
+    chat, picture, encoder = CountLane("chat"), CountLane("picture"), CountLane("encoder")
+    picture.interactive = encoder.interactive = False
+    order: list[CountLane] = []
+    for lane in (chat, picture, encoder):
+        residency.add(lane)
+        lane.run = lambda works, lane=lane: order.append(lane) or [None] * len(works)  # type: ignore[method-assign]
+    loop = Loop(residency, clock=lambda: 0.0)  # the time of a step is charged below
+    for lane in (chat, picture, encoder):
+        loop.add(CountTask(lane.name, 40, lane=lane.name))
+    while sum(lane is chat for lane in order) < 40:
+        picked = len(order)
+        loop.step()
+        assert len(order) == picked + 1
+        loop.scheduler.charge(order[-1].name, chat_s if order[-1] is chat else picture_s)
+    gaps = "".join("c" if lane is chat else "p" for lane in order).strip("p").split("c")
+    assert max(map(len, gaps)) == 1
+    others = sum(lane is not chat for lane in order)
+    assert others >= 40 * min(chat_s / picture_s, 1) * 0.8
+
+
 def test_keys_of_one_lane_take_turns() -> None:
     residency = Residency()
     lane = CountLane()

@@ -29,6 +29,8 @@ def next_token(tokens: Sequence[int], seed: int, index: int) -> int:
 class ToyLane:
     """Keeps each token in its page slot, as its "key and value", and draws from what the pages say."""
 
+    interactive = True
+
     def __init__(self, memory: PagedMemory, *, step_budget: int = 16, max_rows: int = 8, name: str = "toy") -> None:
         self.name, self.step_budget, self.max_rows = name, step_budget, max_rows
         self.memory = memory
@@ -160,6 +162,8 @@ class CountTask:
 
 class CountLane:
     """Runs CountTasks."""
+
+    interactive = True
 
     def __init__(self, name: str = "counter", *, max_rows: int = 8, step_budget: int = 10**6) -> None:
         self.name, self.max_rows, self.step_budget = name, max_rows, step_budget

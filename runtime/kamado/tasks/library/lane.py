@@ -10,6 +10,7 @@ import torch
 
 from ...contracts import Work
 from .compare import rows_differ, same
+from .frames import forget_locals
 from .stacking import Form, Stacker
 from .standin import ModelCall
 
@@ -19,6 +20,8 @@ _PIXELS_OF_A_LATENT = 64
 
 class ModelLane:
     """See kamado.contracts.Lane. Its works come from `work`."""
+
+    interactive = False
 
     def __init__(
         self,
@@ -55,9 +58,13 @@ class ModelLane:
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. A call that is alone is made exactly as the library made it."""
-        with self._around(works[0].payload[2]):
-            calls: list[ModelCall] = [work.payload[0] for work in works]
-            return [calls[0].run()] if len(calls) == 1 else self._run(calls, [work.payload[1] for work in works])
+        calls: list[ModelCall] = [work.payload[0] for work in works]
+        try:
+            with self._around(works[0].payload[2]):
+                return [calls[0].run()] if len(calls) == 1 else self._run(calls, [work.payload[1] for work in works])
+        except Exception as error:
+            forget_locals(error)
+            raise
 
     def _run(self, calls: Sequence[ModelCall], forms: Sequence[Form]) -> list[Any]:
         rows = [form.rows for form in forms]
@@ -98,6 +105,7 @@ class HostLane:
     run as a whole (the payload is called), since nobody else may use its models meanwhile."""
 
     step_budget = 1 << 30
+    interactive = False
 
     def __init__(self, name: str, max_rows: int) -> None:
         self.name = name
