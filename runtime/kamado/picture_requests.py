@@ -53,6 +53,15 @@ class PictureOptions:
     """Classifier-free guidance (Ho and Salimans 2022), or what a guidance-distilled model takes for it. At least 0."""
     strength: float | None = None
     """How much of the input picture is replaced. (0, 1]"""
+    hires: float | None = None
+    """A second pass: the finished picture is made so many times larger and refined, with the same prompt and seed."""
+    hires_strength: float | None = None
+    """How much of it the second pass replaces. (0, 1], by default 0.5"""
+    hires_steps: int | None = None
+    """Steps of the second pass, of which the share `hires_strength` is run; by default as many as `steps`."""
+    weighting: str | None = None
+    """How weights are written in the prompts, "a1111" or none; also reads prompts of any length. See
+    `kamado_models.diffusion.prompt_syntax`."""
     scheduler: str | None = None
     """Name of the sampler; see `kamado_models.diffusion.schedulers`."""
     image: Any = None
@@ -67,9 +76,6 @@ class PictureOptions:
     seed: int = 0
     """Picture i of the request has seed + i."""
     n: int = 1
-    weighting: str | None = None
-    """How weights are written in the prompts, "a1111" or none; also reads prompts of any length. See
-    `kamado_models.diffusion.prompt_syntax`."""
     """Number of pictures."""
     preview_every: int = 0
     """A preview each so many steps; 0: none."""
@@ -177,6 +183,15 @@ def _scale(name: str, value: Any) -> float | list[float]:
     return check(name, value)  # type: ignore[no-any-return]
 
 
+def _one_of(*choices: str) -> Any:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise InvalidRequest(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+        return str(value)
+
+    return check
+
+
 def _any(name: str, value: Any) -> Any:
     return value
 
@@ -189,6 +204,10 @@ _CHECKS: dict[str, Any] = {
     "steps": _whole(1, MAX_STEPS),
     "guidance": _number(0.0, 1000.0),
     "strength": _number(0.0, 1.0, open_low=True),
+    "hires": _number(1.0, 8.0, open_low=True),
+    "hires_strength": _number(0.0, 1.0, open_low=True),
+    "hires_steps": _whole(1, MAX_STEPS),
+    "weighting": _one_of("a1111"),
     "scheduler": _text,
     "image": _any,
     "mask": _any,
@@ -201,13 +220,3 @@ _CHECKS: dict[str, Any] = {
     "deadline_s": _number(0.0, 1e9, open_low=True),
 }
 PICTURE_OPTION_NAMES = frozenset(_CHECKS)
-def _one_of(*choices: str) -> Any:
-    def check(name: str, value: Any) -> str:
-        if value not in choices:
-            raise InvalidRequest(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
-        return str(value)
-
-    return check
-
-
-    "weighting": _one_of("a1111"),

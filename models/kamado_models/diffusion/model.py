@@ -22,6 +22,7 @@ from kamado.picture_requests import resolve_picture_options
 from kamado.results import Result, Timings
 
 from .control import completed
+from .hires import refinement
 from .parts import recipe_files
 from .pipelines import call_arguments, takes_size
 from .prompts import check_weighting
@@ -62,9 +63,23 @@ class PipelineModel:
         if asked.weighting is not None:
             check_weighting(arguments, kind, factory.components, factory.reference)
         chosen = self._workshop.adapters.prepare(asked.adapters, kind, arguments)
+        second = refinement(factory, asked, self.sizes.multiple)
+        if second is not None:
+            width, height = second.size((asked.width or self.sizes.width, asked.height or self.sizes.height))
+            self.sizes.check(replace(asked, width=width, height=height), self.checkpoint, self.plan)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None
         return [
-            PictureTask(self._workshop, request_id, asked, kind, arguments, chosen, index=index, deadline=deadline)
+            PictureTask(
+                self._workshop,
+                request_id,
+                asked,
+                kind,
+                arguments,
+                chosen,
+                refinement=second,
+                index=index,
+                deadline=deadline,
+            )
             for index in range(asked.n)
         ]
 

@@ -26,12 +26,13 @@ from .adapters_uses import Chosen, Setting
 from .cuts import CutWatch
 from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
-from .pipelines import PipelineFactory
+from .hires import Refinement
+from .pipelines import PipelineFactory, call_arguments
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .table import runs_alone
 
-_MORE = ("control_scale", "weighting")
+_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class PictureTask(LibraryTask):
         arguments: Mapping[str, Any],
         chosen: Chosen,
         *,
+        refinement: Refinement | None = None,
         index: int,
         deadline: float | None,
     ) -> None:
@@ -82,6 +84,9 @@ class PictureTask(LibraryTask):
         """Its adapters."""
         self.notes: list[str] = []
         """What the caller should know of how it was made."""
+        self._refinement = refinement
+        self._steps = 0
+        """Done, of all passes."""
         self._workshop = workshop
         self._arguments = arguments
 
@@ -97,34 +102,44 @@ class PictureTask(LibraryTask):
     def _run(self, script: Script) -> Any:
         """The body."""
         with self._workshop.adapters.held(self.chosen):
-            output = self._output(script)
+            picture, image = self._picture(script, self.kind, self.options, self._arguments)
+            if self._refinement is not None:
+                second = self._refinement
+                self.notes += second.notes
+                asked = second.asked(image)
+                picture, image = self._picture(script, second.kind, asked, call_arguments(second.kind, asked))
+        script.emit(Media(self.id, self.index, "image", image))
+        return picture
+
+    def _picture(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
+        """One pass: (float32 (height, width, channels) in [0, 1], the same as a PIL picture)."""
+        output = self._output(script, kind, options, arguments)
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
         _judge(picture, output, advice(self._workshop.factory.models.values()))
         (image,) = pictures_from_float(picture[None])
-        script.emit(Media(self.id, self.index, "image", image))
-        return picture
+        return picture, image
 
-    def _output(self, script: Script) -> Any:
+    def _output(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
         """What the pipeline returns: diffusers' own code from here on."""
-        factory, scheduler, adapters = self._workshop.factory, self.options.scheduler, self._workshop.adapters
-        generator = torch.Generator("cpu").manual_seed(self.options.seed + self.index)
-        arguments = {**self._arguments, "generator": generator, "output_type": "np"}
-        if runs_alone(self.kind.__name__):
-            pipeline = factory.direct(self.kind, scheduler)
+        factory, scheduler, adapters = self._workshop.factory, options.scheduler, self._workshop.adapters
+        generator = torch.Generator("cpu").manual_seed(options.seed + self.index)
+        arguments = {**arguments, "generator": generator, "output_type": "np"}
+        if runs_alone(kind.__name__):
+            pipeline = factory.direct(kind, scheduler)
             self.chosen.equip(pipeline)
             whole = adapters.during(self.chosen, lambda: pipeline(**arguments))
             return script.ask(Work(self._workshop.start.name, object(), 1, whole))
         # Draws that the code forgets to give a generator to must not shift those of the others.
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
-        pipeline = factory.make(self.kind, functools.partial(self._call, script, further), scheduler)
+        pipeline = factory.make(kind, functools.partial(self._call, script, further), scheduler)
         self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet"))
-        self._watch(script, pipeline, generator)
-        cuts = CutWatch(pipeline, self.options.prompt, self.options.negative)
-        if self.options.weighting:
+        self._watch(script, pipeline, generator, options)
+        cuts = CutWatch(pipeline, options.prompt, options.negative)
+        if options.weighting:
             arguments = with_embeddings(pipeline, arguments)
         output = pipeline(**arguments)
-        self.notes += cuts.notes(self._workshop.cut_advice(self.kind))
+        self.notes += cuts.notes(self._workshop.cut_advice(kind))
         return output
 
     def _call(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
@@ -141,40 +156,41 @@ class PictureTask(LibraryTask):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result
 
-    def _watch(self, script: Script, pipeline: Any, generator: torch.Generator) -> None:
+    def _watch(self, script: Script, pipeline: Any, generator: torch.Generator, options: PictureOptions) -> None:
         """Progress, and previews, with the steps of the request's own scheduler."""
+        before, later = self._steps, 0
+        if self._refinement is not None and before == 0:
+            later = self._refinement.steps
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is None or not hasattr(scheduler, "step"):
             return
         step = scheduler.step
         takes_generator = "generator" in inspect.signature(step).parameters
-        done = 0
 
         @functools.wraps(step)  # pipelines look up what a step takes
         def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal done
             if takes_generator:
                 # Some pipelines leave it out; a scheduler that draws would then draw from everybody's random numbers.
                 kwargs.setdefault("generator", generator)
             result = step(*args, **kwargs)
-            done += 1
-            total = getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps)
-            script.emit(Progress(self.id, done, max(int(total), done), self.index))
-            if self.options.preview_every and done % self.options.preview_every == 0:
+            self._steps += 1
+            own = getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps)
+            total = before + max(int(own), self._steps - before) + later
+            script.emit(Progress(self.id, self._steps, total, self.index))
+            if options.preview_every and self._steps % options.preview_every == 0:
                 predicted = args[0] if args else kwargs.get("model_output")
-                self._preview(script, pipeline, done, clean_latents(scheduler, result, predicted))
+                self._preview(script, pipeline, clean_latents(scheduler, result, predicted), options)
             return result
 
         scheduler.step = counted
 
-    def _preview(self, script: Script, pipeline: Any, step: int, latents: Any) -> None:
-        asked = self.options
+    def _preview(self, script: Script, pipeline: Any, latents: Any, asked: PictureOptions) -> None:
         sizes = [(asked.width, asked.height)] if asked.width and asked.height else []
         sizes += [image.size for image in (asked.image if isinstance(asked.image, list) else [asked.image]) if image]
         call = functools.partial(self._workshop.call, script)
         image = self._workshop.previews.picture(pipeline, latents, sizes, call)
         if image is not None:
-            script.emit(Preview(self.id, step, image, index=self.index))
+            script.emit(Preview(self.id, self._steps, image, index=self.index))
 
 
 def _pictures(output: Any) -> Any:

@@ -1,0 +1,94 @@
+"""A second pass: the finished picture, enlarged, is refined by the image-to-image pipeline of the same models.
+
+Models draw best at the size that they were trained at; a larger picture made at once repeats itself. Enlarging and
+painting over a part of the noise (`strength`) adds detail and keeps the composition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from kamado.errors import InvalidRequest
+from kamado.picture_requests import PictureOptions
+
+from .pipelines import PipelineFactory, call_arguments, call_parameters, takes_size
+
+STRENGTH = 0.5
+_OF_THE_FIRST = ("latents", "timesteps", "sigmas", "denoising_end", "denoising_start")
+"""Options that say how the first pass goes on in time, or hold its noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """The second pass of a request."""
+
+    kind: Any
+    """Its pipeline class."""
+    options: PictureOptions
+    """All but the picture and its size."""
+    scale: float
+    multiple: int
+    """Sides are multiples of so many pixels."""
+    steps: int
+    """How many it will take, about."""
+    notes: tuple[str, ...]
+    """What the caller should know of it."""
+
+    def asked(self, picture: Image.Image) -> PictureOptions:
+        """The options with the first pass's picture, enlarged."""
+        size = self.size(picture.size)
+        return _fitting(self.kind, self.options, picture.resize(size, Image.Resampling.LANCZOS))
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (width, height) that a picture of this size gets."""
+        width, height = (max(1, round(side * self.scale / self.multiple)) * self.multiple for side in size)
+        return width, height
+
+
+def refinement(factory: PipelineFactory, options: PictureOptions, multiple: int) -> Refinement | None:
+    """The second pass that was asked for, if any. Raises InvalidRequest."""
+    if options.hires is None:
+        for name in ("hires_strength", "hires_steps"):
+            if getattr(options, name) is not None:
+                raise InvalidRequest(f"{name} is for a second pass; give hires too, how many times larger it makes")
+        return None
+    placeholder = Image.new("RGB", (multiple, multiple))
+    strength = options.hires_strength or STRENGTH
+    again = replace(
+        options, image=placeholder, mask=None, strength=strength, steps=options.hires_steps or options.steps
+    )
+    try:
+        kind = factory.kind(again)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"hires needs a model that takes pictures too, and {error}") from error
+    takes = call_parameters(kind)
+    if "strength" not in takes or "mask_image" in takes:
+        what = "no strength" if "strength" not in takes else "a mask"
+        raise InvalidRequest(f"hires cannot refine a picture with {kind.__name__}, which takes {what}")
+    steps = int((again.steps or takes["num_inference_steps"].default) * strength)
+    if steps < 1:
+        raise InvalidRequest(
+            f"hires takes hires_steps x hires_strength steps, and {again.steps} x {strength:g} is less than one; "
+            f"ask for more steps (hires_steps={int(1 / strength) + 1})"
+        )
+    extra = {name: value for name, value in options.extra.items() if name in takes and name not in _OF_THE_FIRST}
+    again = replace(again, extra=extra)
+    call_arguments(kind, _fitting(kind, again, placeholder))
+    left_out = sorted(options.extra.keys() - extra.keys())
+    return Refinement(
+        kind=kind,
+        options=again,
+        scale=options.hires,
+        multiple=multiple,
+        steps=steps,
+        notes=(f"the second pass takes no {', '.join(left_out)}",) if left_out else (),
+    )
+
+
+def _fitting(kind: Any, options: PictureOptions, picture: Image.Image) -> PictureOptions:
+    """With the picture, and its size where the pipeline wants to be told."""
+    width, height = picture.size if takes_size(kind) else (None, None)
+    return replace(options, image=picture, width=width, height=height)
