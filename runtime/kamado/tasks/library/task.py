@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from ...contracts import Accepted, Task, Work
 from ...errors import GenerationFailed, InvalidRequest, KamadoError
 from ...events import Event, Finished, FinishReason
 from .coroutine import Coroutine, Ended
+from .frames import forget_locals
 
 
 class Script:
@@ -86,7 +86,7 @@ class LibraryTask:
         try:
             question = self._coroutine.resume(result)
         except (Exception, SystemExit) as error:
-            _forget_locals(error)
+            forget_locals(error)
             if isinstance(error, SystemExit):
                 raise GenerationFailed(f"the library wanted to end the program: exit({error.code!r})") from error
             # Libraries check their arguments before they compute.
@@ -108,15 +108,6 @@ class LibraryTask:
         self._finished = True
         self._work = None
         return Finished(self.id, reason, index=self.index, error=error, output=self.output)
-
-
-def _forget_locals(error: BaseException | None) -> None:
-    """Who keeps an error keeps the frames that it came through, and with them all that the code computed with."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _first_lines(error: Exception) -> str:
