@@ -47,8 +47,10 @@ def tables_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Embedding]:
     """component -> the table of word vectors, of text encoders."""
     found = {}
     for name, model in models.items():
-        table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
-        if name.startswith("text_encoder") and isinstance(table, nn.Embedding):
+        if not name.startswith("text_encoder") or not hasattr(model, "get_input_embeddings"):
+            continue  # others may have the method and raise in it
+        table = model.get_input_embeddings()  # type: ignore[operator]
+        if isinstance(table, nn.Embedding):
             found[name] = table
     return found
 
