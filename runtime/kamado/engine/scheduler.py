@@ -1,10 +1,11 @@
 """Which works run next, together. Knows costs, keys and fairness; not what a work computes.
 
 Across lanes: the lane that has used the least time runs next (start-time fair queueing: a lane that comes back from
-idling starts level with the busiest-starved one, it is owed nothing). But after a step of a lane that nobody watches, it
-is the turn of one that somebody does, so that a token waits for one step of a picture at most. Within a lane: the task that has waited the most
-steps leads, its key decides the batch, and tasks with state in memory and cheap works come first. Memory is granted in
-order of arrival: an older task may take it from a younger one, which then computes its state again later.
+idling starts level with the busiest-starved one, it is owed nothing). But after a step of a lane that nobody watches,
+it is the turn of one that somebody does, so that a token waits for one step of a picture at most. Within a lane: the
+task that has waited the most steps leads, its key decides the batch, and tasks with state in memory and cheap works
+come first. Memory is granted in order of arrival: an older task may take it from a younger one, which then computes its
+state again later.
 """
 
 from __future__ import annotations
