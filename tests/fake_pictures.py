@@ -101,13 +101,15 @@ class FakePictureModel:
         for image in images:
             red, *others = image.getpixel((0, 0))  # type: ignore[misc]
             image.putpixel((0, 0), ((red + self.noise) % 256, *others))
-        inputs = described_inputs({"image": options.image, "mask": options.mask, "control": options.control})
+        files = {"image": options.image, "mask": options.mask, "control": options.control}
+        files["ip_adapter_image"] = options.extra.get("ip_adapter_image")
+        inputs, extra = described_inputs(files), {n: v for n, v in options.extra.items() if n not in files}
         names = ("prompt", "negative", "width", "height", "steps", "seed", "n")
         asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
         recipe = {
             "kamado": "0.1.0",
             "model": {"reference": self.reference, "revision": None, "files": {"a.safetensors": "00"}},
-            "options": {**asked, **options.extra},
+            "options": {**asked, **extra},
             "device": "cpu",
             "dtype": "float32",
             "quant": "none",

@@ -18,13 +18,12 @@ from .errors import InvalidRequest, ModelNotFound
 from .families import find
 from .files import claimed
 from .media.compare import Comparison, compare_pictures, keeps_pixels
-from .media.inputs import described_inputs
+from .media.inputs import INPUTS, described_inputs
 from .media.pictures import WRITE_FORMATS, check_picture_path, open_picture, read_recipe, save_picture
 from .media.recipe import differences, recipe_loading, recipe_request
 from .picture_requests import ALIASES
 from .results import Result
 
-INPUTS = ("image", "mask", "control")
 _OTHERWISE = ("n", "deadline_s", "preview_every")
 """Options that say nothing of what one picture shows."""
 
@@ -116,19 +115,21 @@ def replay(
     image: Any = None,
     mask: Any = None,
     control: Any = None,
+    ip_adapter_image: Any = None,
     offline: bool = False,
 ) -> Replay:
     """Make the picture in the file `path` again from the recipe in it, write it, and compare it with the file.
 
     `out`: where to; by default a new file `name-replay.png` beside it. `runtime`: where to load the model; by default
     one on the default device, for this call. `model`: the model, if it is not found under the name in the recipe.
-    `dtype`, `components`: where they are to be other than those that it was made with. `image`, `mask`, `control`: the
-    input pictures, which the recipe knows by their hashes; a list of several.
+    `dtype`, `components`: where they are to be other than those that it was made with. `image`, `mask`, `control`,
+    `ip_adapter_image`: the input pictures, which the recipe knows by their hashes; a list of several.
 
     Raises InvalidRequest (no recipe, an input that is missing or another one, a path that cannot be written), and what
     `Runtime.load` and `Model.generate` raise.
     """
-    found = replayable(path, out, model=model, inputs={"image": image, "mask": mask, "control": control})
+    inputs = {"image": image, "mask": mask, "control": control, "ip_adapter_image": ip_adapter_image}
+    found = replayable(path, out, model=model, inputs=inputs)
     loading = {**found.loading, "dtype": dtype or found.loading.get("dtype", "auto"), "offline": offline}
     loading["components"] = {**found.loading.get("components", {}), **(components or {})} or None
     if runtime is None:
@@ -154,8 +155,8 @@ def replayable(
         recipe = {**recipe, "model": {**(facts if isinstance(facts, Mapping) else {}), **now}}
     reference, options = recipe_request(recipe)
     loading = recipe_loading(recipe)
-    if loading.pop("adapters", None):
-        raise InvalidRequest(f"{source} was made with adapters, which this version cannot load")
+    if adapters := loading.pop("adapters", None):
+        options["adapters"] = adapters
     return Replayable(
         path=source,
         recipe=recipe,

@@ -129,7 +129,6 @@ def test_one_input_picture_in_another_format_is_the_same(tmp_path: Path) -> None
         ({"options": None}, "holds no options"),
         ({"model": {}}, "does not say which model"),
         ({"inputs": {"audio": {"sha256": "00"}}}, "'audio', which this version cannot take"),
-        ({"adapters": [{"reference": "a/b", "weight": 1.0}]}, "adapters, which this version cannot load"),
     ],
 )
 def test_recipes_that_cannot_be_followed(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -156,6 +155,13 @@ def test_another_name_for_the_model(tmp_path: Path) -> None:
         raise HubUnreachable("no network")
     with pytest.raises(ModelNotFound, match=r"^nobody$"), replayable(source, model="x").explained():
         raise ModelNotFound("nobody")
+
+
+def test_adapters_of_the_recipe(tmp_path: Path) -> None:
+    adapters = [{"reference": "style.safetensors", "weight": 0.5, "sha256": "00"}]
+    found = replayable(with_recipe(make(tmp_path / "x.png"), {"adapters": adapters}))
+    assert found.options["adapters"] == [{"reference": "style.safetensors", "weight": 0.5}]
+    assert again(found).differences == ("adapter style.safetensors: missing, or other content now",)
 
 
 def test_components_of_the_recipe(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..media.inputs import INPUTS
 from ..picture_requests import ALIASES, PICTURE_OPTION_NAMES
 from ..requests import TEXT_OPTION_NAMES
 from ..results import Result
@@ -20,7 +21,6 @@ from .openai_lines import is_openai_line
 
 MEDIA_NAME = "media"
 FORMATS = ("png", "webp", "jpg")
-_FILES = frozenset({"image", "mask", "control"})
 _PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9_])?", re.ASCII)
 _SLUG_CHARACTERS = 40
 
@@ -48,8 +48,7 @@ class PictureAnswers:
             if not name.isidentifier() or name in ("self", "preview_every"):
                 raise InvalidRequest(f"unknown option: {name[:200]}")
         return {
-            name: self._located(value) if ALIASES.get(name, name) in _FILES else value
-            for name, value in options.items()
+            name: self._opened(value) if ALIASES.get(name, name) in INPUTS else value for name, value in options.items()
         }
 
     def seed(self, number: int) -> int:
@@ -91,13 +90,14 @@ class PictureAnswers:
         """See Answers."""
         return {"id": line_id, "status": "failed", "files": [], "seeds": [], "error": message, "recipe": None}
 
-    def _located(self, value: Any) -> Any:
-        """Paths from where the input file lies; data URLs and what is no text stay as they are."""
+    def _opened(self, value: Any) -> Any:
+        """Input pictures; relative paths start where the input file lies. Raises InvalidRequest."""
+        from ..media.pictures import open_picture
+
         if isinstance(value, list):
-            return [self._located(item) for item in value]
-        if not isinstance(value, str) or "://" in value[:16] or value[:5].lower() == "data:":
-            return value
-        return str(self._inputs / value)
+            return [self._opened(item) for item in value]
+        is_path = isinstance(value, str) and "://" not in value[:16] and value[:5].lower() != "data:"
+        return None if value is None else open_picture(self._inputs / value if is_path else value)
 
 
 def safe_name(line_id: str | int) -> str:

@@ -220,8 +220,13 @@ def parse_bias(item: str) -> tuple[int, float]:
         raise InvalidRequest(f"--logit-bias {item!r}: write it as TOKEN_ID=NUMBER, like 42=-100") from None
 
 
-_PICTURE_NAMES = ("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting")
-_SEVERAL = ("image", "control", "control_scale")
+_ONCE = (
+    *("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting"),
+    *("hires", "hires_strength", "hires_steps"),
+)
+_SEVERAL = ("image", "control", "control_scale", "adapters", "ip_adapter_image")
+PICTURE_FLAGS = (*_ONCE, *_SEVERAL)
+"""Options of pictures that have a flag; others are given with --option."""
 _OWN_PLACE = {"self": "not an option", "prompt": "an argument", "seed": "--seed", "n": "--n"}
 
 
@@ -231,7 +236,7 @@ def picture_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, named: tuple[str, ...], **kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in (*_PICTURE_NAMES, *_SEVERAL)}
+        values = {name: kwargs.pop(name) for name in PICTURE_FLAGS}
         picture: dict[str, Any] = {name: value for name, value in values.items() if value not in (None, ())}
         for name in _SEVERAL:
             if name in picture:
@@ -262,6 +267,19 @@ def picture_options(command: Command) -> Command:
             "--control-scale", type=float, multiple=True, metavar="X", help="How much a ControlNet counts. Repeatable."
         ),
         click.option("--weighting", metavar="NAME", help="How the prompt writes weights: a1111, (like:1.3) this."),
+        click.option(
+            "--hires", type=float, metavar="X", help="Then X times larger, refined in a second pass."
+        ),
+        click.option("--hires-strength", type=float, metavar="X", help="How much the second pass replaces: 0 to 1."),
+        click.option("--hires-steps", type=int, metavar="N", help="Steps of the second pass."),
+        click.option(
+            "--adapter", "adapters", multiple=True, metavar="REF[:WEIGHT]",
+            help="LoRA, embedding or IP-Adapter: a .safetensors file, org/name. Repeatable.",
+        ),
+        click.option(
+            "--adapter-image", "ip_adapter_image", type=file, multiple=True, metavar="FILE",
+            help="The picture that an IP-Adapter shows. Repeatable.",
+        ),
         click.option(
             "--option", "named", multiple=True, metavar="NAME=JSON",
             help="An option of the model's pipeline under its own name, like class_labels=[3]. Repeatable.",

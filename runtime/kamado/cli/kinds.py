@@ -6,16 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
+from .common import PICTURE_FLAGS
 from .prompt import check_text
 
 SHARED = ("seed", "n")
 """Options of every kind of model."""
-_FLAGS = {"chat": "--raw"}
-_TYPED_PICTURE_NAMES = frozenset(
-    {*("width", "height", "steps", "guidance", "negative", "scheduler", "strength", "image", "mask", "control")}
-    | {"control_scale", "weighting"}
-)
-_FILES = ("image", "mask", "control")
+_RENAMED = {"chat": "--raw", "adapters": "--adapter", "ip_adapter_image": "--adapter-image"}
 
 
 def check_values(text: Mapping[str, Any], picture: Mapping[str, Any]) -> None:
@@ -82,8 +78,10 @@ def as_typed(options: Mapping[str, Any], show: Callable[[Any], str] = str) -> di
 
 def _with_files(options: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
     """The options with input files changed; one of a list that holds one stands alone."""
+    from ..media.inputs import INPUTS
+
     found = dict(options)
-    for name in _FILES:
+    for name in INPUTS:
         if name in found:
             value = found[name]
             items = [change(item) for item in (value if isinstance(value, list) else [value])]
@@ -93,9 +91,9 @@ def _with_files(options: Mapping[str, Any], change: Callable[[Any], Any]) -> dic
 
 def _flag(name: str) -> str:
     """An option as it was typed."""
-    if name in _FLAGS:
-        return _FLAGS[name]
+    if name in _RENAMED:
+        return _RENAMED[name]
     from ..requests import TEXT_OPTION_NAMES
 
-    typed = name in TEXT_OPTION_NAMES or name in _TYPED_PICTURE_NAMES
+    typed = name in TEXT_OPTION_NAMES or name in PICTURE_FLAGS
     return f"--{name.replace('_', '-')}" if typed else f"--option {name}"

@@ -28,20 +28,22 @@ _FILE = click.Path(path_type=Path)
 @click.option("--image", type=_FILE, multiple=True, metavar="FILE", help="The input picture, if there was one.")
 @click.option("--mask", type=_FILE, metavar="FILE", help="The mask, if there was one.")
 @click.option("--control", type=_FILE, multiple=True, metavar="FILE", help="What a ControlNet saw, if there was one.")
+@click.option(
+    "--adapter-image", type=_FILE, multiple=True, metavar="FILE", help="What an IP-Adapter saw, if there was one."
+)
 @model_options
 @common_options
 @click.pass_context
 def replay(
     ctx: click.Context,
+    /,
     file: Path,
     *,
     out_path: Path | None,
     model: str | None,
-    image: tuple[Path, ...],
-    mask: Path | None,
-    control: tuple[Path, ...],
     load: LoadOptions,
     out: Output,
+    **given: Any,
 ) -> None:
     """Make the picture FILE again from the recipe in it, and say whether every pixel is the same.
 
@@ -52,7 +54,8 @@ def replay(
     """
     from ..replaying import replayable
 
-    found = replayable(file, out_path, model=model, inputs={"image": image, "mask": mask, "control": control})
+    given["ip_adapter_image"] = given.pop("adapter_image")
+    found = replayable(file, out_path, model=model, inputs=given)
     check_target(out_path or file.with_suffix(".png"))
     load = replace(
         load,

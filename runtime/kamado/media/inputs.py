@@ -7,9 +7,12 @@ from typing import Any
 
 from .pictures import picture_digest
 
+INPUTS = ("image", "mask", "control", "ip_adapter_image")
+"""Options that are pictures."""
+
 
 def described_inputs(pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"image": {"sha256"}, ...}` of opened pictures (see `open_picture`) by option name: the `inputs` of a recipe.
+    """`{"image": {"sha256"}, ...}` of opened pictures (see `open_picture`) by name (see INPUTS): a recipe's `inputs`.
 
     Several pictures of one option are a list of such facts; None is left out. The hash is that of the upright pixels:
     a copy in another lossless format is the same input.

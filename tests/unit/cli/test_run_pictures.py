@@ -43,11 +43,13 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
     options = (
         "--width 16 --height 24 --steps 5 --guidance 2.5 --negative blurry --scheduler euler --strength 0.5 --n 2 "
         "--image a.png --image b.png --mask mask.png --control edges.webp --option clip_skip=2 --option labels=[1,2] "
-        "--control-scale 0.5 --control-scale 1 --weighting a1111"
+        "--control-scale 0.5 --control-scale 1 --weighting a1111 --adapter x.safetensors:0.5 --adapter org/y "
+        "--adapter-image a.png --hires 2 --hires-strength 0.3 --hires-steps 4"
     )
     done = kamado("run", "fake", "p", "-o", "x.png", "--seed", "1", *options.split(), "--json")
     (request,) = pictures.requests
-    assert len(request.pop("image")) == 2 and all(request.pop(name).size == (8, 8) for name in ("mask", "control"))
+    single = ("mask", "control", "ip_adapter_image")
+    assert len(request.pop("image")) == 2 and all(request.pop(name).size == (8, 8) for name in single)
     assert request == {
         "prompt": "p",
         "width": 16,
@@ -63,6 +65,10 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         "labels": [1, 2],
         "control_scale": [0.5, 1.0],
         "weighting": "a1111",
+        "adapters": ["x.safetensors:0.5", "org/y"],
+        "hires": 2.0,
+        "hires_strength": 0.3,
+        "hires_steps": 4,
     }
     document = json.loads(done.out)
     assert done.err == "" and document["files"] == ["x-1.png", "x-2.png"] and document["seeds"] == [1, 2]
@@ -151,6 +157,9 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_first(kamado: Kamado, r
         (("--width", "64"), "--width is for picture models, and fake makes text"),
         (("--image", "x.png"), "--image is for picture models"),
         (("--option", "labels=[1]"), "--option labels is for picture models"),
+        (("--adapter", "x"), "--adapter is for picture models"),
+        (("--adapter-image", "x.png"), "--adapter-image is for picture models"),
+        (("--hires-steps", "2"), "--hires-steps is for picture models"),
         (("--preview", "there"), "--preview is for picture models"),
         (("--n", "200"), "n must be a whole number from 1 to 128"),
     ],
