@@ -82,7 +82,7 @@ def read_embedding(file: AdapterFile, tables: Mapping[str, nn.Embedding], refere
     return Embedding(word, vectors)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Vocabulary:
     """The words of one or more embeddings, as the requests that ask for them have them."""
 
