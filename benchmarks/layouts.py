@@ -35,6 +35,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
+PICTURE_LAYOUTS = ("sd15",)
+"""Stable Diffusion 1.5: UNet of 860 million parameters, pictures of 512 x 512."""
+
+
 def write_layout(name: str, folder: Path, *, dtype: str = "bfloat16", device: str = "cpu") -> Path:
     """Write a checkpoint of layout `name` to `folder`, with a tokenizer of bytes. `device` makes the weights.
     Returns `folder`."""
@@ -46,6 +50,44 @@ def write_layout(name: str, folder: Path, *, dtype: str = "bfloat16", device: st
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
     _write_tokenizer(folder)
+    return folder
+
+
+def write_picture_layout(name: str, folder: Path, *, dtype: str = "float16", device: str = "cpu") -> Path:
+    """Write a diffusers folder of layout `name`. `device` makes the weights. Returns `folder`."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    assert name in PICTURE_LAYOUTS
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{token}</w>" for token in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    text = CLIPTextConfig(
+        vocab_size=49_408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        bos_token_id=512, eos_token_id=513, pad_token_id=513,
+    )  # fmt: skip
+    levels = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(0)
+        models = {
+            "unet": UNet2DConditionModel(cross_attention_dim=768, sample_size=64),
+            "vae": AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512, **levels
+            ),
+            "text_encoder": CLIPTextModel(text),
+        }
+    pipeline = StableDiffusionPipeline(
+        **{part: model.to(getattr(torch, dtype)) for part, model in models.items()},
+        tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], pad_token="<|endoftext|>", model_max_length=77),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
 """Pictures through Kamado beside diffusers' pipeline called directly, in one process, again and again.
 
-    python benchmarks/pictures.py [--model emoji-diffusion:64] [--device cpu] [--steps 25] [--reps 10] [--write NAME]
+    python benchmarks/pictures.py [--model emoji-diffusion:64 | --layout sd15] [--device cpu] [--steps 25] [--reps 10]
+                                  [--write NAME]
                                   [--tests overhead together chat] [--chat smollm2:135m]
 
 overhead   one request through Kamado, over the pipeline called directly with the same components: wall times, paired.
@@ -16,11 +17,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from layouts import PICTURE_LAYOUTS, write_picture_layout
 from machine import description, write
 
 import kamado
@@ -146,6 +150,8 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-diffusion:64")
+    parser.add_argument("--layout", choices=PICTURE_LAYOUTS, help="random weights of this layout instead of a model")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--chat", default="smollm2:135m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=25)
@@ -158,8 +164,11 @@ def main() -> None:
     machine = description(arguments.device)
     print(machine)
     rows: list[dict[str, Any]] = []
-    with kamado.Runtime(device=arguments.device) as runtime:
-        model = runtime.load(arguments.model)
+    with tempfile.TemporaryDirectory() as folder, kamado.Runtime(device=arguments.device) as runtime:
+        reference = arguments.model
+        if arguments.layout:
+            reference = str(write_picture_layout(arguments.layout, Path(folder), device=arguments.device))
+        model = runtime.load(reference, dtype=arguments.dtype)
         for test in arguments.tests:
             if test == "chat":
                 rows += chat(runtime, model, arguments)
@@ -167,7 +176,8 @@ def main() -> None:
                 rows += (overhead if test == "overhead" else together)(model, arguments)
             print(*rows, sep="\n", flush=True)
     if arguments.write:
-        print(write(arguments.write, [{"model": arguments.model, **row} for row in rows], machine))
+        shared = {"model": arguments.layout or arguments.model, "steps": arguments.steps}
+        print(write(arguments.write, [shared | row for row in rows], machine))
 
 
 if __name__ == "__main__":
