@@ -32,7 +32,7 @@ _OTHERWISE = ("n", "deadline_s", "preview_every")
 class Replay:
     """An output that was made again."""
 
-    result: Result
+    result: Result = field(repr=False)
     path: Path
     """Where it was written."""
     comparison: Comparison

@@ -15,14 +15,14 @@ from ..batch.texts import TextAnswers
 from ..errors import InvalidRequest
 from ..memory.devices import resolve_device
 from ..units import format_seconds
-from .common import LoadOptions, Output, common_options, model_options, picture_options, text_options
+from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, picture_options, text_options
 from .kinds import as_typed, check_values, opened, options_for
 from .loading import loaded_model, what_it_makes
 
 FAILED = 1
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT.jsonl", type=click.Path(path_type=Path))
 @click.option("-o", "folder", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where results go.")

@@ -20,6 +20,7 @@ __all__ = [
     "CliState",
     "LoadOptions",
     "Output",
+    "SectionedCommand",
     "Update",
     "common_options",
     "model_options",
@@ -37,9 +38,28 @@ class CliState:
     verbose: bool = False
 
 
-def _apply(command: Callable[..., Any], options: list[Callable[[Any], Any]]) -> Callable[..., Any]:
+class SectionedCommand(click.Command):
+    """Shows options by section: those of its own first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def _apply(
+    command: Callable[..., Any], options: list[Callable[[Any], Any]], section: str | None = None
+) -> Callable[..., Any]:
+    """Decorate with the options; `section`: under which heading help shows them."""
     for option in reversed(options):  # click shows them in the order of decoration, bottom up
         command = option(command)
+        if section is not None:
+            vars(command)["__click_params__"][-1].section = section
     return command
 
 
@@ -150,7 +170,7 @@ def model_options(command: Command) -> Command:
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),
     ]  # fmt: skip
-    return _apply(wrapper, options)  # type: ignore[return-value]
+    return _apply(wrapper, options, "Loading")  # type: ignore[return-value]
 
 
 _TEXT_NAMES = (
@@ -200,13 +220,15 @@ def text_options(command: Command) -> Command:
             "--logit-bias", multiple=True, metavar="ID=X", help="Add X to the logit of a token id. Repeatable."
         ),
         click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
-        click.option("--seed", type=int, metavar="N", help="Makes draws repeatable."),
-        click.option("--n", type=int, metavar="N", help="Number of answers, or of pictures."),
         click.option("--logprobs", type=int, metavar="N", help="Report log-probabilities and N alternatives (--json)."),
         click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token."),
         click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template."),
     ]
-    return _apply(wrapper, options)  # type: ignore[return-value]
+    shared = [
+        click.option("--seed", type=int, metavar="N", help="Makes draws repeatable."),
+        click.option("--n", type=int, metavar="N", help="Number of answers, or of pictures."),
+    ]
+    return _apply(_apply(wrapper, options, "Text"), shared, "Text and pictures")  # type: ignore[return-value]
 
 
 def parse_bias(item: str) -> tuple[int, float]:
@@ -250,12 +272,12 @@ def picture_options(command: Command) -> Command:
 
     file = click.Path(path_type=Path)
     options = [
-        click.option("--width", type=int, metavar="PIXELS", help="Of a picture.  [the model's own]"),
-        click.option("--height", type=int, metavar="PIXELS", help="Of a picture.  [the model's own]"),
-        click.option("--steps", type=int, metavar="N", help="Denoising steps of a picture."),
+        click.option("--width", type=int, metavar="PIXELS", help="[the model's own]"),
+        click.option("--height", type=int, metavar="PIXELS", help="[the model's own]"),
+        click.option("--steps", type=int, metavar="N", help="Denoising steps."),
         click.option("--guidance", type=float, metavar="X", help="How closely a picture follows the prompt."),
         click.option("--negative", metavar="TEXT", help="What a picture should not show."),
-        click.option("--scheduler", metavar="NAME", help="Sampler of a picture: euler, dpm++-karras, ..."),
+        click.option("--scheduler", metavar="NAME", help="Sampler: euler, dpm++-karras, ..."),
         click.option("--image", type=file, multiple=True, metavar="FILE", help="Input picture. Repeatable."),
         click.option("--mask", type=file, metavar="FILE", help="White where the input picture is painted anew."),
         click.option("--strength", type=float, metavar="X", help="How much of the input picture is replaced: 0 to 1."),
@@ -285,7 +307,7 @@ def picture_options(command: Command) -> Command:
             help="An option of the model's pipeline under its own name, like class_labels=[3]. Repeatable.",
         ),
     ]  # fmt: skip
-    return _apply(wrapper, options)  # type: ignore[return-value]
+    return _apply(wrapper, options, "Pictures")  # type: ignore[return-value]
 
 
 def parse_named(item: str) -> tuple[str, Any]:

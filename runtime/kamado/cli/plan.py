@@ -6,12 +6,12 @@ import click
 
 from ..memory.plan import Plan
 from ..units import format_bytes
-from .common import LoadOptions, Output, common_options, model_options
+from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
 from .loading import open_runtime
 from .table import format_facts, format_table
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("model")
 @model_options
 @common_options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..units import format_seconds
-from .common import LoadOptions, Output, common_options, model_options
+from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
 from .loading import loaded_model, what_it_makes
 from .pictures import check_target, make
 
@@ -21,7 +21,7 @@ NOT_AS_EXPECTED = 1
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("file", type=_FILE)
 @click.option("-o", "out_path", metavar="OUT", type=_FILE, help="Where to write it.  [FILE-replay]")
 @click.option("--model", metavar="MODEL", help="The model, if it is not where the recipe says.")

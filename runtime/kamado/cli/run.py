@@ -15,7 +15,7 @@ from ..errors import InvalidRequest
 from ..events import Event, Finished, Token
 from ..files import replacing
 from ..units import format_seconds
-from .common import LoadOptions, Output, common_options, model_options, picture_options, text_options
+from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, picture_options, text_options
 from .kinds import check_values, options_for
 from .loading import loaded_model, what_it_makes
 from .pictures import run_pictures
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..results import Result
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("-o", "path", metavar="FILE", type=click.Path(path_type=Path), help="Write the answer to a file.")

@@ -37,6 +37,15 @@ def test_every_command_has_help_and_the_common_options(name: str, kamado: Kamado
     assert command is not None and command.help
 
 
+def test_help_of_many_options_has_sections(kamado: Kamado) -> None:
+    lines = kamado("run", "--help").out.splitlines()
+    heads = ["Options:", "Text and pictures:", "Text:", "Pictures:", "Loading:"]
+    assert [line for line in lines if line in heads] == heads
+    place = {line.split()[0]: number for number, line in enumerate(lines) if line.startswith("  -")}
+    marks = ["-o", "--seed", "--temperature", "--width", "--dtype"]
+    assert [place[mark] for mark in marks] == sorted(place[mark] for mark in marks)
+
+
 def test_version(kamado: Kamado) -> None:
     done = kamado("--version")
     assert done.status == 0 and done.out.startswith("kamado ")
