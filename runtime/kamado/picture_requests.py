@@ -59,6 +59,8 @@ class PictureOptions:
     """How much of it the second pass replaces. (0, 1], by default 0.5"""
     hires_steps: int | None = None
     """Steps of the second pass, of which the share `hires_strength` is run; by default as many as `steps`."""
+    tiling: bool | None = None
+    """Encode and decode in tiles: large pictures need less memory, and differ a little."""
     weighting: str | None = None
     """How weights are written in the prompts, "a1111" or none; also reads prompts of any length. See
     `kamado_models.diffusion.prompt_syntax`."""
@@ -183,6 +185,12 @@ def _scale(name: str, value: Any) -> float | list[float]:
     return check(name, value)  # type: ignore[no-any-return]
 
 
+def _yes_or_no(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false, not {value!r}")
+    return value
+
+
 def _one_of(*choices: str) -> Any:
     def check(name: str, value: Any) -> str:
         if value not in choices:
@@ -207,6 +215,7 @@ _CHECKS: dict[str, Any] = {
     "hires": _number(1.0, 8.0, open_low=True),
     "hires_strength": _number(0.0, 1.0, open_low=True),
     "hires_steps": _whole(1, MAX_STEPS),
+    "tiling": _yes_or_no,
     "weighting": _one_of("a1111"),
     "scheduler": _text,
     "image": _any,

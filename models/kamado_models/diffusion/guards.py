@@ -42,13 +42,13 @@ class FinerDecoders:
         dtype = _half(call.module)
         if call.method != "decode" or dtype is None or not is_useless(result):
             return None
-        if not all(bool(value.isfinite().all()) for value in _floats(dict(call.arguments))):
+        if not all(bool(value.isfinite().all()) for value in _floats((call.positional, dict(call.arguments)))):
             return None  # the latents are spoilt already
         module: Any = copy.copy(call.module)
         module.__dict__["_modules"] = self._copied(component, call.module, dtype)
-        arguments = pytree.tree_map(_single, dict(call.arguments))
+        positional, arguments = pytree.tree_map(_single, (call.positional, dict(call.arguments)))
         settings = (*call.settings, ("precision", "float32"))
-        return replace(call, module=module, arguments=arguments, autocast=(), settings=settings)
+        return replace(call, module=module, positional=positional, arguments=arguments, autocast=(), settings=settings)
 
     def _copied(self, component: str, module: nn.Module, dtype: torch.dtype) -> dict[str, nn.Module]:
         if component not in self._copies:

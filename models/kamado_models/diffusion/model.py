@@ -28,6 +28,7 @@ from .pipelines import call_arguments, takes_size
 from .prompts import check_weighting
 from .sizes import Sizes
 from .task import PictureTask, Workshop
+from .tiling import check_tiling
 
 
 class PipelineModel:
@@ -62,6 +63,8 @@ class PipelineModel:
         arguments = call_arguments(kind, asked)
         if asked.weighting is not None:
             check_weighting(arguments, kind, factory.components, factory.reference)
+        if asked.tiling:
+            check_tiling(kind, factory)
         chosen = self._workshop.adapters.prepare(asked.adapters, kind, arguments)
         second = refinement(factory, asked, self.sizes.multiple)
         if second is not None:

@@ -12,6 +12,8 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DENOISERS = ("unet", "transformer", "prior", "decoder")
 _AUTOENCODERS = ("vae", "vqvae", "movq", "vqgan")
 _DEFAULT_SIDE = 512
+_TILE_COPIES = 4
+"""Of the picture: tiles with what overlaps, blended rows, and the whole."""
 _ROWS = 2
 """With and without the prompt: classifier-free guidance."""
 
@@ -39,20 +41,28 @@ def picture_size(checkpoint: Checkpoint) -> tuple[int, int]:
     return _DEFAULT_SIDE, _DEFAULT_SIDE
 
 
-def activation_bytes(checkpoint: Checkpoint, plan: Plan, width: int, height: int) -> int:
-    """The largest peak of any component, for one picture of this size."""
+def activation_bytes(checkpoint: Checkpoint, plan: Plan, width: int, height: int, tile: int | None = None) -> int:
+    """The largest peak of any component, for one picture of this size. `tile`: see component_peak."""
     return max(
-        (component_peak(checkpoint, lane.lane, width, height, DTYPE_BYTES[lane.dtype]) for lane in plan.lanes),
+        (component_peak(checkpoint, lane.lane, width, height, DTYPE_BYTES[lane.dtype], tile) for lane in plan.lanes),
         default=0,
     )
 
 
-def component_peak(checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int) -> int:
-    """Bytes of temporary tensors in one call of a component, for one picture of this size."""
+def component_peak(
+    checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int, tile: int | None = None
+) -> int:
+    """Bytes of temporary tensors in one call of a component, for one picture of this size. Autoencoders work in tiles
+    with sides of `tile` pixels if that is given."""
     config = _component(checkpoint, name)
     if name in _DENOISERS or name.startswith("controlnet"):
         return _denoiser_peak(config, width, height, dtype_bytes)
-    return _vae_peak(config, width, height, dtype_bytes) if name in _AUTOENCODERS else 0
+    if name not in _AUTOENCODERS:
+        return 0
+    if tile is None:
+        return _vae_peak(config, width, height, dtype_bytes)
+    kept = width * height * 3 * _TILE_COPIES * dtype_bytes
+    return kept + _vae_peak(config, min(width, tile), min(height, tile), dtype_bytes)
 
 
 def _denoiser_peak(config: Mapping[str, Any], width: int, height: int, dtype_bytes: int) -> int:

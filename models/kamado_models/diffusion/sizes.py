@@ -11,6 +11,7 @@ from kamado.picture_requests import PictureOptions
 from kamado.units import format_bytes
 
 from .peaks import activation_bytes
+from .tiling import tile_side
 
 _UNET_MULTIPLE = 8
 """Pipelines with a UNet ask for this whatever their autoencoder is."""
@@ -25,6 +26,8 @@ class Sizes:
     height: int
     multiple: int
     """Both must be whole multiples of this."""
+    tile: int | None = None
+    """Side of a tile, for requests that want tiling."""
 
     def completed(self, options: PictureOptions) -> PictureOptions:
         """The options with both sides or none. Pipelines drop a side that comes alone."""
@@ -52,12 +55,15 @@ class Sizes:
                 )
         if options.width is None or options.height is None:
             return
-        needed = activation_bytes(checkpoint, plan, options.width, options.height)
-        free = plan.available_bytes - plan.weight_bytes
-        if needed > max(free, plan.activation_bytes):
+        size = options.width, options.height
+        free = max(plan.available_bytes - plan.weight_bytes, plan.activation_bytes)
+        needed = activation_bytes(checkpoint, plan, *size, tile=self.tile if options.tiling else None)
+        if needed > free:
+            in_tiles = activation_bytes(checkpoint, plan, *size, tile=self.tile)
+            helps = f", {format_bytes(in_tiles)} with tiling=True" if in_tiles < needed else ""
             raise InvalidRequest(
-                f"a picture of {options.width} x {options.height} needs about {format_bytes(needed)} beside the model, "
-                f"and {format_bytes(max(free, 0))} may be used; ask for a smaller one, or allow more (--memory)"
+                f"a picture of {size[0]} x {size[1]} needs about {format_bytes(needed)} beside the model{helps}, and "
+                f"{format_bytes(max(free, 0))} may be used; ask for a smaller one, or allow more (--memory)"
             )
 
 
@@ -73,4 +79,4 @@ def sizes_of(pipeline: Any, default: tuple[int, int]) -> Sizes:
     multiple = max((factor for factor in factors if isinstance(factor, int)), default=1)
     if hasattr(pipeline, "unet") and multiple > 1:
         multiple = max(multiple, _UNET_MULTIPLE)
-    return Sizes(*default, multiple)
+    return Sizes(*default, multiple, tile_side(pipeline))

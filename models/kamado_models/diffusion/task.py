@@ -31,8 +31,9 @@ from .pipelines import PipelineFactory, call_arguments
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .table import runs_alone
+from .tiling import tile
 
-_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps")
+_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps", "tiling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ class PictureTask(LibraryTask):
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
         pipeline = factory.make(kind, functools.partial(self._call, script, further), scheduler)
         self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet"))
+        if options.tiling:
+            tile(pipeline)
         self._watch(script, pipeline, generator, options)
         cuts = CutWatch(pipeline, options.prompt, options.negative)
         if options.weighting:
