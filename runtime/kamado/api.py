@@ -83,13 +83,14 @@ class Runtime:
         kv_tokens: int | None = None,
         allow_code: str | Path | None = None,
         components: Parts | None = None,
+        base: str | Path | None = None,
         offline: bool = False,
     ) -> Plan:
         """What `load` would do, in bytes, from header data alone. Whether it fits is for `Plan.check` to say.
 
         With `allow_code` (see `load`), sizes are asked of the checkpoint's own classes, which runs its code."""
         allowed = allowed_name(allow_code)
-        checkpoint = with_parts(self.inspect(reference, offline=offline), components, offline=offline)
+        checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
         return find(checkpoint).plan(checkpoint, self._plan_options(dtype, quant, kv_tokens, allowed))
 
     def load(
@@ -103,6 +104,7 @@ class Runtime:
         max_rows: int | None = None,
         allow_code: str | Path | None = None,
         components: Parts | None = None,
+        base: str | Path | None = None,
         offline: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model:
@@ -114,13 +116,14 @@ class Runtime:
         this process; of a repository without its revision, too, of a folder also its full path. Without it a
         checkpoint that wants that is refused; for one that does not, it changes nothing.
         `components`: what takes the place of a pipeline's components, by name; see `kamado.checkpoint.parts`.
+        `base`: the pipeline that has what a single file lacks: tokenizers, configurations, further components.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
         allowed = allowed_name(allow_code)
         for name, value in (("kv_tokens", kv_tokens), ("step_budget", step_budget), ("max_rows", max_rows)):
             if value is not None and value < 1:
                 raise InvalidRequest(f"{name} must be at least 1, not {value}")
-        checkpoint = with_parts(self.inspect(reference, offline=offline), components, offline=offline)
+        checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
         family = find(checkpoint)
         with self._lock:
             if self._closed:

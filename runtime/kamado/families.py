@@ -26,6 +26,11 @@ def find(checkpoint: Checkpoint) -> Family:
             f"{checkpoint.reference} is one model ({checkpoint.config['_class_name']}); name the pipeline, "
             f"and give this as a component of it: --component NAME={checkpoint.reference}"
         )
+    if checkpoint.layout == "safetensors":
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: its tensors ({', '.join(list(checkpoint.tensors)[:2])}, ...) are in no known "
+            "layout; a part of a pipeline goes to --component"
+        )
     kind = checkpoint.config.get("model_type") or checkpoint.config.get("_class_name") or checkpoint.layout
     known = ", ".join(family.name for family in families()) or "none is installed"
     raise UnsupportedCheckpoint(

@@ -19,10 +19,13 @@ from torch.overrides import TorchFunctionMode
 from kamado.checkpoint.parts import SEVERAL
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
-from kamado.weights.stream import LazyTensor, ReadProgress, lazy_tensors, renamed
+from kamado.weights.deferred import ShapedTensor
+from kamado.weights.stream import ReadProgress, lazy_tensors, renamed
 
 from ..language.materialize import library_call, materialize
 from .control import check_nets, without_control
+from .original.assemble import ORIGINAL, SCHEDULER
+from .original.convert import for_diffusers, for_transformers
 from .parts import home_of
 
 
@@ -121,9 +124,11 @@ class _Part:
     name: str
     kind: Any
     config: Mapping[str, Any]
-    tensors: Mapping[str, LazyTensor]
+    tensors: Mapping[str, ShapedTensor]
     dtype: torch.dtype
     device: str
+    original: bool
+    """Whether the tensors may have their authors' names."""
 
     @property
     def what(self) -> str:
@@ -154,6 +159,7 @@ def load_components(
             tensors=renamed(lazy_tensors(checkpoint.tensors), strip=f"{name}/"),
             dtype=getattr(torch, dtypes[name]),
             device=device,
+            original=name in checkpoint.metadata.get(ORIGINAL, ()),
         )
         components[name] = _load_model(part)
         meter.add(sum(tensor.nbytes for tensor in part.tensors.values()))
@@ -172,7 +178,11 @@ def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
     """A tokenizer, scheduler or image processor, from its own files."""
     try:
         with library_call():
-            return kind.from_pretrained(str(home_of(checkpoint, name)), local_files_only=True)
+            told = checkpoint.metadata.get(SCHEDULER) if name == SCHEDULER else None
+            if told and name not in (checkpoint.base.config if checkpoint.base is not None else ()):
+                return kind.from_config(told)
+            tool = kind.from_pretrained(str(home_of(checkpoint, name)), local_files_only=True)
+            return type(tool).from_config(tool.config, **told) if told else tool
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise UnsupportedCheckpoint(f"{checkpoint.reference}: its {name} cannot be loaded: {_first(error)}") from error
 
@@ -185,9 +195,9 @@ def _load_model(part: _Part) -> nn.Module:
     if not issubclass(part.kind, transformers.PreTrainedModel):
         return _load_diffusers_model(part)
     plain = {key: value for key, value in part.config.items() if not key.startswith("_")}
-    model, _ = materialize(
-        part.kind, part.kind.config_class.from_dict(plain), part.tensors, dtype=part.dtype, device=part.device
-    )
+    config = part.kind.config_class.from_dict(plain)
+    tensors = for_transformers(part.kind, config, part.tensors, part.what) if part.original else part.tensors
+    model, _ = materialize(part.kind, config, tensors, dtype=part.dtype, device=part.device)
     return model  # type: ignore[no-any-return]
 
 
@@ -210,7 +220,7 @@ def _load_diffusers_model(part: _Part) -> nn.Module:
             model: Any = part.kind.from_config(dict(part.config))
     except Exception as error:  # whatever a class makes of absurd values
         raise UnsupportedCheckpoint(f"{part.what} cannot be built from its config.json: {_first(error)}") from error
-    stored = dict(part.tensors)
+    stored = dict(for_diffusers(model, part.tensors, part.what) if part.original else part.tensors)
     if hasattr(model, "_fix_state_dict_keys_on_load"):
         model._fix_state_dict_keys_on_load(stored)
     wanted = model.state_dict()
@@ -231,7 +241,7 @@ def _load_diffusers_model(part: _Part) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def _check_names(part: _Part, stored: Mapping[str, LazyTensor], wanted: Mapping[str, torch.Tensor]) -> None:
+def _check_names(part: _Part, stored: Mapping[str, ShapedTensor], wanted: Mapping[str, torch.Tensor]) -> None:
     ignorable = getattr(part.kind, "_keys_to_ignore_on_load_unexpected", None) or ()
     extra = (key for key in stored.keys() - wanted.keys() if not any(re.search(each, key) for each in ignorable))
     shapes = (key for key in stored.keys() & wanted.keys() if tuple(stored[key].shape) != tuple(wanted[key].shape))

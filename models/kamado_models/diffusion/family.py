@@ -16,6 +16,8 @@ from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
+from .original.assemble import described, is_original
+from .original.tokenizers import with_tokenizers
 from .parts import assembled
 from .peaks import DTYPE_BYTES, component_peak, picture_size
 from .table import makes, runs_alone
@@ -32,14 +34,16 @@ class DiffusionFamily:
 
     def claims(self, checkpoint: Checkpoint) -> bool:
         """See Family."""
-        return checkpoint.layout == "diffusers"
+        return checkpoint.layout == "diffusers" or is_original(checkpoint)
 
     def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
         """See Family."""
-        return (makes(str(checkpoint.config.get("_class_name"))),)
+        return (makes(_architecture(checkpoint)),)
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
+        if is_original(checkpoint):
+            return described(checkpoint) | {"batching": SHARED}
         checkpoint = assembled(checkpoint)
         width, height = picture_size(checkpoint)
         return {
@@ -100,7 +104,14 @@ class DiffusionFamily:
         with environment_kept():
             from .loading import load
 
-            return load(assembled(checkpoint), plan, env)
+            return load(assembled(with_tokenizers(checkpoint, offline=env.offline)), plan, env)
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    """The class of the pipeline. Raises UnsupportedCheckpoint."""
+    if is_original(checkpoint):
+        return str(described(checkpoint)["architecture"])
+    return str(checkpoint.config.get("_class_name"))
 
 
 def component_dtypes(checkpoint: Checkpoint, dtype: str) -> dict[str, str]:

@@ -11,11 +11,18 @@ from kamado.checkpoint.digest import checkpoint_digests
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 
+from .original.assemble import ORIGINAL, SCHEDULER, as_pipeline
+from .original.kinds import recognised
+
 
 def assembled(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint as if its parts lay in its own folder: index, configurations and tensors are those of the parts.
+    A single file comes in the layout of a folder.
 
-    `assembled` of the result is the same again. Raises UnsupportedCheckpoint for a part of unknown class."""
+    `assembled` of the result is the same again. Raises UnsupportedCheckpoint for a part of unknown class, and for a
+    single file that lacks parts."""
+    if checkpoint.layout == "safetensors":
+        checkpoint = as_pipeline(checkpoint)
     if not checkpoint.parts:
         return checkpoint
     index: dict[str, Any] = dict(checkpoint.config)
@@ -23,21 +30,40 @@ def assembled(checkpoint: Checkpoint) -> Checkpoint:
     tensors: dict[str, TensorEntry] = {
         key: entry for key, entry in checkpoint.tensors.items() if key.partition("/")[0] not in checkpoint.parts
     }
-    wants_code = list(checkpoint.metadata.get("wants_code", ()))
+    metadata = dict(checkpoint.metadata)
+    wants_code = list(metadata.pop("wants_code", ()))
+    original = set(metadata.pop(ORIGINAL, ()))
     for name, part in checkpoint.parts.items():
-        components.pop(name, None)
+        original.discard(name)
+        before = components.pop(name, None)
+        if name == SCHEDULER:
+            metadata.pop(SCHEDULER, None)
         if part is None:
             index[name] = [None, None]
             continue
-        index[name] = _class_of(part, name, index.get(name))
-        if part.config:
-            components[name] = part.config
-        tensors |= {f"{name}/{key}": entry for key, entry in part.tensors.items()}
-        wants_code += part.metadata.get("wants_code", ())
+        if part.layout == "safetensors":
+            # A bare file takes the place of a model of the same configuration.
+            if before is None:
+                raise UnsupportedCheckpoint(
+                    f"{part.reference} cannot be the {name}: it has no config.json; name a folder that has one"
+                )
+            components[name] = before
+            original.add(name)
+        else:
+            index[name] = _class_of(part, name, index.get(name))
+            wants_code += part.metadata.get("wants_code", ())
+            if part.config:
+                components[name] = part.config
+        tensors |= {f"{name}/{key}": entry for key, entry in _tensors_of(part, name).items()}
     return replace(
         checkpoint,
         config=index,
-        metadata={"components": components, **({"wants_code": wants_code} if wants_code else {})},
+        metadata={
+            **metadata,
+            "components": components,
+            **({"wants_code": wants_code} if wants_code else {}),
+            **({ORIGINAL: tuple(sorted(original))} if original else {}),
+        },
         tensors=tensors,
         files={key: path for key, path in checkpoint.files.items() if key.partition("/")[0] not in checkpoint.parts},
     )
@@ -46,12 +72,22 @@ def assembled(checkpoint: Checkpoint) -> Checkpoint:
 def home_of(checkpoint: Checkpoint, name: str) -> Path:
     """The folder with the files of a component."""
     part = checkpoint.parts.get(name)
-    return part.root if part is not None else checkpoint.root / name
+    if part is not None:
+        return part.root
+    return (checkpoint.base or checkpoint).root / name
 
 
 def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a recipe says of the files of a checkpoint that is `assembled`: SHA-256 by name, its own and the parts'."""
-    own = {key: entry for key, entry in checkpoint.tensors.items() if key.partition("/")[0] not in checkpoint.parts}
+    base = checkpoint.base
+    theirs = (
+        {} if base is None else {key: each for key, each in checkpoint.tensors.items() if base.tensors.get(key) == each}
+    )
+    own = {
+        key: entry
+        for key, entry in checkpoint.tensors.items()
+        if key.partition("/")[0] not in checkpoint.parts and key not in theirs
+    }
     found: dict[str, Any] = {
         "model": {
             "reference": checkpoint.reference,
@@ -59,6 +95,14 @@ def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
             "files": checkpoint_digests(replace(checkpoint, tensors=own)),
         }
     }
+    if base is not None:
+        used = {name for name in checkpoint.config if name not in checkpoint.parts}
+        files = {key: path for key, path in base.files.items() if key.partition("/")[0] in used}
+        found["base"] = {
+            "reference": base.reference,
+            "revision": base.revision,
+            "files": checkpoint_digests(replace(base, tensors=theirs, files=files)),
+        }
     if checkpoint.parts:
         found["components"] = {
             name: part and {"reference": part.reference, "revision": part.revision, "files": checkpoint_digests(part)}
@@ -67,9 +111,15 @@ def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
+def _tensors_of(part: Checkpoint, name: str) -> Mapping[str, TensorEntry]:
+    """Of a file that holds a whole model, those of the one component."""
+    whole = recognised(part.tensors) if part.layout == "safetensors" else None
+    return whole.tensors.get(name, part.tensors) if whole is not None else part.tensors
+
+
 def _class_of(part: Checkpoint, name: str, before: object) -> list[str]:
     """[library, class] of a part. A tokenizer that does not say it is of the class that it replaces."""
-    told = part.metadata.get("class", before) if part.layout == "component" else None
+    told = part.metadata.get("class", before)
     if isinstance(told, list) and len(told) == 2 and all(isinstance(item, str) for item in told):
         return told
     raise UnsupportedCheckpoint(f"{part.reference}: it does not say which class it is, so it cannot be the {name}")

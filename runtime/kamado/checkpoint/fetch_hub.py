@@ -124,12 +124,22 @@ def _code_files(files: Mapping[str, RemoteFile]) -> set[str]:
     }
 
 
-def pull_from_hub(store: Store, reference: HubReference, *, progress: Progress | None, detail: Detail) -> Entry:
-    """Bring `reference` into the store, or find it there. Raises KamadoError (OSError for the disk)."""
+def pull_from_hub(
+    store: Store,
+    reference: HubReference,
+    *,
+    progress: Progress | None,
+    detail: Detail,
+    choose: Callable[[RemoteModel], tuple[RemoteFile, ...]] = choose_files,
+    source: str = "hub",
+) -> Entry:
+    """Bring `reference` into the store, or find it there. Raises KamadoError (OSError for the disk).
+
+    `choose` says which files, and `source` what an entry with these is called."""
     model = look_up(reference)
-    wanted = choose_files(model)
+    wanted = choose(model)
     entry = make_entry(
-        store, "hub", reference.repository, requested=(reference.revision or DEFAULT_BRANCH,), revision=model.revision,
+        store, source, reference.repository, requested=(reference.revision or DEFAULT_BRANCH,), revision=model.revision,
         target=_target(wanted), files={},
     )  # fmt: skip
     with store.locked(entry.id, waiting=lambda: detail(f"another process is pulling {reference}; waiting for it")):
@@ -140,7 +150,7 @@ def pull_from_hub(store: Store, reference: HubReference, *, progress: Progress |
         files = _fetch_all(store.partial(entry.id), model, wanted, progress)
         stage = store.partial(entry.id) / "stage"
         return store.finish(stage, make_entry(
-            store, "hub", reference.repository, requested=entry.requested, revision=model.revision,
+            store, source, reference.repository, requested=entry.requested, revision=model.revision,
             target=entry.target, files=files,
         ))  # fmt: skip
 

@@ -35,15 +35,25 @@ _LAYOUTS = ("diffusers", "safetensors")
 def with_parts(
     checkpoint: Checkpoint,
     components: Parts | None,
+    base: PartReference | None = None,
     *,
     offline: bool = False,
     progress: Progress | None = None,
     detail: Detail | None = None,
 ) -> Checkpoint:
-    """`checkpoint` with what `components` names as its `parts`, pulled if need be. No class is judged here.
+    """`checkpoint` with what `components` names as its `parts`, and with its `base`, pulled if need be. No class is
+    judged here.
 
-    Raises InvalidRequest for what has no components, ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint.
+    Raises InvalidRequest for what has no components or needs no base, ModelNotFound, UnsupportedCheckpoint,
+    UnsafeCheckpoint.
     """
+    if base is not None:
+        if checkpoint.layout != "safetensors":
+            raise InvalidRequest(f"{checkpoint.reference} is no single file, so it needs no base")
+        found = inspect(str(base), offline=offline, progress=progress, detail=detail)
+        if found.layout != "diffusers":
+            raise UnsupportedCheckpoint(f"{base} cannot be a base: it is no pipeline (no model_index.json is in it)")
+        checkpoint = replace(checkpoint, base=found)
     if not components:
         return checkpoint
     if checkpoint.layout not in _LAYOUTS:

@@ -36,6 +36,8 @@ from .strict_json import read_json_object
 
 MANIFEST = "manifest.json"
 DEFAULT_BRANCH = "main"
+SIDE_FILES = "hub-side"
+"""Source of entries with data files of a hub's repository, and none of its weights. They are not models."""
 _FORMAT = 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -56,7 +58,7 @@ class Entry:
     id: str
     folder: Path
     source: str
-    """`hub` or `pypi`."""
+    """`hub`, `pypi`, or `SIDE_FILES`."""
     name: str
     """Repository or package."""
     requested: tuple[str, ...]
@@ -74,7 +76,8 @@ class Entry:
         if self.source == "pypi":
             return str(PypiReference(self.name, self.revision))
         revision = (*self.requested, self.revision)[0]
-        return str(HubReference(self.name, None if revision == DEFAULT_BRANCH else revision))
+        reference = str(HubReference(self.name, None if revision == DEFAULT_BRANCH else revision))
+        return f"{reference} (no weights)" if self.source == SIDE_FILES else reference
 
     @property
     def path(self) -> Path:

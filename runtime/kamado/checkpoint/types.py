@@ -59,6 +59,8 @@ class Checkpoint:
     """Generation options that its catalog recommends for it."""
     parts: Mapping[str, Checkpoint | None] = field(default_factory=dict, repr=False)
     """What was asked to take the place of its components, by name: see `parts`. None: nothing does."""
+    base: Checkpoint | None = field(default=None, repr=False)
+    """The pipeline that was named for what a single file lacks."""
 
     @property
     def weight_bytes(self) -> int:
