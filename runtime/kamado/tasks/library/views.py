@@ -6,6 +6,7 @@ holds for its request alone. Views of parts are made when the library first look
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,8 @@ _CONTAINERS = tuple(key for key, value in nn.Module().__dict__.items() if isinst
 """Where a module keeps its weights and hooks, and changes them in place."""
 _UNMOVED = ("_apply", "requires_grad_")
 """What all moves and conversions of weights go through. Weights are shared, and residency owns placement."""
+_READERS = ("get_parameter_dtype", "_get_top_level_group_offload_hook")
+"""Functions of diffusers' that walk through all modules, often, and set nothing: a view of each would be a waste."""
 
 
 class Views(Generic[M]):
@@ -32,8 +35,7 @@ class Views(Generic[M]):
         self._top = self._views[id(model)]
         # The call itself runs the model's hooks; those that the request hangs on the view run around it.
         self._top.replace({key: type(model.__dict__[key])() for key in _CONTAINERS if "forward" in key})
-        # Libraries walk through all modules to learn the dtype: that makes no views.
-        self._top.replace({"named_modules": model.named_modules, **replaced})
+        self._top.replace({"named_modules": self._named_modules, **replaced})
 
     def own(self) -> dict[str, Any]:
         """What the request has set on the model itself, otherwise than it was, with the parts that it has swapped."""
@@ -57,6 +59,14 @@ class Views(Generic[M]):
         """Take over what the model's modules have noted about themselves since."""
         for view in self._views.values():
             view.refresh()
+
+    def _named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1)
+        if caller.f_code is nn.Module.modules.__code__ and caller.f_back is not None:
+            caller = caller.f_back
+        if caller.f_code.co_name in _READERS:
+            return self._model.named_modules(*args, **kwargs)
+        return type(self._model).named_modules(self.root, *args, **kwargs)
 
     def _view(self, module: nn.Module) -> nn.Module:
         known = self._views.get(id(module))
