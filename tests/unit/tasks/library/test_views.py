@@ -63,6 +63,8 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "another list": lambda net: setattr(net, "blocks", nn.ModuleList([nn.Identity()])),
     "training": lambda net: net.train(not net.training),
     "by way of apply": lambda net: net.apply(lambda module: setattr(module, "seen", True)),
+    "by way of modules": lambda net: [setattr(module, "processor", torch.cos) for module in net.modules()],
+    "by way of names": lambda net: setattr(dict(net.named_modules())["blocks.1"], "processor", torch.cos),
     "by way of children": lambda net: [setattr(child, "seen", True) for child in net.children()],
 }
 
@@ -145,7 +147,9 @@ def test_looking_changes_nothing() -> None:
     assert view.shared is view.shared_too
     assert view.nothing is None
     assert [name for name, _ in view.named_children()] == [name for name, _ in model.named_children()]
-    assert len([*view.modules()]) == len([*model.modules()])
+    assert [name for name, _ in view.named_modules()] == [name for name, _ in model.named_modules()]
+    assert next(view.modules()) is view
+    assert view.get_submodule("blocks.1.lin") is view.blocks[1].lin
     assert len(view.blocks) == 3
     assert [type(block) for block in view.blocks[1:]] == [Block, Block]
     assert view._modules.get("blocks") is view.blocks

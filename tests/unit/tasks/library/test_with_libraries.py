@@ -158,6 +158,7 @@ def test_attention_processors_are_one_requests_own() -> None:
         models.unet.set_attn_processor({name: Doubling() for name in original})
         found = steps(models.unet)
         models.unet.set_attn_processor(original)
+        assert models.unet.dtype == torch.float32
         return [*found, *steps(models.unet)]
 
     hearth = Hearth({"unet": unet}, trusted=True)
@@ -173,6 +174,17 @@ def test_attention_processors_are_one_requests_own() -> None:
     for name, wanted in (("plain", plain), ("perturbed", [*doubled, *plain])):
         found = end_of(events, name).output
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, wanted, strict=True))
+
+
+def test_asking_for_dtype_and_device_makes_no_views_of_all_parts() -> None:
+    """Pipelines ask for them with every step."""
+    from kamado.tasks.library.standin import stand_in
+
+    autoencoder = _autoencoder()
+    view = stand_in(autoencoder, lambda call: call.run())
+    assert (view.dtype, view.device) == (torch.float32, torch.device("cpu"))
+    views = inspect.getclosurevars(view.forward).nonlocals["views"]()
+    assert len(views._views) < len([*autoencoder.modules()]) / 2
 
 
 def test_a_cache_in_a_result_is_taken_apart(language_model: Any) -> None:
