@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kamado.checkpoint.folder import list_folder, refuse_pickles
+from kamado.checkpoint.folder import ADAPTER_NAMES, list_folder, refuse_pickles
 from kamado.checkpoint.inspect import inspect
 from kamado.checkpoint.paths import below
 from kamado.checkpoint.resolve import resolve
@@ -22,9 +22,8 @@ from kamado.weights.stream import LazyTensor
 
 Kind = Literal["lora", "embedding", "image"]
 
-USUAL_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors")
-"""Where a folder has several files: what diffusers and peft call theirs."""
 MAX_TENSORS = 50_000
+_PEFT_NAME = "adapter_model.safetensors"
 _EMBEDDING_NAMES = frozenset({"emb_params", "clip_l", "clip_g"})
 _LORA_SIGNS = ("lora", "hada_", "lokr_", "oft_", "diff_b", "dora_scale")
 _IMAGE_SIGNS = ("image_proj.", "ip_adapter.")
@@ -76,7 +75,7 @@ def find_file(reference: str, *, offline: bool) -> Path:
     if "model_index.json" in listing.in_folder(listing.readable, ""):
         raise UnsupportedCheckpoint(f"adapter {reference} is a whole model, not an adapter")
     names = listing.in_folder(listing.safetensors, "")
-    usual = [name for name in USUAL_NAMES if name in names]
+    usual = [name for name in ADAPTER_NAMES if name in names]
     if usual or len(names) == 1:
         return below(path, (usual or names)[0])
     if names:
@@ -99,7 +98,7 @@ def open_file(reference: str, path: Path) -> AdapterFile:
     if odd is not None or len(names) > MAX_TENSORS:
         raise UnsupportedCheckpoint(f"adapter {reference}: no adapter has so many layers ({(odd or names[0])!r:.120})")
     beside = path.parent / "adapter_config.json"
-    config = read_json_object(beside) if path.name == USUAL_NAMES[1] and beside.is_file() else {}
+    config = read_json_object(beside) if path.name == _PEFT_NAME and beside.is_file() else {}
     return AdapterFile(
         reference=reference,
         path=path,

@@ -16,9 +16,10 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
 from kamado.errors import InvalidRequest
 from kamado.events import Event, Finished, Media
+from kamado.media.inputs import INPUTS, described_inputs
 from kamado.media.pictures import open_picture
 from kamado.memory.plan import Plan
-from kamado.picture_requests import resolve_picture_options
+from kamado.picture_requests import PictureOptions, resolve_picture_options
 from kamado.results import Result, Timings
 
 from .control import completed
@@ -54,6 +55,8 @@ class PipelineModel:
         """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
         asked = self.sizes.completed(resolve_picture_options(options, defaults=self.checkpoint.defaults))
         asked = replace(asked, image=_opened(asked.image), mask=_opened(asked.mask), control=_opened(asked.control))
+        if (shown := asked.extra.get("ip_adapter_image")) is not None:
+            asked = replace(asked, extra={**asked.extra, "ip_adapter_image": _opened(shown)})
         factory = self._workshop.factory
         asked = completed(asked, factory.reference, list(factory.nets.values()))
         kind = factory.kind(asked)
@@ -135,6 +138,7 @@ class PipelineModel:
             "pipeline": task.kind.__name__,
             **({"adapters": list(map(dict, task.chosen.recipe))} if task.chosen.recipe else {}),
             "options": task.described(),
+            **({"inputs": inputs} if (inputs := described_inputs(_pictures(task.options))) else {}),
             "device": self.plan.device,
             "dtype": self.plan.dtype,
             "quant": self.plan.quant,
@@ -155,6 +159,11 @@ def _opened(source: Any) -> Any:
             raise InvalidRequest("an empty list of pictures was given")
         return [open_picture(item) for item in source]
     return open_picture(source)
+
+
+def _pictures(options: PictureOptions) -> dict[str, Any]:
+    """What was opened for the request, by the names in INPUTS."""
+    return {name: getattr(options, name, None) or options.extra.get(name) for name in INPUTS}
 
 
 def _notes(tasks: Sequence[Task]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import HubUnreachable, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..files import flush
-from .folder import PICKLE_SUFFIXES, READABLE_SUFFIXES
+from .folder import ADAPTER_NAMES, PICKLE_SUFFIXES, READABLE_SUFFIXES
 from .paths import below, check_name
 from .reference import HubReference
 from .store import DEFAULT_BRANCH, Entry, Store, StoredFile, faults_at_a_glance, make_entry, require_space
@@ -244,7 +244,8 @@ def _choose_weights(names: set[str], folder: str) -> set[str]:
         if index in here:
             shards = {name for name in weights if name.startswith(f"{stem}-")}
             return {folder + name for name in shards} | {folder + index}
-    return {folder + name for name in weights} if len(weights) == 1 else set()
+    adapters = [name for name in ADAPTER_NAMES if name in weights]
+    return {folder + name for name in adapters[:1] or weights} if adapters or len(weights) == 1 else set()
 
 
 def _refuse(model: RemoteModel, ggufs: list[str], pickles: list[str]) -> None:

@@ -20,6 +20,8 @@ READABLE_SUFFIXES = frozenset(
     {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".bpe", ".spm", ".md"}
 )
 """Files of a checkpoint that are data and may be read. Code (`.py`), pickles and everything unknown stay out."""
+ADAPTER_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors")
+"""What diffusers and peft call the file of an adapter, where there are several."""
 MAX_FILES = 10_000
 MAX_FOLDER_DEPTH = 4
 MAX_INDEX_BYTES = 32 << 20

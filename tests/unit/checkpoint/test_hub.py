@@ -269,6 +269,14 @@ CHOICES = {
     "the plain name wins": (["model.safetensors", "consolidated.safetensors"], ["model.safetensors"]),
     "shards with their index": ([*SHARDS, "consolidated.safetensors"], SHARDS),
     "a lone file": (["other.safetensors"], ["other.safetensors"]),
+    "an adapter": (
+        ["pytorch_lora_weights.safetensors", "checkpoint-500.safetensors", "README.md", "pytorch_lora_weights.bin"],
+        ["pytorch_lora_weights.safetensors"],
+    ),
+    "an adapter beside its settings": (
+        ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"],
+        ["adapter_config.json", "adapter_model.safetensors"],
+    ),
     "a lone GGUF": (["m.gguf", "config.json"], ["config.json", "m.gguf"]),
     "components of a pipeline": (
         ["model_index.json", "v1.safetensors", "unet/config.json", f"{UNET}.safetensors", f"{UNET}.fp16.safetensors",
