@@ -53,6 +53,9 @@ class PictureOptions:
     """Classifier-free guidance (Ho and Salimans 2022), or what a guidance-distilled model takes for it. At least 0."""
     strength: float | None = None
     """How much of the input picture is replaced. (0, 1]"""
+    outpaint: Mapping[str, int] | None = None
+    """How many pixels `image` grows: `{"left", "right", "top", "bottom"}`, those that are given. `"feather"`: over how
+    many pixels within its old edges the new ones run out; by default a sixteenth of its shorter side."""
     hires: float | None = None
     """A second pass: the finished picture is made so many times larger and refined, with the same prompt and seed."""
     hires_strength: float | None = None
@@ -185,6 +188,16 @@ def _scale(name: str, value: Any) -> float | list[float]:
     return check(name, value)  # type: ignore[no-any-return]
 
 
+def _outpaint(name: str, value: Any) -> dict[str, int]:
+    sides = ("left", "right", "top", "bottom")
+    if not isinstance(value, Mapping) or value.keys() - {*sides, "feather"}:
+        raise InvalidRequest(f"{name} must have some of {', '.join(sides)} and feather, in pixels, not {value!r:.120}")
+    pixels = {key: _whole(0, MAX_SIDE)(f"{name}: {key}", pixels) for key, pixels in value.items()}
+    if not any(pixels.get(side) for side in sides):
+        raise InvalidRequest(f"{name} must be above 0 on one side at least: {', '.join(sides)}")
+    return pixels
+
+
 def _yes_or_no(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name} must be true or false, not {value!r}")
@@ -212,6 +225,7 @@ _CHECKS: dict[str, Any] = {
     "steps": _whole(1, MAX_STEPS),
     "guidance": _number(0.0, 1000.0),
     "strength": _number(0.0, 1.0, open_low=True),
+    "outpaint": _outpaint,
     "hires": _number(1.0, 8.0, open_low=True),
     "hires_strength": _number(0.0, 1.0, open_low=True),
     "hires_steps": _whole(1, MAX_STEPS),

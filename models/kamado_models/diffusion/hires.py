@@ -15,6 +15,7 @@ from kamado.errors import InvalidRequest
 from kamado.picture_requests import PictureOptions
 
 from .pipelines import PipelineFactory, call_arguments, call_parameters, takes_size
+from .sizes import Sizes
 
 STRENGTH = 0.5
 _OF_THE_FIRST = ("latents", "timesteps", "sigmas", "denoising_end", "denoising_start")
@@ -32,6 +33,8 @@ class Refinement:
     scale: float
     multiple: int
     """Sides are multiples of so many pixels."""
+    expected: PictureOptions
+    """With the size that the picture will have, as far as it can be told."""
     steps: int
     """How many it will take, about."""
     notes: tuple[str, ...]
@@ -39,23 +42,18 @@ class Refinement:
 
     def asked(self, picture: Image.Image) -> PictureOptions:
         """The options with the first pass's picture, enlarged."""
-        size = self.size(picture.size)
+        size = _enlarged(picture.size, self.scale, self.multiple)
         return _fitting(self.kind, self.options, picture.resize(size, Image.Resampling.LANCZOS))
 
-    def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (width, height) that a picture of this size gets."""
-        width, height = (max(1, round(side * self.scale / self.multiple)) * self.multiple for side in size)
-        return width, height
 
-
-def refinement(factory: PipelineFactory, options: PictureOptions, multiple: int) -> Refinement | None:
-    """The second pass that was asked for, if any. Raises InvalidRequest."""
+def refinement(factory: PipelineFactory, options: PictureOptions, sizes: Sizes) -> Refinement | None:
+    """The second pass that was asked for, if any. `options` are those of the first. Raises InvalidRequest."""
     if options.hires is None:
         for name in ("hires_strength", "hires_steps"):
             if getattr(options, name) is not None:
                 raise InvalidRequest(f"{name} is for a second pass; give hires too, how many times larger it makes")
         return None
-    placeholder = Image.new("RGB", (multiple, multiple))
+    placeholder = Image.new("RGB", (sizes.multiple, sizes.multiple))
     strength = options.hires_strength or STRENGTH
     again = replace(
         options, image=placeholder, mask=None, strength=strength, steps=options.hires_steps or options.steps
@@ -78,14 +76,22 @@ def refinement(factory: PipelineFactory, options: PictureOptions, multiple: int)
     again = replace(again, extra=extra)
     call_arguments(kind, _fitting(kind, again, placeholder))
     left_out = sorted(options.extra.keys() - extra.keys())
+    base = getattr(options.image, "size", (sizes.width, sizes.height))
+    width, height = _enlarged((options.width or base[0], options.height or base[1]), options.hires, sizes.multiple)
     return Refinement(
         kind=kind,
         options=again,
         scale=options.hires,
-        multiple=multiple,
+        multiple=sizes.multiple,
+        expected=replace(again, image=None, width=width, height=height),
         steps=steps,
         notes=(f"the second pass takes no {', '.join(left_out)}",) if left_out else (),
     )
+
+
+def _enlarged(size: tuple[int, int], scale: float, multiple: int) -> tuple[int, int]:
+    width, height = (max(1, round(side * scale / multiple)) * multiple for side in size)
+    return width, height
 
 
 def _fitting(kind: Any, options: PictureOptions, picture: Image.Image) -> PictureOptions:

@@ -24,8 +24,9 @@ from kamado.results import Result, Timings
 
 from .control import completed
 from .hires import refinement
+from .outpainting import outpainting, with_defaults
 from .parts import recipe_files
-from .pipelines import call_arguments, takes_size
+from .pipelines import call_arguments, call_parameters, takes_size
 from .prompts import check_weighting
 from .sizes import Sizes
 from .task import PictureTask, Workshop
@@ -59,20 +60,22 @@ class PipelineModel:
             asked = replace(asked, extra={**asked.extra, "ip_adapter_image": _opened(shown)})
         factory = self._workshop.factory
         asked = completed(asked, factory.reference, list(factory.nets.values()))
-        kind = factory.kind(asked)
-        if (kind is not factory.base or asked.mask is not None) and takes_size(kind):
-            asked = self.sizes.like_picture(asked)
-        self.sizes.check(asked, self.checkpoint, self.plan)
-        arguments = call_arguments(kind, asked)
+        grown = outpainting(asked)
+        first = asked if grown is None else grown.options
+        kind = factory.kind(first)
+        if (kind is not factory.base or first.mask is not None) and takes_size(kind):
+            first = self.sizes.like_picture(first)
+        self.sizes.check(first, self.checkpoint, self.plan)
+        first = with_defaults(first, call_parameters(kind))
+        arguments = call_arguments(kind, first)
         if asked.weighting is not None:
             check_weighting(arguments, kind, factory.components, factory.reference)
         if asked.tiling:
             check_tiling(kind, factory)
         chosen = self._workshop.adapters.prepare(asked.adapters, kind, arguments)
-        second = refinement(factory, asked, self.sizes.multiple)
+        second = refinement(factory, first, self.sizes)
         if second is not None:
-            width, height = second.size((asked.width or self.sizes.width, asked.height or self.sizes.height))
-            self.sizes.check(replace(asked, width=width, height=height), self.checkpoint, self.plan)
+            self.sizes.check(second.expected, self.checkpoint, self.plan)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None
         return [
             PictureTask(
@@ -82,6 +85,8 @@ class PipelineModel:
                 kind,
                 arguments,
                 chosen,
+                first=first,
+                outpainting=grown,
                 refinement=second,
                 index=index,
                 deadline=deadline,

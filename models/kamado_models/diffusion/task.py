@@ -27,13 +27,14 @@ from .cuts import CutWatch
 from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .hires import Refinement
+from .outpainting import Outpainting
 from .pipelines import PipelineFactory, call_arguments
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .table import runs_alone
 from .tiling import tile
 
-_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps", "tiling")
+_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps", "tiling", "outpaint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,13 @@ class PictureTask(LibraryTask):
         arguments: Mapping[str, Any],
         chosen: Chosen,
         *,
+        first: PictureOptions,
+        outpainting: Outpainting | None = None,
         refinement: Refinement | None = None,
         index: int,
         deadline: float | None,
     ) -> None:
+        """`options` are those that were asked for, `first` those of the first pass, whose `arguments` are given."""
         super().__init__(request_id, self._run, start_lane=workshop.start.name, deadline=deadline, index=index)
         self.options = options
         self.kind = kind
@@ -85,6 +89,8 @@ class PictureTask(LibraryTask):
         """Its adapters."""
         self.notes: list[str] = []
         """What the caller should know of how it was made."""
+        self._first = first
+        self._outpainting = outpainting
         self._refinement = refinement
         self._steps = 0
         """Done, of all passes."""
@@ -103,7 +109,7 @@ class PictureTask(LibraryTask):
     def _run(self, script: Script) -> Any:
         """The body."""
         with self._workshop.adapters.held(self.chosen):
-            picture, image = self._picture(script, self.kind, self.options, self._arguments)
+            picture, image = self._picture(script, self.kind, self._first, self._arguments, self._outpainting)
             if self._refinement is not None:
                 second = self._refinement
                 self.notes += second.notes
@@ -112,12 +118,21 @@ class PictureTask(LibraryTask):
         script.emit(Media(self.id, self.index, "image", image))
         return picture
 
-    def _picture(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
+    def _picture(
+        self,
+        script: Script,
+        kind: Any,
+        options: PictureOptions,
+        arguments: Mapping[str, Any],
+        within: Outpainting | None = None,
+    ) -> Any:
         """One pass: (float32 (height, width, channels) in [0, 1], the same as a PIL picture)."""
         output = self._output(script, kind, options, arguments)
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
         _judge(picture, output, advice(self._workshop.factory.models.values()))
+        if within is not None:
+            picture = within.joined(picture)
         (image,) = pictures_from_float(picture[None])
         return picture, image
 
