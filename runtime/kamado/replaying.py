@@ -62,7 +62,7 @@ class Replayable:
     options: Mapping[str, Any]
     """Of the request, input pictures among them."""
     loading: Mapping[str, Any]
-    """dtype, quant and components, as far as the recipe says."""
+    """dtype, quant, components and base, as far as the recipe says."""
     _original: Any = field(repr=False)
     _target: Path
     _is_named: bool
@@ -112,6 +112,7 @@ def replay(
     model: str | Path | None = None,
     dtype: str | None = None,
     components: Parts | None = None,
+    base: str | Path | None = None,
     image: Any = None,
     mask: Any = None,
     control: Any = None,
@@ -122,8 +123,8 @@ def replay(
 
     `out`: where to; by default a new file `name-replay.png` beside it. `runtime`: where to load the model; by default
     one on the default device, for this call. `model`: the model, if it is not found under the name in the recipe.
-    `dtype`, `components`: where they are to be other than those that it was made with. `image`, `mask`, `control`,
-    `ip_adapter_image`: the input pictures, which the recipe knows by their hashes; a list of several.
+    `dtype`, `components`, `base`: where they are to be other than those that it was made with. `image`, `mask`,
+    `control`, `ip_adapter_image`: the input pictures, which the recipe knows by their hashes; a list of several.
 
     Raises InvalidRequest (no recipe, an input that is missing or another one, a path that cannot be written), and what
     `Runtime.load` and `Model.generate` raise.
@@ -132,6 +133,7 @@ def replay(
     found = replayable(path, out, model=model, inputs=inputs)
     loading = {**found.loading, "dtype": dtype or found.loading.get("dtype", "auto"), "offline": offline}
     loading["components"] = {**found.loading.get("components", {}), **(components or {})} or None
+    loading["base"] = base or found.loading.get("base")
     if runtime is None:
         with Runtime() as own:
             return _made_again(found, own, loading)

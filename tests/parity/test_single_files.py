@@ -216,7 +216,7 @@ def test_without_a_base(
     named = runtime.load(path, components={"tokenizer": folder("sd15")}, offline=True)
     result = named.generate(seed=3, **usual)
     assert difference(result, wanted) < LARGEST_DIFFERENCE
-    assert "base" not in result.recipe
+    assert "tokenizers" not in result.recipe
     repository = tmp_path / "hub" / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
     snapshot = repository / "snapshots" / ("a" * 40)
     (snapshot / "tokenizer").mkdir(parents=True)
@@ -226,8 +226,8 @@ def test_without_a_base(
         (snapshot / "tokenizer" / file.name).write_bytes(file.read_bytes())
     result = runtime.load(path, offline=True).generate(seed=3, **usual)
     assert difference(result, wanted) < LARGEST_DIFFERENCE
-    assert result.recipe["base"]["reference"] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    assert all(file.startswith("tokenizer/") for file in result.recipe["base"]["files"])
+    assert result.recipe["tokenizers"]["reference"] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert all(file.startswith("tokenizer/") for file in result.recipe["tokenizers"]["files"])
     assert no_network == []
 
 

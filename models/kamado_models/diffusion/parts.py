@@ -98,7 +98,8 @@ def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
     if base is not None:
         used = {name for name in checkpoint.config if name not in checkpoint.parts}
         files = {key: path for key, path in base.files.items() if key.partition("/")[0] in used}
-        found["base"] = {
+        # One that was named is loaded again for a replay; the tokenizers of a known kind are found again by themselves.
+        found["base" if base.config else "tokenizers"] = {
             "reference": base.reference,
             "revision": base.revision,
             "files": checkpoint_digests(replace(base, tensors=theirs, files=files)),

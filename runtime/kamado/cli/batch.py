@@ -75,6 +75,7 @@ def batch(
         "quant": load.quant,
         "deterministic": load.deterministic,
         "components": load.components,
+        "base": load.base,
     }
     with open_batch(
         input_path,

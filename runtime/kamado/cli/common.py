@@ -107,12 +107,14 @@ class LoadOptions:
     """Only typed: no file may give leave to run code."""
     components: Mapping[str, list[str] | None] | None = None
     """What takes the place of a pipeline's components."""
+    base: str | None = None
+    """The pipeline that has what a single file lacks."""
     step_budget: int | None = None
     """Only presets set it."""
 
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "step_budget")
-_TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "allow_code", "offline", "deterministic")
+_TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "allow_code", "base", "offline", "deterministic")
 
 
 def parse_components(items: Sequence[str]) -> dict[str, list[str] | None] | None:
@@ -165,6 +167,9 @@ def model_options(command: Command) -> Command:
         click.option(
             "--component", "components", multiple=True, metavar="NAME=MODEL",
             help="In place of a pipeline's component, or beside it: vae=org/name. NAME= leaves it out. Repeatable.",
+        ),
+        click.option(
+            "--base", metavar="MODEL", help="The pipeline that has what a single file lacks: tokenizers, other parts."
         ),
         click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
         click.option("--offline", is_flag=True, help="Never use the network."),

@@ -65,6 +65,7 @@ def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tup
                 step_budget=load.step_budget,
                 allow_code=load.allow_code,
                 components=load.components,
+                base=load.base,
                 offline=load.offline,
                 progress=update,
             )

@@ -29,6 +29,7 @@ def plan(model: str, load: LoadOptions, out: Output) -> None:
             kv_tokens=load.kv_tokens,
             allow_code=load.allow_code,
             components=load.components,
+            base=load.base,
             offline=load.offline,
         )
     out.json(result.as_dict())

@@ -62,6 +62,7 @@ def replay(
         dtype=load.dtype if load.dtype != "auto" else found.loading.get("dtype", "auto"),
         quant=load.quant if load.quant != "none" else found.loading.get("quant", "none"),
         components={**found.loading.get("components", {}), **(load.components or {})} or None,
+        base=load.base or found.loading.get("base"),
     )
     out.note(f"the recipe in {file} asks {found.reference} for it, with seed {found.options.get('seed', 'unknown')}")
     with found.explained():

@@ -4,6 +4,8 @@
      "model": {"reference", "revision", "files": {name: SHA-256}},
      "options": {"prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", "seed", ...},
      "components": {name: {"reference", "revision", "files"}, or null for one that was left out},
+     "base": {"reference", "revision", "files"} of the pipeline that completed a single file, or "tokenizers", if it
+         had no more than these,
      "adapters": [{"reference", "weight", "sha256"}],
      "inputs": {"image": {"sha256", "name"}, "mask": {...}},
      "device", "dtype", "quant", "versions": {library: version}}
@@ -87,8 +89,8 @@ def picture_recipe(recipe: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """How the model is to be loaded to make the output again, as far as the recipe says: `dtype`, `quant`, `components`
-    as {name: reference or None}, and `adapters` as [{"reference", "weight"}]. The permission to run a checkpoint's code
-    is never among it."""
+    as {name: reference or None}, `base`, and `adapters` as [{"reference", "weight"}]. The permission to run a
+    checkpoint's code is never among it."""
     found: dict[str, Any] = {name: recipe[name] for name in ("dtype", "quant") if isinstance(recipe.get(name), str)}
     components = {
         str(name): facts and _pinned(facts["reference"], _text(facts.get("revision")))
@@ -96,6 +98,8 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
         if facts is None or (isinstance(facts, Mapping) and _text(facts.get("reference")))
     }
     found |= {"components": components} if components else {}
+    if _text((base := _mapping(recipe.get("base"))).get("reference")):
+        found["base"] = _pinned(base["reference"], _text(base.get("revision")))
     adapters = [
         {"reference": adapter["reference"], "weight": _weight(adapter)}
         for adapter in _mappings(recipe.get("adapters"))
@@ -107,12 +111,15 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def differences(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What keeps an output of `current` from being that of `recipe`, as sentences; empty if nothing does.
 
-    Compared are model files, components, adapters, input files, device, dtype, quantization and versions; not the
-    options. What `recipe` does not mention is not compared, but for components, which it always does.
+    Compared are model files, components, base, adapters, input files, device, dtype, quantization and versions; not
+    the options. What `recipe` does not mention is not compared, but for components, which it always does.
     """
     then_model, now_model = _mapping(recipe.get("model")), _mapping(current.get("model"))
     found = _bounded("model files", _files(_mapping(then_model.get("files")), _mapping(now_model.get("files"))))
     found += _bounded("components", _components(recipe, current))
+    for name in ("base", "tokenizers"):
+        then, now = _mapping(recipe.get(name)), _mapping(current.get(name))
+        found += _bounded(name, _files(_mapping(then.get("files")), _mapping(now.get("files")), of=name))
     found += _bounded("adapters", _adapters(recipe, current))
     then_inputs, now_inputs = _digests(recipe.get("inputs")), _digests(current.get("inputs"))
     found += _bounded("inputs", _changes("input ", then_inputs, now_inputs, digests=True))

@@ -126,6 +126,18 @@ def test_adapters_are_loaded_with_their_weight() -> None:
     }
 
 
+def test_the_base_of_a_single_file() -> None:
+    base = {"reference": "org/name", "revision": "0a1b2c", "files": {"tokenizer/vocab.json": "1" * 64}}
+    assert recipe_loading({"base": base}) == {"base": "org/name@0a1b2c"}
+    assert recipe_loading({"base": 3}) == recipe_loading({"base": {"reference": 3}}) == {}
+    assert recipe_loading({"tokenizers": base}) == {}, "they are found by themselves"
+    other = {**base, "files": {"tokenizer/vocab.json": "2" * 64}}
+    for name in ("base", "tokenizers"):
+        assert differences({name: base}, {name: base}) == []
+        assert differences({name: base}, {name: other}) == [f"{name} file tokenizer/vocab.json: other content now"]
+        assert differences({name: base}, {}) == [f"{name} file tokenizer/vocab.json: missing now"]
+
+
 def test_each_picture_of_a_request_has_its_own_recipe() -> None:
     recipe = {**RECIPE, "options": {**RECIPE["options"], "n": 4}}
     assert picture_recipe(recipe, 0)["options"] == {**RECIPE["options"], "n": 1}
