@@ -28,7 +28,7 @@ from .outpainting import outpainting, with_defaults
 from .parts import recipe_files
 from .pipelines import call_arguments, call_parameters, takes_size
 from .prompts import check_weighting
-from .sizes import Sizes
+from .sizes import Sizes, check_mask
 from .task import PictureTask, Workshop
 from .tiling import check_tiling
 
@@ -58,6 +58,7 @@ class PipelineModel:
         asked = replace(asked, image=_opened(asked.image), mask=_opened(asked.mask), control=_opened(asked.control))
         if (shown := asked.extra.get("ip_adapter_image")) is not None:
             asked = replace(asked, extra={**asked.extra, "ip_adapter_image": _opened(shown)})
+        check_mask(asked)
         factory = self._workshop.factory
         asked = completed(asked, factory.reference, list(factory.nets.values()))
         grown = outpainting(asked)

@@ -67,6 +67,16 @@ class Sizes:
             )
 
 
+def check_mask(options: PictureOptions) -> None:
+    """Raises InvalidRequest for a mask that does not lie on its picture; pipelines would stretch it."""
+    picture, mask = getattr(options.image, "size", None), getattr(options.mask, "size", None)
+    if picture is not None and mask is not None and picture != mask:
+        raise InvalidRequest(
+            f"the mask has {mask[0]} x {mask[1]} pixels and the picture {picture[0]} x {picture[1]}; "
+            "give a mask of the picture's size"
+        )
+
+
 def sizes_of(pipeline: Any, default: tuple[int, int]) -> Sizes:
     """The sizes that a pipeline of the model takes; `default` is (width, height)."""
     factors = [
