@@ -83,10 +83,11 @@ class Adapters:
         if not asked:
             check_picture(arguments, 0)
             return NOTHING
+        paths = [find_file(use.reference, offline=self._offline) for use in asked]  # may take long: it may be pulled
         found: dict[Adapter, AdapterUse] = {}
         with self._reading:
-            for use in asked:
-                adapter = self._adapter(use.reference)
+            for use, path in zip(asked, paths, strict=True):
+                adapter = self._adapter(use.reference, path)
                 if adapter in found:
                     raise InvalidRequest(f"adapter {use.reference} is given twice")
                 check_use(adapter.have(), use, kind)
@@ -171,8 +172,7 @@ class Adapters:
         self._vocabularies.clear()
         self._recent.clear()
 
-    def _adapter(self, reference: str) -> Adapter:
-        path = find_file(reference, offline=self._offline)
+    def _adapter(self, reference: str, path: Path) -> Adapter:
         place = _place_of(path)
         adapter = self._known.get(place) if place is not None else None
         if adapter is None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kamado.checkpoint.strict_json import parse_json_object
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
@@ -139,6 +140,8 @@ def read_lora(file: AdapterFile, base: Any, models: Mapping[str, nn.Module], lay
 def _is_layer(layer: nn.Module) -> bool:
     if isinstance(layer, _ConvNd):
         return layer.groups == 1 and not layer.transposed
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return False  # torch's own attention has these, and uses their weights without calling them
     return hasattr(layer, "in_features") and hasattr(layer, "out_features")
 
 
@@ -238,10 +241,10 @@ class _Matching:
     def _check(self, total: int, homeless: list[str]) -> None:
         if not homeless:
             return
-        count = "none" if len(homeless) == total else f"only {total - len(homeless)}"
+        count = "none of its" if len(homeless) == total else f"only {total - len(homeless)} of its"
         raise InvalidRequest(
-            f"{self._file.what}: {count} of its {total} tensors has a place in {self._reference}, so it was made for "
-            f"another model; it has no place for {shown(homeless)}"
+            f"{self._file.what}: {count} {total} tensors have a place in {self._reference}, so it was made for another "
+            f"model; there is none for {shown(homeless)}"
         )
 
     def _delta(

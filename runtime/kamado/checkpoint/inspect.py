@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
-from .folder import PICKLE_SUFFIXES, Listing, list_folder, read_weights, refuse_pickles, wants_code
+from .folder import ADAPTER_NAMES, PICKLE_SUFFIXES, Listing, list_folder, read_weights, refuse_pickles, wants_code
 from .gguf_header import read_gguf_header
 from .paths import below
 from .safetensors_header import read_safetensors_header
@@ -124,7 +124,7 @@ def _folder(root: Path, reference: str, revision: str | None) -> Checkpoint:
         read_weights(listing, "")
         raise UnsupportedCheckpoint(f"{root} has a config.json, but weights are missing: no .safetensors file is there")
     if listing.in_folder(listing.safetensors, ""):
-        if "adapter_config.json" in top:
+        if "adapter_config.json" in top or set(ADAPTER_NAMES).intersection(listing.in_folder(listing.safetensors, "")):
             raise UnsupportedCheckpoint(f"{root} is an adapter, not a whole model; give it as --adapter")
         raise UnsupportedCheckpoint(
             f"{root} has weights, but config.json is missing; fetch it, or name the .safetensors file itself"

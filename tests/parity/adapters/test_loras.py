@@ -8,11 +8,13 @@ import weakref
 import diffusers
 import numpy
 import pytest
+import torch
 
 import kamado
 import tiny_pipelines as tiny
 from adapter_files import LARGEST_DIFFERENCE, Files, Loras, asked, clear, difference, drawn, halted, with_loras
 from kamado.errors import DoesNotFit
+from kamado_models.diffusion.adapters_lora import layers_of
 from tiny_pipelines.adapters import lora
 
 DENOISERS = {"unet", "transformer"}
@@ -64,7 +66,7 @@ def test_a_mixed_batch(files: Files, runtime: kamado.Runtime) -> None:
         [(one, 0.0)],
     ]
     requests = [
-        {**tiny.arguments("sd15", prompt=index % 3), "num_inference_steps": 3, "seed": index}
+        {**tiny.arguments("sd15", prompt=index % 3), "num_inference_steps": 6, "seed": index}
         for index in range(len(cases))
     ]
     model = runtime.load(files["sd15"])
@@ -73,7 +75,9 @@ def test_a_mixed_batch(files: Files, runtime: kamado.Runtime) -> None:
     pictures = [job.result() for job in jobs]
     lane = runtime.stats()["lanes"][f"{model.owner}/unet"]
     # Without any (and with weight 0), the first one, both in either order, the first one at half weight.
-    assert lane["steps"] == 4 * lane["rows"] // len(cases)
+    # Some may begin a step later than others, and end so.
+    calls = lane["rows"] // len(cases)
+    assert 4 * calls <= lane["steps"] < 5 * calls
     assert runtime.stats()["lanes"][f"{model.owner}/vae"]["rows"] == len(cases)
     for request, case, result in zip(requests, cases, pictures, strict=True):
         wanted = tiny.oracle(files["sd15"], prepare=lambda pipeline, case=case: with_loras(pipeline, case), **request)
@@ -149,3 +153,17 @@ def test_a_file_that_was_replaced_is_read_anew(files: Files, runtime: kamado.Run
     assert clear(*(result.pixels[0] for result in results))
     first, second = (result.recipe["adapters"][0]["sha256"] for result in results)
     assert first != second
+
+
+def test_layers_that_a_lora_can_add_to() -> None:
+    """Not those whose weights are used without a call."""
+    model = torch.nn.ModuleDict(
+        {
+            "linear": torch.nn.Linear(2, 3),
+            "conv": torch.nn.Conv2d(2, 4, 3),
+            "grouped": torch.nn.Conv2d(2, 4, 3, groups=2),
+            "attention": torch.nn.MultiheadAttention(4, 2),
+            "norm": torch.nn.LayerNorm(4),
+        }
+    )
+    assert sorted(layers_of({"unet": model})["unet"]) == ["conv", "linear"]

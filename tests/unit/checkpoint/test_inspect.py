@@ -100,6 +100,7 @@ INCOMPLETE: dict[str, tuple[dict[str, Any], str]] = {
     "no weights": ({"config.json": {}}, "weights are missing"),
     "no config": ({"model.safetensors": WEIGHTS}, "config.json is missing"),
     "an adapter": ({"adapter_config.json": {}, "adapter_model.safetensors": WEIGHTS}, "adapter"),
+    "an adapter of diffusers": ({"pytorch_lora_weights.safetensors": WEIGHTS}, "adapter"),
     "no tensors": ({"config.json": {}, "model.safetensors": safetensors_bytes({})}, "weights are missing"),
     "several GGUF files": ({"a.gguf": gguf_bytes(), "b.gguf": gguf_bytes()}, "several GGUF"),
     "unclear weights": ({"config.json": {}, "x.safetensors": WEIGHTS, "y.safetensors": OTHER}, "unclear"),
