@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,4 +75,19 @@ def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tup
             f"{reference}: {plan.architecture} on {plan.device}, {plan.dtype}, "
             f"{format_bytes(plan.weight_bytes)} of weights, loaded in {format_seconds(time.monotonic() - started)}"
         )
-        yield runtime, model
+        with _quiet_libraries() if not out.verbose else nullcontext():
+            yield runtime, model
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Libraries' warnings are for programmers; what a person should know of is in the notes of a result."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

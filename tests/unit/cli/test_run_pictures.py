@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -258,6 +260,25 @@ def test_notes_are_passed_on(kamado: Kamado, pictures: FakePictureModel) -> None
     done = kamado("run", "fake", "p", "-o", "x.png", "--json")
     assert done.err == "the prompt was cut\n" and json.loads(done.out)["notes"] == ["the prompt was cut"]
     assert kamado("run", "fake", "p", "-o", "x.png", "-q").err == ""
+
+
+def test_libraries_are_quiet_while_a_model_runs_unless_asked(
+    kamado: Kamado, pictures: FakePictureModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    before, seen = [logger.level for logger in loggers], []
+    real = FakePictureModel.submit
+
+    def submit(self: FakePictureModel, *args: Any, **options: Any) -> Any:
+        seen.append([logger.getEffectiveLevel() for logger in loggers])
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(FakePictureModel, "submit", submit)
+    assert kamado("run", "fake", "p", "-o", "x.png").status == 0
+    assert kamado("run", "fake", "boom", "-o", "x.png").status == 1
+    assert [logger.level for logger in loggers] == before and seen == [[logging.ERROR] * 2] * 2
+    kamado("run", "fake", "p", "-o", "x.png", "-v")
+    assert seen[-1] == [logger.getEffectiveLevel() for logger in loggers]
 
 
 @pytest.mark.usefixtures("pictures")
