@@ -78,6 +78,14 @@ def test_calls_that_differ_have_different_forms(what: str) -> None:
     assert one.key != other.key
 
 
+def test_the_order_of_sizes_in_a_list_does_not_matter() -> None:
+    sizes = [(2, height, width) for height in range(1, 5) for width in range(1, 5)]
+    one, other = (Stacker().form({"x": [torch.zeros(size) for size in order]}) for order in (sizes, sizes[::-1]))
+    assert one is not None
+    assert other is not None
+    assert one.key == other.key
+
+
 def test_an_argument_that_is_left_out_makes_another_form() -> None:
     stacker = Stacker()
     arguments = base()
