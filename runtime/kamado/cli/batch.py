@@ -15,9 +15,10 @@ from ..batch.texts import TextAnswers
 from ..errors import InvalidRequest
 from ..memory.devices import resolve_device
 from ..units import format_seconds
-from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, picture_options, text_options
+from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, text_options
 from .kinds import as_typed, check_values, opened, options_for
 from .loading import loaded_model, what_it_makes
+from .picture_options import picture_options
 
 FAILED = 1
 
@@ -60,10 +61,7 @@ def batch(
     Exit status: 0 if every line has an answer, 1 if some failed.
     """
     check_values(text, picture)
-    if not input_path.is_file():
-        raise InvalidRequest(f"cannot read {input_path}: {'it is a folder' if input_path.is_dir() else 'no such file'}")
-    if folder.exists() and not folder.is_dir():
-        raise InvalidRequest(f"{folder} is a file; -o names the folder for the results")
+    _check_paths(input_path, folder)
     finished = None if restart or retry_failed else kind_of_batch(folder)
     kind, options = options_for([finished] if finished else what_it_makes(model, load, out), model, text, picture)
     answers = _answers(kind, model, folder, input_path, file_format)
@@ -98,6 +96,13 @@ def batch(
         ctx.exit(FAILED)
 
 
+def _check_paths(input_path: Path, folder: Path) -> None:
+    if not input_path.is_file():
+        raise InvalidRequest(f"cannot read {input_path}: {'it is a folder' if input_path.is_dir() else 'no such file'}")
+    if folder.exists() and not folder.is_dir():
+        raise InvalidRequest(f"{folder} is a file; -o names the folder for the results")
+
+
 def _answers(kind: str, model: str, folder: Path, input_path: Path, file_format: str | None) -> Answers:
     if kind == "image":
         return PictureAnswers(folder, input_path.parent, file_format or FORMATS[0])
@@ -110,6 +115,18 @@ def _located(options: dict[str, Any]) -> dict[str, Any]:
     """Options for the journal: input pictures, which can be opened, by paths that hold from any folder."""
     opened(options)
     return as_typed(options, lambda path: str(Path(path).absolute()))
+
+
+def _identity(model: str, load: LoadOptions) -> dict[str, Any]:
+    """What changes the answers."""
+    return {
+        "model": model,
+        "device": _device_identity(load.device),
+        "dtype": load.dtype,
+        "quant": load.quant,
+        "deterministic": load.deterministic,
+        "components": load.components,
+    }
 
 
 def _device_identity(name: str) -> str:

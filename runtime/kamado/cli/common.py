@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from ..checkpoint.strict_json import unique_pairs
 from ..errors import InvalidRequest
-from ..picture_requests import ALIASES
 from .output import Output, Update
 
 __all__ = [
@@ -22,9 +18,9 @@ __all__ = [
     "Output",
     "SectionedCommand",
     "Update",
+    "apply_options",
     "common_options",
     "model_options",
-    "picture_options",
     "text_options",
 ]
 
@@ -52,7 +48,7 @@ class SectionedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def _apply(
+def apply_options(
     command: Callable[..., Any], options: list[Callable[[Any], Any]], section: str | None = None
 ) -> Callable[..., Any]:
     """Decorate with the options; `section`: under which heading help shows them."""
@@ -89,7 +85,7 @@ def common_options(command: Command) -> Command:
         click.option("-q", "--quiet", is_flag=True, help="Print the answer only."),
         click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Say more, and show tracebacks."),
     ]
-    return _apply(wrapper, options)  # type: ignore[return-value]
+    return apply_options(wrapper, options)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +171,7 @@ def model_options(command: Command) -> Command:
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),
     ]  # fmt: skip
-    return _apply(wrapper, options, "Loading")  # type: ignore[return-value]
+    return apply_options(wrapper, options, "Loading")  # type: ignore[return-value]
 
 
 _TEXT_NAMES = (
@@ -233,7 +229,7 @@ def text_options(command: Command) -> Command:
         click.option("--seed", type=int, metavar="N", help="Makes draws repeatable."),
         click.option("--n", type=int, metavar="N", help="Number of answers, or of pictures."),
     ]
-    return _apply(_apply(wrapper, options, "Text"), shared, "Text and pictures")  # type: ignore[return-value]
+    return apply_options(apply_options(wrapper, options, "Text"), shared, "Text and pictures")  # type: ignore[return-value]
 
 
 def parse_bias(item: str) -> tuple[int, float]:
@@ -245,93 +241,3 @@ def parse_bias(item: str) -> tuple[int, float]:
         return int(token_id), float(amount)
     except ValueError:
         raise InvalidRequest(f"--logit-bias {item!r}: write it as TOKEN_ID=NUMBER, like 42=-100") from None
-
-
-_ONCE = (
-    *("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting"),
-    *("hires", "hires_strength", "hires_steps"),
-)
-_SEVERAL = ("image", "control", "control_scale", "adapters", "ip_adapter_image")
-PICTURE_FLAGS = (*_ONCE, *_SEVERAL)
-"""Options of pictures that have a flag; others are given with --option."""
-_OWN_PLACE = {"self": "not an option", "prompt": "an argument", "seed": "--seed", "n": "--n"}
-
-
-def picture_options(command: Command) -> Command:
-    """Adds the generation options of picture models; calls with `picture: dict` of those that were given. Input
-    pictures are paths, several are a list. Values are for `kinds.check_values` to judge."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, named: tuple[str, ...], **kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in PICTURE_FLAGS}
-        picture: dict[str, Any] = {name: value for name, value in values.items() if value not in (None, ())}
-        for name in _SEVERAL:
-            if name in picture:
-                picture[name] = picture[name][0] if len(picture[name]) == 1 else list(picture[name])
-        for item in named:
-            name, value = parse_named(item)
-            if name in picture:
-                raise InvalidRequest(f"--option {name}: {name} was given already")
-            picture[name] = value
-        return command(*args, picture=picture, **kwargs)
-
-    file = click.Path(path_type=Path)
-    options = [
-        click.option("--width", type=int, metavar="PIXELS", help="[the model's own]"),
-        click.option("--height", type=int, metavar="PIXELS", help="[the model's own]"),
-        click.option("--steps", type=int, metavar="N", help="Denoising steps."),
-        click.option("--guidance", type=float, metavar="X", help="How closely a picture follows the prompt."),
-        click.option("--negative", metavar="TEXT", help="What a picture should not show."),
-        click.option("--scheduler", metavar="NAME", help="Sampler: euler, dpm++-karras, ..."),
-        click.option("--image", type=file, multiple=True, metavar="FILE", help="Input picture. Repeatable."),
-        click.option("--mask", type=file, metavar="FILE", help="White where the input picture is painted anew."),
-        click.option("--strength", type=float, metavar="X", help="How much of the input picture is replaced: 0 to 1."),
-        click.option(
-            "--control", type=file, multiple=True, metavar="FILE",
-            help="Edges, depth or a pose that a picture keeps to. Repeatable: one for each ControlNet.",
-        ),
-        click.option(
-            "--control-scale", type=float, multiple=True, metavar="X", help="How much a ControlNet counts. Repeatable."
-        ),
-        click.option("--weighting", metavar="NAME", help="How the prompt writes weights: a1111, (like:1.3) this."),
-        click.option(
-            "--hires", type=float, metavar="X", help="Then X times larger, refined in a second pass."
-        ),
-        click.option("--hires-strength", type=float, metavar="X", help="How much the second pass replaces: 0 to 1."),
-        click.option("--hires-steps", type=int, metavar="N", help="Steps of the second pass."),
-        click.option(
-            "--adapter", "adapters", multiple=True, metavar="REF[:WEIGHT]",
-            help="LoRA, embedding or IP-Adapter: a .safetensors file, org/name. Repeatable.",
-        ),
-        click.option(
-            "--adapter-image", "ip_adapter_image", type=file, multiple=True, metavar="FILE",
-            help="The picture that an IP-Adapter shows. Repeatable.",
-        ),
-        click.option(
-            "--option", "named", multiple=True, metavar="NAME=JSON",
-            help="An option of the model's pipeline under its own name, like class_labels=[3]. Repeatable.",
-        ),
-    ]  # fmt: skip
-    return _apply(wrapper, options, "Pictures")  # type: ignore[return-value]
-
-
-def parse_named(item: str) -> tuple[str, Any]:
-    """`"class_labels=[3]"` -> `("class_labels", [3])`. Raises InvalidRequest."""
-    name, separator, text = item.partition("=")
-    if not separator or not name.isidentifier():
-        raise InvalidRequest(f"--option {item!r:.80}: write it as NAME=JSON, like class_labels=[3]")
-    if name in _OWN_PLACE:
-        raise InvalidRequest(f"--option {name} cannot be used: it is {_OWN_PLACE[name]}")
-    try:
-        value = json.loads(text, object_pairs_hook=unique_pairs, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise InvalidRequest(
-            f"--option {name}: {text!r:.80} is not JSON; write a number, a list, true, or '\"text\"' in both quotes"
-        ) from None
-    if value is None:
-        raise InvalidRequest(f"--option {name}=null says nothing; leave it out")
-    return ALIASES.get(name, name), value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

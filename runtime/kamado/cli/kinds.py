@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
-from .common import PICTURE_FLAGS
+from .picture_options import PICTURE_FLAGS
 from .prompt import check_text
 
 SHARED = ("seed", "n")

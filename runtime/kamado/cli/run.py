@@ -15,9 +15,10 @@ from ..errors import InvalidRequest
 from ..events import Event, Finished, Token
 from ..files import replacing
 from ..units import format_seconds
-from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, picture_options, text_options
+from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, text_options
 from .kinds import check_values, options_for
 from .loading import loaded_model, what_it_makes
+from .picture_options import picture_options
 from .pictures import run_pictures
 from .prompt import read_prompt
 from .speed import Speed

@@ -46,7 +46,8 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         "--width 16 --height 24 --steps 5 --guidance 2.5 --negative blurry --scheduler euler --strength 0.5 --n 2 "
         "--image a.png --image b.png --mask mask.png --control edges.webp --option clip_skip=2 --option labels=[1,2] "
         "--control-scale 0.5 --control-scale 1 --weighting a1111 --adapter x.safetensors:0.5 --adapter org/y "
-        "--adapter-image a.png --hires 2 --hires-strength 0.3 --hires-steps 4"
+        "--adapter-image a.png --hires 2 --hires-strength 0.3 --hires-steps 4 --tiling --outpaint left=8 "
+        "--outpaint feather=2"
     )
     done = kamado("run", "fake", "p", "-o", "x.png", "--seed", "1", *options.split(), "--json")
     (request,) = pictures.requests
@@ -71,6 +72,8 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         "hires": 2.0,
         "hires_strength": 0.3,
         "hires_steps": 4,
+        "tiling": True,
+        "outpaint": {"left": 8, "feather": 2},
     }
     document = json.loads(done.out)
     assert done.err == "" and document["files"] == ["x-1.png", "x-2.png"] and document["seeds"] == [1, 2]
@@ -119,6 +122,10 @@ def test_the_suffix_decides_the_format(name: str, kamado: Kamado) -> None:
         (("--max-tokens", "9"), "--max-tokens is for text models"),
         (("--raw",), "--raw is for text models"),
         (("--stop", "x"), "--stop is for text models"),
+        (("--outpaint", "left"), "SIDE=PIXELS"),
+        (("--outpaint", "left=-1"), "SIDE=PIXELS"),
+        (("--outpaint", "left=1", "--outpaint", "left=2"), "each side once"),
+        (("--outpaint", "up=1"), "outpaint"),
         (("--option", "x"), "NAME=JSON"),
         (("--option", "a-b=1"), "NAME=JSON"),
         (("--option", "x=NaN"), "is not JSON"),
