@@ -15,7 +15,7 @@ from .catalog import Source
 from .folder import READABLE_SUFFIXES, list_folder
 from .paths import below, check_name
 from .reference import CatalogReference, HubReference, PathReference, PypiReference, parse_reference
-from .store import DEFAULT_BRANCH, SIDE_FILES, Entry, Store, translated_os_errors
+from .store import DEFAULT_BRANCH, TOKENIZERS, Entry, Store, translated_os_errors
 from .types import Detail, Progress
 
 
@@ -58,8 +58,8 @@ def resolve(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SideFiles:
-    """Data files of a checkpoint."""
+class Tokenizers:
+    """Folders with tokenizers, out of a pipeline."""
 
     root: Path
     files: Mapping[str, Path]
@@ -67,44 +67,39 @@ class SideFiles:
     revision: str | None
 
 
-def resolve_side_files(reference: str, folders: Sequence[str], *, offline: bool = False) -> SideFiles:
-    """The data files (tokenizers, configurations) in `folders` of what `reference` names. What is here is taken, also
-    from a checkpoint without weights in the user's hub cache; else they are pulled alone, if `offline` allows it.
+def resolve_tokenizers(repository: str, folders: Sequence[str], *, offline: bool = False) -> Tokenizers:
+    """The tokenizers in `folders` of a repository on the hub. What is here is taken, also from a pipeline without its
+    weights in the user's hub cache; else all tokenizers of the repository are pulled, if `offline` allows it.
 
     Raises InvalidRequest, ModelNotFound (HubUnreachable if the network is needed and cannot be had),
     UnsupportedCheckpoint, UnsafeCheckpoint."""
-    parsed = parse_reference(reference)
-    sources = () if isinstance(parsed, PathReference) else sources_of(parsed)
-    roots: list[Path | None] = [parsed.path if isinstance(parsed, PathReference) else find_local(sources)]
+    reference = parse_reference(repository, look=lambda path: None)
+    assert isinstance(reference, HubReference), repository
     store = Store.open()
-    for hub in (source.reference for source in sources if isinstance(source.reference, HubReference)):
-        names = {hub.repository.lower()}
-        roots += [e.path for e in store.entries() if e.source == SIDE_FILES and e.name.lower() in names]
-        roots.append(_snapshot(hub))
-    for root in roots:
-        if root is not None and (found := _side_files(root, folders)) is not None:
+    known = (e.path for e in store.entries() if (e.source, e.name.lower()) == (TOKENIZERS, repository.lower()))
+    for root in (find_local(sources_of(reference)), *known, _snapshot(reference)):
+        if root is not None and (found := _tokenizers(root, folders)) is not None:
             return found
-    if offline or not sources or not isinstance(sources[0].reference, HubReference):
-        raise HubUnreachable(f"{reference} is not on this machine, and the network is off")
+    if offline:
+        raise HubUnreachable(f"{repository} is not on this machine, and the network is off")
     from .fetch_hub import MAX_SIDE_FILE_BYTES, RemoteFile, RemoteModel, pull_from_hub
 
     def choose(model: RemoteModel) -> tuple[RemoteFile, ...]:
-        here = [file for file in model.files if file.name.rpartition("/")[0] in folders]
+        here = [file for file in model.files if file.name.startswith("tokenizer") and file.name.count("/") == 1]
         readable = [file for file in here if os.path.splitext(file.name)[1].lower() in READABLE_SUFFIXES]
-        if missing := set(folders) - {file.name.rpartition("/")[0] for file in readable}:
-            raise UnsupportedCheckpoint(f"{reference} has no {', '.join(sorted(missing))} with files to read")
-        return tuple(file for file in readable if file.size <= MAX_SIDE_FILE_BYTES and check_name(file.name))
+        if missing := set(folders) - {file.name.partition("/")[0] for file in readable}:
+            raise UnsupportedCheckpoint(f"{repository} has no {', '.join(sorted(missing))}")
+        where = f"the repository {repository}"
+        return tuple(f for f in readable if f.size <= MAX_SIDE_FILE_BYTES and check_name(f.name, where=where))
 
     with translated_os_errors(store.home):
-        entry = pull_from_hub(
-            store, sources[0].reference, progress=None, detail=_nothing, choose=choose, source=SIDE_FILES
-        )
-    found = _side_files(entry.path, folders)
-    assert found is not None, "it was just pulled"
+        entry = pull_from_hub(store, reference, progress=None, detail=_nothing, choose=choose, source=TOKENIZERS)
+    found = _tokenizers(entry.path, folders)
+    assert found is not None, "they were just pulled"
     return found
 
 
-def _side_files(root: Path, folders: Sequence[str]) -> SideFiles | None:
+def _tokenizers(root: Path, folders: Sequence[str]) -> Tokenizers | None:
     """What is in the folders, or None if one of them has nothing."""
     if not root.is_dir():
         return None
@@ -114,7 +109,7 @@ def _side_files(root: Path, folders: Sequence[str]) -> SideFiles | None:
         return None
     entry = Store.open().entry_of(root)
     files = {f"{folder}/{name}": below(root, f"{folder}/{name}") for folder in folders for name in names[folder]}
-    return SideFiles(root=root, files=files, revision=None if entry is None else entry.revision)
+    return Tokenizers(root=root, files=files, revision=None if entry is None else entry.revision)
 
 
 def recommended(reference: str) -> Mapping[str, Any]:

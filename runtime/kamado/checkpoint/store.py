@@ -36,8 +36,8 @@ from .strict_json import read_json_object
 
 MANIFEST = "manifest.json"
 DEFAULT_BRANCH = "main"
-SIDE_FILES = "hub-side"
-"""Source of entries with data files of a hub's repository, and none of its weights. They are not models."""
+TOKENIZERS = "hub-tokenizers"
+"""Source of entries that hold the tokenizers of a hub's repository, and none of its weights. They are not models."""
 _FORMAT = 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,7 +58,7 @@ class Entry:
     id: str
     folder: Path
     source: str
-    """`hub`, `pypi`, or `SIDE_FILES`."""
+    """`hub`, `pypi`, or `TOKENIZERS`."""
     name: str
     """Repository or package."""
     requested: tuple[str, ...]
@@ -77,7 +77,7 @@ class Entry:
             return str(PypiReference(self.name, self.revision))
         revision = (*self.requested, self.revision)[0]
         reference = str(HubReference(self.name, None if revision == DEFAULT_BRANCH else revision))
-        return f"{reference} (no weights)" if self.source == SIDE_FILES else reference
+        return f"{reference} (tokenizers)" if self.source == TOKENIZERS else reference
 
     @property
     def path(self) -> Path:

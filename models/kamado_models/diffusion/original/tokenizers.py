@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kamado.checkpoint.resolve import resolve_side_files
+from kamado.checkpoint.resolve import resolve_tokenizers
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import HubUnreachable, ModelNotFound
 
@@ -22,7 +22,7 @@ def with_tokenizers(checkpoint: Checkpoint, *, offline: bool) -> Checkpoint:
     if not wanted:
         return checkpoint
     try:
-        side = resolve_side_files(repository, wanted, offline=offline)
+        found = resolve_tokenizers(repository, wanted, offline=offline)
     except ModelNotFound as error:
         kind = HubUnreachable if isinstance(error, HubUnreachable) else ModelNotFound
         raise kind(
@@ -33,7 +33,7 @@ def with_tokenizers(checkpoint: Checkpoint, *, offline: bool) -> Checkpoint:
     return replace(
         checkpoint,
         base=Checkpoint(
-            reference=repository, root=side.root, layout="diffusers", config={}, metadata={"components": {}},
-            tensors={}, files=side.files, revision=side.revision,
+            reference=repository, root=found.root, layout="diffusers", config={}, metadata={"components": {}},
+            tensors={}, files=found.files, revision=found.revision,
         ),
     )  # fmt: skip
