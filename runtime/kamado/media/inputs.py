@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .pictures import picture_digest
-
 INPUTS = ("image", "mask", "control", "ip_adapter_image")
 """Options that are pictures."""
 
@@ -21,6 +19,8 @@ def described_inputs(pictures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(value: Any) -> Any:
+    from .pictures import picture_digest
+
     if isinstance(value, (list, tuple)):
         return [_described(item) for item in value]
     return {"sha256": picture_digest(value)}
