@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from .parts import recipe_files
 from .pipelines import call_arguments, call_parameters, takes_size
 from .prompts import check_weighting
 from .sizes import Sizes, check_mask
+from .step_cache import check_step_cache
 from .task import PictureTask, Workshop
 from .tiling import check_tiling
 
@@ -73,6 +75,8 @@ class PipelineModel:
             check_weighting(arguments, kind, factory.components, factory.reference)
         if asked.tiling:
             check_tiling(kind, factory)
+        if asked.step_cache is not None:
+            check_step_cache(kind, factory)
         chosen = self._workshop.adapters.prepare(asked.adapters, kind, arguments)
         second = refinement(factory, first, self.sizes)
         if second is not None:
@@ -120,10 +124,14 @@ class PipelineModel:
 
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
-        found = [(component, lane.joins) for component, lane in self._workshop.lanes.items()]
+        compared: dict[str, bool] = {}
+        for component, lane in self._workshop.lanes.items():
+            for (_, method, _), joined in list(lane.joins.items()):
+                name = f"{component}.{method}"
+                compared[name] = compared.get(name, True) and joined
         return {
             "batching": "steps of all requests share forwards",
-            "compared": {f"{name}.{method}": ok for name, joins in found for (_, method, _), ok in joins.items()},
+            "compared": compared,
             "adapters": self._workshop.adapters.usage(),
         }
 
@@ -132,6 +140,7 @@ class PipelineModel:
         on_gpu = self.plan.device != "cpu"
         self._workshop.adapters.close()
         del self.lanes, self._workshop
+        gc.collect()  # stand-ins and what pipelines hang on schedulers hold each other, and the weights
         if on_gpu:
             torch.cuda.empty_cache()
 
