@@ -62,6 +62,8 @@ class PictureOptions:
     """How much of it the second pass replaces. (0, 1], by default 0.5"""
     hires_steps: int | None = None
     """Steps of the second pass, of which the share `hires_strength` is run; by default as many as `steps`."""
+    step_cache: float | None = None
+    """Leave out calls of the denoiser whose input has changed by less than this share since the last one. (0, 10]"""
     tiling: bool | None = None
     """Encode and decode in tiles: large pictures need less memory, and differ a little."""
     weighting: str | None = None
@@ -229,6 +231,7 @@ _CHECKS: dict[str, Any] = {
     "hires": _number(1.0, 8.0, open_low=True),
     "hires_strength": _number(0.0, 1.0, open_low=True),
     "hires_steps": _whole(1, MAX_STEPS),
+    "step_cache": _number(0.0, 10.0, open_low=True),
     "tiling": _yes_or_no,
     "weighting": _one_of("a1111"),
     "scheduler": _text,

@@ -31,10 +31,11 @@ from .outpainting import Outpainting
 from .pipelines import PipelineFactory, call_arguments
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
+from .step_cache import StepCache
 from .table import runs_alone
 from .tiling import tile
 
-_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps", "tiling", "outpaint")
+_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps", "tiling", "outpaint", "step_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class PictureTask(LibraryTask):
         self._first = first
         self._outpainting = outpainting
         self._refinement = refinement
+        self._cache = None if options.step_cache is None else StepCache(options.step_cache)
         self._steps = 0
         """Done, of all passes."""
         self._workshop = workshop
@@ -115,6 +117,8 @@ class PictureTask(LibraryTask):
                 self.notes += second.notes
                 asked = second.asked(image)
                 picture, image = self._picture(script, second.kind, asked, call_arguments(second.kind, asked))
+        if self._cache is not None:
+            self.notes += self._cache.notes()
         script.emit(Media(self.id, self.index, "image", image))
         return picture
 
@@ -162,6 +166,11 @@ class PictureTask(LibraryTask):
 
     def _call(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         """A model call of the pipeline."""
+        if self._cache is None:
+            return self._made(script, further, component, call)
+        return self._cache.call(component, call, lambda: self._made(script, further, component, call))
+
+    def _made(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         setting = self.chosen.settings.get(component)
         result = self._workshop.call(script, component, call, setting)
         if call.method == "encode":
@@ -179,6 +188,8 @@ class PictureTask(LibraryTask):
         before, later = self._steps, 0
         if self._refinement is not None and before == 0:
             later = self._refinement.steps
+        if self._cache is not None:
+            self._cache.begin()
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is None or not hasattr(scheduler, "step"):
             return
@@ -192,8 +203,10 @@ class PictureTask(LibraryTask):
                 kwargs.setdefault("generator", generator)
             result = step(*args, **kwargs)
             self._steps += 1
-            own = getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps)
-            total = before + max(int(own), self._steps - before) + later
+            own = int(getattr(pipeline, "_num_timesteps", None) or len(scheduler.timesteps))
+            total = before + max(own, self._steps - before) + later
+            if self._cache is not None:
+                self._cache.next_step(own - (self._steps - before))
             script.emit(Progress(self.id, self._steps, total, self.index))
             if options.preview_every and self._steps % options.preview_every == 0:
                 predicted = args[0] if args else kwargs.get("model_output")
