@@ -19,6 +19,7 @@ from kamado.checkpoint.inspect import inspect
 from kamado.errors import HubUnreachable, InvalidRequest, KamadoError, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado_models.diffusion.original import kinds
 from tiny_pipelines.parts import clip_text, picture_vae
+from tiny_pipelines.weights import rescale
 
 LARGEST_DIFFERENCE = 1e-4
 NAMES = ("sd15", "sd15-inpaint", "sdxl", "sdxl-refiner", "sd3", "flux", "flux-schnell")
@@ -104,6 +105,42 @@ def test_stable_diffusion_2(folder: Folders, runtime: kamado.Runtime, tmp_path: 
     usual = tiny.arguments("sd15")
     wanted = tiny.call(pipeline, seed=3, **usual)
     result = runtime.load(path, base=tmp_path / "folder").generate(seed=3, **usual)
+    assert difference(result, wanted) < LARGEST_DIFFERENCE
+
+
+def _variant(name: str, folder: Folders) -> tuple[Any, str, dict[str, Any]]:
+    """A pipeline of a variant, the tiny pipeline that it varies, and what to call it with."""
+    import diffusers
+
+    base = "sd15" if name == "ip2p" else "flux"
+    parts = {key: part for key, part in tiny.load(folder(base)).components.items() if part is not None}
+    size = {"prompt": "a red cat", "num_inference_steps": 3}
+    if name == "ip2p":
+        kind, parts["unet"] = diffusers.StableDiffusionInstructPix2PixPipeline, tiny.unets.unet(in_channels=8)
+        nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return kind(**parts, **nothing), base, size | {"image": tiny.picture(1), "image_guidance_scale": 1.5}
+    known = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
+    channels = {"fill": 384, "control": 128}[name]
+    transformer = diffusers.FluxTransformer2DModel(**known | {"in_channels": channels, "out_channels": 64})
+    parts["transformer"] = rescale(transformer, {"proj_out": 2.5})
+    size |= {"height": 64, "width": 64, "max_sequence_length": 48}
+    if name == "fill":
+        return diffusers.FluxFillPipeline(**parts), base, size | {"image": tiny.picture(1), "mask_image": tiny.mask()}
+    return diffusers.FluxControlPipeline(**parts), base, size | {"control_image": tiny.picture(1)}
+
+
+@pytest.mark.parametrize("name", ["fill", "control", "ip2p"])
+def test_variants_complete_themselves_from_the_plain_model(
+    name: str, folder: Folders, runtime: kamado.Runtime, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        pipeline, base, usual = _variant(name, folder)
+    pipeline.set_progress_bar_config(disable=True)
+    path = original_files.single_file(pipeline, base, tmp_path / "x.safetensors")
+    wanted = tiny.call(pipeline, seed=3, **usual)
+    result = runtime.load(path, base=folder(base)).generate(seed=3, **usual)
+    assert result.recipe["pipeline"] == type(pipeline).__name__
     assert difference(result, wanted) < LARGEST_DIFFERENCE
 
 

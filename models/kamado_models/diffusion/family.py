@@ -148,7 +148,8 @@ def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str) -> int:
 
 
 def _swapped(checkpoint: Checkpoint) -> list[str]:
-    return [
+    base = [f"base: {checkpoint.base.reference}"] if checkpoint.base is not None else []
+    return base + [
         f"{name}: {part.reference}" if part is not None else f"{name}: left out"
         for name, part in checkpoint.parts.items()
     ]

@@ -15,7 +15,8 @@ ORIGINAL = "original"
 """In the metadata of an assembled checkpoint: names of the parts whose tensors may have their authors' names."""
 SCHEDULER = "scheduler"
 """In the metadata too: entries of the scheduler's configuration, over those of its file where there is one."""
-_CHANNELS = "in_channels"
+_CHANNELS = ("in_channels", "out_channels")
+"""In which the variants of a kind differ: a base may be another one."""
 
 
 def is_original(checkpoint: Checkpoint) -> bool:
@@ -123,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _same_channels(base: Checkpoint, found: Found) -> bool:
-    return bool(base.metadata["components"][found.kind.denoiser].get(_CHANNELS, 4) == found.channels)
+    return bool(base.metadata["components"][found.kind.denoiser].get("in_channels", 4) == found.channels)
 
 
 def _pipeline(base: Checkpoint | None, found: Found) -> str:
@@ -148,7 +149,8 @@ def _config(base: Checkpoint | None, found: Found, name: str) -> dict[str, Any]:
     """The configuration of a part: the base's, else what is known of the kind and told by the file."""
     is_denoiser = name == found.kind.denoiser
     if base is not None and (theirs := base.metadata["components"].get(name)):
-        return {**theirs, _CHANNELS: found.channels} if is_denoiser else dict(theirs)
+        channels = {key: value for key, value in found.sizes.items() if key in _CHANNELS}
+        return {**theirs, **channels} if is_denoiser else dict(theirs)
     config = dict(found.kind.parts[name].config)
     return {**config, **found.told, **found.sizes} if is_denoiser else config
 
