@@ -18,7 +18,7 @@ from .common import Command, apply_options
 
 _ONCE = (
     *("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting"),
-    *("hires", "hires_strength", "hires_steps", "tiling"),
+    *("hires", "hires_strength", "hires_steps", "tiling", "step_cache"),
 )
 _SEVERAL = ("image", "control", "control_scale", "adapters", "ip_adapter_image")
 PICTURE_FLAGS = (*_ONCE, *_SEVERAL, "outpaint")
@@ -54,6 +54,10 @@ _OPTIONS = [
     click.option("--hires-strength", type=float, metavar="X", help="How much the second pass replaces: 0 to 1."),
     click.option("--hires-steps", type=int, metavar="N", help="Steps of the second pass."),
     click.option("--tiling", is_flag=True, default=None, help="Large pictures need less memory, and differ a little."),
+    click.option(
+        "--step-cache", type=float, metavar="X",
+        help="Leave out calls of the denoiser while its input changes by less than this share, like 0.1.",
+    ),
     click.option(
         "--adapter", "adapters", multiple=True, metavar="REF[:WEIGHT]",
         help="LoRA, embedding or IP-Adapter: a .safetensors file, org/name. Repeatable.",

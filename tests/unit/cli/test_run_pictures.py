@@ -47,7 +47,7 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         "--image a.png --image b.png --mask mask.png --control edges.webp --option clip_skip=2 --option labels=[1,2] "
         "--control-scale 0.5 --control-scale 1 --weighting a1111 --adapter x.safetensors:0.5 --adapter org/y "
         "--adapter-image a.png --hires 2 --hires-strength 0.3 --hires-steps 4 --tiling --outpaint left=8 "
-        "--outpaint feather=2"
+        "--outpaint feather=2 --step-cache 0.1"
     )
     done = kamado("run", "fake", "p", "-o", "x.png", "--seed", "1", *options.split(), "--json")
     (request,) = pictures.requests
@@ -73,6 +73,7 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
         "hires_strength": 0.3,
         "hires_steps": 4,
         "tiling": True,
+        "step_cache": 0.1,
         "outpaint": {"left": 8, "feather": 2},
     }
     document = json.loads(done.out)
