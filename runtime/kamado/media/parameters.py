@@ -82,6 +82,7 @@ def _fields(
     sampler, schedule = _sampler(options.get("scheduler"))
     width, height = _number(options.get("width")), _number(options.get("height"))
     hashes = ", ".join(f"{name}: {digest[:_HASH_DIGITS]}" for name, _, digest in adapters if digest)
+    hires = _number(options.get("hires"))
     version = recipe.get("kamado")
     return [
         ("Steps", _number(options.get("steps"))),
@@ -92,7 +93,10 @@ def _fields(
         ("Size", f"{width}x{height}" if width and height else ""),
         ("Model hash", _model_hash(_mapping(model.get("files")))),
         ("Model", _name(model.get("reference"))),
-        ("Denoising strength", _number(options.get("strength"))),
+        ("Denoising strength", _number(options.get("hires_strength" if hires else "strength"))),
+        ("Hires upscale", hires),
+        ("Hires steps", _number(options.get("hires_steps"))),
+        ("Hires upscaler", "Lanczos" if hires else ""),
         ("Lora hashes", hashes),
         ("Version", f"Kamado {version}" if isinstance(version, str) else "Kamado"),
     ]

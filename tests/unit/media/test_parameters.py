@@ -129,3 +129,12 @@ def test_halves_of_characters_and_nul_cannot_break_a_file() -> None:
 @given(ODD_RECIPES)
 def test_odd_recipes_raise_nothing(recipe: dict[str, Any]) -> None:
     parameters_text(recipe).encode()
+
+
+def test_a_second_pass_in_their_words() -> None:
+    recipe = copy.deepcopy(RECIPE)
+    recipe["options"] |= {"hires": 2.0, "hires_strength": 0.4, "hires_steps": 12}
+    _, _, fields = parse(parameters_text(recipe))
+    names = ("Denoising strength", "Hires upscale", "Hires steps", "Hires upscaler")
+    assert [fields[name] for name in names] == ["0.4", "2", "12", "Lanczos"]
+    assert not {"Hires upscale", "Hires upscaler"} & parse(parameters_text(RECIPE))[2].keys()
