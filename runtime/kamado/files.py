@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,43 +34,44 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as special:
             yield special
         return
-    descriptor, temporary = tempfile.mkstemp(prefix=_prefix(path), suffix=_SUFFIX, dir=path.parent)
+    # Its name is known before it is made, so that it goes away even if Ctrl-C comes while it is being made.
+    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{_SUFFIX}")
     try:
-        with open(descriptor, "wb") as file:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as file:
             yield file
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
         os.chmod(temporary, _usual_mode(path))
         os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     flush(path.parent)
 
 
-@contextmanager
-def claimed(path: Path) -> Iterator[Path]:
-    """A path for a new file: `path`, or, where a file has that name, `name-2.png`, `name-3.png`, ...
-
-    The name is taken at once, with an empty file, so that nobody's is overwritten; that vanishes if the body raises."""
-    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    claim = path
-    while not _create(claim):
-        claim = next(names)
+def write_new(path: Path, write: Callable[[Path], None]) -> Path:
+    """Have `write` make a file, which then gets the name `path`, or, where something has that name, `name-2.png`,
+    `name-3.png`, ... Returns what it is called. Nothing is ever replaced, and nothing is left if `write` raises."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
-        yield claim
-    except BaseException:
-        claim.unlink(missing_ok=True)
-        raise
+        write(temporary)
+        names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+        name = next(name for name in itertools.chain([path], names) if _called(temporary, name))
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+    return name
 
 
-def _create(path: Path) -> bool:
-    """Make an empty file. False if something has that name already."""
+def _called(file: Path, name: Path) -> bool:
+    """Give the file a further name. False if something has that already."""
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.link(file, name)
     except FileExistsError:
         return False
+    except OSError:  # a file system without links
+        if name.exists():
+            return False
+        file.rename(name)
     return True
 
 

@@ -16,7 +16,7 @@ from .api import Model, Runtime
 from .checkpoint.parts import Parts
 from .errors import InvalidRequest, ModelNotFound
 from .families import find
-from .files import claimed
+from .files import write_new
 from .media.compare import Comparison, compare_pictures, keeps_pixels
 from .media.inputs import INPUTS, described_inputs
 from .media.pictures import WRITE_FORMATS, check_picture_path, open_picture, read_recipe, save_picture
@@ -88,13 +88,11 @@ class Replayable:
 
     def finish(self, result: Result) -> Replay:
         """Write what was made, compare it. Raises InvalidRequest if it cannot be written, OSError if the disk fails."""
-        image = result.images[0]
+        image, target, recipe = result.images[0], self._target, result.picture_recipe(0)
         if self._is_named:
-            target = self._target
-            save_picture(image, target, result.picture_recipe(0))
+            save_picture(image, target, recipe)
         else:
-            with claimed(self._target) as target:
-                save_picture(image, target, result.picture_recipe(0))
+            target = write_new(target, lambda file: save_picture(image, file, recipe))
         is_exact = keeps_pixels(self.path)
         return Replay(
             result=result,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kamado.files import remove_leftovers, replacing, write_json
+from kamado import files
+from kamado.files import remove_leftovers, replacing, write_json, write_new
 
 
 def test_json_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
@@ -50,3 +52,42 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / leftover.replace("x.json", "y.json")).touch()
     remove_leftovers(tmp_path / "x.json")
     assert sorted(os.listdir(tmp_path)) == [leftover.replace("x.json", "y.json"), "x.json"]
+
+
+def test_ctrl_c_while_the_file_is_being_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def interrupted(*args: Any) -> int:
+        os.close(real(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "x.json"):
+        pytest.fail("it was not opened")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
+    for end in ("", "-2", "-3"):
+        path = write_new(tmp_path / "a.b.png", lambda file: write_json(file, 1))
+        assert path.name == f"a.b{end}.png" and path.read_text() == "1" and path.stat().st_nlink == 1
+    (tmp_path / "c.png").mkdir()
+    assert write_new(tmp_path / "c.png", lambda file: write_json(file, 2)).name == "c-2.png"
+
+    def fails(file: Path) -> None:
+        write_json(file, 3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_new(tmp_path / "a.b.png", fails)
+    assert sorted(os.listdir(tmp_path)) == ["a.b-2.png", "a.b-3.png", "a.b.png", "c-2.png", "c.png"]
+
+
+def test_a_new_file_where_files_cannot_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "link", refused)
+    names = [write_new(tmp_path / "x.png", lambda file: write_json(file, 1)).name for _ in range(3)]
+    assert names == ["x.png", "x-2.png", "x-3.png"] and sorted(os.listdir(tmp_path)) == sorted(names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
 from ..events import Event, Preview, Progress
-from ..files import claimed
+from ..files import write_new
 from ..results import Result, numbered_paths
 from ..units import format_seconds
 from .common import LoadOptions, Output
@@ -126,12 +126,13 @@ def _save(result: Result, path: Path | None, name: str) -> list[Path]:
         return result.save(path)
     from ..media.pictures import save_picture
 
-    files = []
-    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
-        with claimed(Path(f"{name}-{seed}.png")) as file:
-            save_picture(image, file, result.picture_recipe(index))
-        files.append(file)
-    return files
+    def write(index: int) -> Path:
+        recipe = result.picture_recipe(index)
+        return write_new(
+            Path(f"{name}-{result.seeds[index]}.png"), lambda file: save_picture(result.images[index], file, recipe)
+        )
+
+    return [write(index) for index in range(len(result.images))]
 
 
 def _save_preview(event: Preview, folder: Path, count: int) -> None:

@@ -17,7 +17,6 @@ from fake_model import FakeModel, FakeRuntime
 from fake_pictures import FakePictureModel, draw
 from kamado.cli.output import Output
 from kamado.cli.pictures import slug
-from kamado.files import claimed
 from kamado.media.pictures import open_picture, read_recipe
 
 from .conftest import Kamado
@@ -314,15 +313,6 @@ def test_slugs(text: str, name: str) -> None:
 def test_any_prompt_gives_a_name_that_a_file_can_have(text: str) -> None:
     name = slug(text)
     assert len(name.encode()) <= 60 and "/" not in name and "\0" not in name and name == name.strip("-. ")
-
-
-def test_a_claimed_name_is_nobody_elses(tmp_path: Path) -> None:
-    for end in ("", "-2", "-3"):
-        with claimed(tmp_path / "a.b.png") as path:
-            assert path.name == f"a.b{end}.png" and path.stat().st_size == 0
-    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a.b.png") as path:
-        raise KeyboardInterrupt
-    assert not path.exists() and len(list(tmp_path.iterdir())) == 3
 
 
 def test_help_names_every_option(kamado: Kamado) -> None:
