@@ -104,6 +104,16 @@ def test_a_tiny_decoder_is_used_where_there_is_one(tmp_path: Path, runtime: kama
     assert numpy.abs(shown - wanted).max() < 0.01
 
 
+def test_that_there_are_none_is_told(tmp_path: Path, runtime: kamado.Runtime) -> None:
+    folder = tiny.build("sd15", tmp_path / "sd15")
+    model = runtime.load(folder)
+    request = {**tiny.arguments("sd15"), "seed": 3}
+    assert model.generate(**request, preview_every=100).notes == ()
+    previews = model.loaded._workshop.previews  # type: ignore[attr-defined]
+    previews._maps["vae"] = None  # as for an autoencoder without colours
+    assert model.generate(**request, preview_every=1).notes == ("there are no previews of what this model makes",)
+
+
 def test_what_a_safety_checker_may_take_away_is_not_shown(tmp_path: Path, runtime: kamado.Runtime) -> None:
     model = runtime.load(tiny.build(CHECKED, tmp_path / CHECKED))
     events = list(model.stream(**tiny.arguments(CHECKED), seed=3, preview_every=1))

@@ -9,7 +9,7 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from kamado.errors import InvalidRequest
+from kamado.errors import GenerationFailed, InvalidRequest
 from kamado.media.pictures import MAX_PIXELS
 from kamado.picture_requests import PictureOptions
 
@@ -32,7 +32,11 @@ class Outpainting:
     band along them in which it falls."""
 
     def joined(self, painted: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
-        """The old picture within what was painted: (height, width, 3) in [0, 1]."""
+        """The old picture within what was painted: (height, width, 3) in [0, 1]. Raises GenerationFailed for a painted
+        picture of another size."""
+        if painted.shape[:2] != self.opacity.shape[:2]:
+            sizes = [f"{shape[1]} x {shape[0]}" for shape in (painted.shape, self.opacity.shape)]
+            raise GenerationFailed(f"the model made a picture of {sizes[0]} instead of {sizes[1]}")
         old = numpy.asarray(self.options.image, dtype=numpy.float32) / numpy.float32(_WHITE)
         return painted * self.opacity + old * (numpy.float32(1) - self.opacity)
 

@@ -118,6 +118,8 @@ def colour_map(autoencoder: Any) -> ColourMap | None:
     channels, height, width = latents.shape[1:]
     seen = nn.functional.adaptive_avg_pool2d(pixels.float(), (height, width)).movedim(1, -1).reshape(-1, 3)
     known = latents.movedim(1, -1).reshape(-1, channels)
+    if not bool(known.isfinite().all()):
+        return None  # an autoencoder that overflows in half precision
     known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1).double().cpu()
     normal = known.T @ known
     normal += torch.eye(channels + 1, dtype=torch.float64) * (_RIDGE * normal.diagonal().mean())

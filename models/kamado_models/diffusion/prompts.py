@@ -20,6 +20,7 @@ from torch import Tensor
 from kamado.errors import InvalidRequest
 
 from .prompt_syntax import parse_weights
+from .table import runs_alone
 
 _SECOND = ("prompt_2", "negative_prompt_2")
 """What SDXL's second encoder reads, where that is something else."""
@@ -52,7 +53,7 @@ class _Reader:
 
 def check_weighting(arguments: Mapping[str, Any], kind: Any, components: Mapping[str, Any], reference: str) -> None:
     """Raise InvalidRequest where a pipeline of class `kind` cannot be given weighted prompts, or has none."""
-    if not can_weight(kind, components):
+    if not can_weight(kind, components) or runs_alone(kind.__name__):
         raise InvalidRequest(
             f"{reference}: weighting is for models that read prompts by CLIP alone (Stable Diffusion 1, 2 and XL)"
         )

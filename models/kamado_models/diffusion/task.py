@@ -96,6 +96,8 @@ class PictureTask(LibraryTask):
         self._cache = None if options.step_cache is None else StepCache(options.step_cache)
         self._steps = 0
         """Done, of all passes."""
+        self._shown = 0
+        """Previews."""
         self._workshop = workshop
         self._arguments = arguments
 
@@ -119,6 +121,9 @@ class PictureTask(LibraryTask):
                 picture, image = self._picture(script, second.kind, asked, call_arguments(second.kind, asked))
         if self._cache is not None:
             self.notes += self._cache.notes()
+        every = self.options.preview_every
+        if every and not self._shown and not 0 < self._steps < every:
+            self.notes.append("there are no previews of what this model makes")
         script.emit(Media(self.id, self.index, "image", image))
         return picture
 
@@ -148,8 +153,11 @@ class PictureTask(LibraryTask):
         if runs_alone(kind.__name__):
             pipeline = factory.direct(kind, scheduler)
             self.chosen.equip(pipeline)
+            cuts = CutWatch(pipeline, options.prompt, options.negative)
             whole = adapters.during(self.chosen, lambda: pipeline(**arguments))
-            return script.ask(Work(self._workshop.start.name, object(), 1, whole))
+            output = script.ask(Work(self._workshop.start.name, object(), 1, whole))
+            self.notes += cuts.notes("")
+            return output
         # Draws that the code forgets to give a generator to must not shift those of the others.
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
         pipeline = factory.make(kind, functools.partial(self._call, script, further), scheduler)
@@ -221,6 +229,7 @@ class PictureTask(LibraryTask):
         call = functools.partial(self._workshop.call, script)
         image = self._workshop.previews.picture(pipeline, latents, sizes, call)
         if image is not None:
+            self._shown += 1
             script.emit(Preview(self.id, self._steps, image, index=self.index))
 
 
