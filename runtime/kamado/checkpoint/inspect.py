@@ -21,6 +21,8 @@ _CODE_CONFIGS = frozenset(
         "tokenizer_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     }
 )  # fmt: skip
+_NEEDS_CONFIG = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+"""What libraries call weights that have a config.json beside them. A lone file of another name may be a whole model."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json",
                "sentencepiece.bpe.model", "source.spm", "tiktoken.model")  # fmt: skip
 
@@ -41,8 +43,8 @@ def inspect(
 
     Layouts: `transformers` (config.json and safetensors), `diffusers` (model_index.json; tensors are keyed
     `component/tensor.name`, and `metadata["components"]` holds each component's config), `component` (a model of
-    diffusers without a pipeline), `safetensors`, `gguf`. If the checkpoint asks for code of its own,
-    `metadata["wants_code"]` lists where; that code is listed, and never run here.
+    diffusers without a pipeline), `safetensors`, `gguf` (a file, or a folder that holds no other). If the checkpoint
+    asks for code of its own, `metadata["wants_code"]` lists where; that code is listed, and never run here.
     """
     if isinstance(what, str):
         from .resolve import recommended, resolve
@@ -123,9 +125,11 @@ def _folder(root: Path, reference: str, revision: str | None) -> Checkpoint:
     if "config.json" in top:
         read_weights(listing, "")
         raise UnsupportedCheckpoint(f"{root} has a config.json, but weights are missing: no .safetensors file is there")
-    if listing.in_folder(listing.safetensors, ""):
-        if "adapter_config.json" in top or set(ADAPTER_NAMES).intersection(listing.in_folder(listing.safetensors, "")):
+    if weights := listing.in_folder(listing.safetensors, ""):
+        if "adapter_config.json" in top or set(ADAPTER_NAMES).intersection(weights):
             raise UnsupportedCheckpoint(f"{root} is an adapter, not a whole model; give it as --adapter")
+        if len(weights) == 1 and weights[0] not in _NEEDS_CONFIG and "-of-0" not in weights[0]:
+            return _single_file(below(root, weights[0]), reference, revision)
         raise UnsupportedCheckpoint(
             f"{root} has weights, but config.json is missing; fetch it, or name the .safetensors file itself"
         )

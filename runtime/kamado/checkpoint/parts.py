@@ -87,6 +87,8 @@ def inspect_part(
         return inspect(path, reference=reference)
     listing = list_folder(path)
     index = read_json_object(below(path, "model_index.json")) if "model_index.json" in listing.readable else {}
+    if not (folder or index or name.startswith(_TOOLS) or "config.json" in listing.readable):
+        return inspect(path, reference=reference)  # a folder with a single file
     if index and not folder:
         folder = _of_its_name(index, name, reference)
     if folder and not below(path, folder, where=reference).is_dir():

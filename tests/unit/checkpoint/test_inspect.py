@@ -94,6 +94,11 @@ def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
     assert (checkpoint.layout, checkpoint.root) == ("gguf", tmp_path / "m.gguf")
 
 
+def test_a_folder_with_one_file_of_a_name_of_its_own_is_that_file(tmp_path: Path) -> None:
+    checkpoint = inspect(write(tmp_path, {"dreamer_8.safetensors": WEIGHTS, "README.md": b"x", "x.json": {}}))
+    assert (checkpoint.layout, checkpoint.root) == ("safetensors", tmp_path / "dreamer_8.safetensors")
+
+
 INCOMPLETE: dict[str, tuple[dict[str, Any], str]] = {
     "empty folder": ({}, "neither config.json"),
     "only a readme": ({"README.md": b"x"}, "neither config.json"),

@@ -134,6 +134,7 @@ def test_a_file_has_no_folders(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(WEIGHTS)
     assert inspect_part(str(path), "vae").layout == "safetensors"
+    assert inspect_part(str(tmp_path), "vae").root == path, "a folder with that file alone"
     with pytest.raises(InvalidRequest, match="is a file, so there is no 'vae' in it"):
         inspect_part(f"{path}#vae", "vae")
 
