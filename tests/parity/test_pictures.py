@@ -112,6 +112,13 @@ def test_equal_requests_of_other_seeds_share_every_step(
     assert lanes[denoiser]["mean_batch"] == 4
 
 
+def test_a_recipe_holds_what_was_asked(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    model = runtime.load(folders["dit"])
+    first = model.generate(class_labels=[2], steps=2, seed=4)
+    again = model.generate(**first.recipe["options"])
+    assert numpy.array_equal(first.pixels[0], again.pixels[0])
+
+
 def test_a_pipeline_that_changes_its_models_runs_by_itself(
     folders: dict[str, Path], runtime: kamado.Runtime, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from .outpainting import outpainting, with_defaults
 from .parts import recipe_files
 from .pipelines import call_arguments, call_parameters, takes_size
 from .prompts import check_weighting
+from .schedulers import check_steps
 from .sizes import Sizes, check_mask
 from .step_cache import check_step_cache
 from .task import PictureTask, Workshop
@@ -71,6 +72,8 @@ class PipelineModel:
         self.sizes.check(first, self.checkpoint, self.plan)
         first = with_defaults(first, call_parameters(kind))
         arguments = call_arguments(kind, first)
+        if first.steps is not None:
+            check_steps(factory.components.get("scheduler"), first.scheduler, first.steps)
         if asked.weighting is not None:
             check_weighting(arguments, kind, factory.components, factory.reference)
         if asked.tiling:

@@ -59,6 +59,21 @@ def new_scheduler(base: Any, name: str | None) -> Any:
     return kind.from_config(base.config, **changes)
 
 
+def check_steps(base: Any, name: str | None, steps: int) -> None:
+    """Raises InvalidRequest for more steps than the scheduler can take, before anything is computed."""
+    trained = getattr(getattr(base, "config", None), "num_train_timesteps", None)
+    if not isinstance(trained, int) or steps <= trained:
+        return
+    try:
+        new_scheduler(base, name).set_timesteps(steps)
+    except InvalidRequest:
+        raise
+    except ValueError as error:
+        raise InvalidRequest(f"steps {steps}: this model was trained with {trained}, and takes no more") from error
+    except TypeError:
+        return  # it needs what only its pipeline knows
+
+
 def _is_flow(scheduler: Any) -> bool:
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 

@@ -105,9 +105,7 @@ class PictureTask(LibraryTask):
         """The options as a recipe has them."""
         names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", *_MORE)
         asked = {name: value for name in names if (value := getattr(self.options, name)) is not None}
-        plain = {
-            name: value for name, value in self.options.extra.items() if isinstance(value, (bool, int, float, str))
-        }
+        plain = {name: value for name, value in self.options.extra.items() if _is_plain(value)}
         return {**asked, **plain, "seed": self.options.seed, "n": self.options.n}
 
     def _run(self, script: Script) -> Any:
@@ -235,6 +233,15 @@ class PictureTask(LibraryTask):
 
 def _pictures(output: Any) -> Any:
     return output.images if hasattr(output, "images") else output.image
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return isinstance(value, (bool, int, float, str))
 
 
 def _judge(picture: Any, output: Any, advice: str) -> None:
