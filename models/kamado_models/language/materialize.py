@@ -26,6 +26,14 @@ MAX_NAMED = 5
 
 _RAISED_BY_MODELS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What model classes raise for sizes that contradict each other."""
+_TALKATIVE = (
+    "bitsandbytes.backends.cpu.ops",
+    "transformers.core_model_loading",
+    "transformers.dynamic_module_utils",
+    "transformers.modeling_utils",
+    "transformers.utils.import_utils",
+)
+"""Loggers that report what is no concern of whoever loads a model."""
 
 # transformers' switches for its progress bar, and torch's default dtype during construction, are process-wide.
 _LOADING = threading.Lock()
@@ -82,10 +90,7 @@ def _quiet() -> Iterator[None]:
             return record.thread != own_thread
 
     keep = OtherThreads()
-    loggers = [
-        transformers_logging.get_logger(f"transformers.{name}")
-        for name in ("modeling_utils", "core_model_loading", "dynamic_module_utils", "utils.import_utils")
-    ]
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     previous = transformers_logging.set_tqdm_hook(hook)
     for logger in loggers:
         logger.addFilter(keep)
