@@ -102,7 +102,10 @@ class DiffusionFamily:
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         with environment_kept():
-            from .loading import load
+            from ..language.materialize import library_call
+
+            with library_call():  # importing diffusers prints
+                from .loading import load
 
             return load(assembled(with_tokenizers(checkpoint, offline=env.offline)), plan, env)
 
