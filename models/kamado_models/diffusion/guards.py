@@ -39,8 +39,10 @@ class FinerDecoders:
         """The call to make instead of `call`, whose `result` cannot be used; None where it can, or nothing helps.
 
         Raises GenerationFailed where there is no memory for the copy."""
+        if call.method != "decode":
+            return None  # at once: this is asked after every step
         dtype = _half(call.module)
-        if call.method != "decode" or dtype is None or not is_useless(result):
+        if dtype is None or not is_useless(result):
             return None
         if not all(bool(value.isfinite().all()) for value in _floats((call.positional, dict(call.arguments)))):
             return None  # the latents are spoilt already

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
 import torch
+from torch import nn
 
 from kamado.contracts import Work
 from kamado.errors import GenerationFailed
@@ -137,7 +138,7 @@ class PictureTask(LibraryTask):
         output = self._output(script, kind, options, arguments)
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
-        _judge(picture, output, advice(self._workshop.factory.models.values()))
+        _judge(picture, output, self._workshop.factory.models.values())
         if within is not None:
             picture = within.joined(picture)
         (image,) = pictures_from_float(picture[None])
@@ -244,10 +245,10 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str))
 
 
-def _judge(picture: Any, output: Any, advice: str) -> None:
-    """Raise GenerationFailed for a picture that is none."""
+def _judge(picture: Any, output: Any, models: Iterable[nn.Module]) -> None:
+    """Raise GenerationFailed for a picture that is none; `models` made it."""
     flagged = getattr(output, "nsfw_content_detected", None)
     if flagged and any(flagged):
         raise GenerationFailed("the model's own safety checker took the picture away; try another prompt or seed")
     if reason := blank_reason(picture):
-        raise GenerationFailed(f"the model made no picture ({reason}); {advice}")
+        raise GenerationFailed(f"the model made no picture ({reason}); {advice(models)}")

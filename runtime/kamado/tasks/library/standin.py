@@ -6,6 +6,7 @@ configuration, dtype, parts and type. Only its entry points lead elsewhere, and 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
@@ -80,7 +81,7 @@ def _is_entry(model: nn.Module, name: str) -> bool:
 
 def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert: Callable[[ModelCall], Any]) -> Any:
     """The diverted method `name`."""
-    signature = inspect.signature(getattr(type(model), name).__get__(model))
+    signature = _signature(type(model), name)
 
     def entry(*args: Any, **kwargs: Any) -> Any:
         positional, arguments = _by_name(signature, args, kwargs)
@@ -104,6 +105,13 @@ def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert:
 
     entry.__signature__ = signature  # type: ignore[attr-defined]  # libraries look up what a model takes
     return entry
+
+
+@functools.lru_cache(maxsize=1024)
+def _signature(kind: type, name: str) -> inspect.Signature:
+    """Of a method, without `self`."""
+    method = inspect.signature(getattr(kind, name))
+    return method.replace(parameters=list(method.parameters.values())[1:])
 
 
 def _by_name(
