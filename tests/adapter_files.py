@@ -13,7 +13,6 @@ import safetensors.torch
 import torch
 
 import kamado
-import tiny_pipelines as tiny
 
 LARGEST_DIFFERENCE = 1e-4
 CLEAR = 0.01
@@ -23,15 +22,15 @@ Loras = Sequence[tuple[Path, float]]
 
 
 class Files(dict[str, Path]):
-    """Pipelines and adapters, written when they are first asked for. Of an IP-Adapter: its file."""
+    """Pipelines and adapters out of `folders`, and a test's own files below `root`. Of an IP-Adapter: its file."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, folders: Mapping[str, Path], root: Path) -> None:
         super().__init__()
+        self._folders = folders
         self.root = root
 
     def __missing__(self, name: str) -> Path:
-        build = tiny.build if name in tiny.PIPELINES else tiny.build_extra
-        path = build(name, self.root / name)
+        path = self._folders[name]
         self[name] = path / "models" / "ip-adapter_sd15.safetensors" if name.startswith("ip-") else path
         return self[name]
 

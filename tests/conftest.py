@@ -7,10 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from adapter_files import Files
+    from tiny_pipelines import Folders
 
 # Timings on a busy machine say nothing about the code.
 hypothesis.settings.register_profile("kamado", deadline=None)
@@ -126,6 +130,22 @@ def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path[:] = [entry for entry in sys.path if entry != str(folder)]
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Tiny pipelines and what is loaded beside them, by name."""
+    from tiny_pipelines import Folders
+
+    return Folders(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture(scope="session")
+def files(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Tiny pipelines and adapters, by name."""
+    from adapter_files import Files
+
+    return Files(folders, tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,6 @@ OTHER_SUMS = 0.02
 """Largest difference of a pixel from the CPU's, on [0, 1]: other orders of summation."""
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("adapters"))
-
-
 def requests(files: Files) -> list[dict[str, Any]]:
     usual = {**tiny.arguments("sd15"), "seed": 1}
     lora, image = str(files["lora-sd15"]), str(files["ip-adapter-sd15"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,19 @@ CLEAR = 0.01
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def made(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny pipeline, an extra or one of `MODELS`, built when first asked for."""
     root = tmp_path_factory.mktemp("components")
-    known: dict[str, Path] = {}
 
     def get(name: str) -> Path:
-        if name in known:
-            return known[name]
+        if name not in MODELS:
+            return folders[name]
         folder = root / name
-        if name in tiny.PIPELINES:
-            known[name] = tiny.build(name, folder)
-        elif name in tiny.EXTRAS:
-            known[name] = tiny.build_extra(name, folder)
-        else:
+        if not folder.exists():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(sum(name.encode()))
                 MODELS[name](get).save_pretrained(folder)
-            known[name] = folder
-        return known[name]
+        return folder
 
     return get
 
@@ -91,12 +85,6 @@ MODELS: dict[str, Callable[[Callable[[str], Path]], Any]] = {
     "text-encoder": lambda get: clip_text(layers=3),
     "scheduler": lambda get: euler(),
 }
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as one:
-        yield one
 
 
 def _difference(result: kamado.Result, wanted: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,8 @@ LOUD = 1e4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build("sd15", tmp_path_factory.mktemp("pipelines") / "sd15")
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="1GiB") as made:
-        yield made
+def folder(folders: dict[str, Path]) -> Path:
+    return folders["sd15"]
 
 
 def _make_loud(vae: Any) -> None:

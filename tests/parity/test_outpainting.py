@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,6 @@ GROWN = {"left": 16, "bottom": 32, "feather": 8}
 OLD = (slice(0, 48), slice(16, 64))
 """Where the old picture of 48 x 48 is, (rows, columns)."""
 UNTOUCHED = (slice(0, 40), slice(24, 64))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pipelines")
-
-    class Built(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            self[name] = tiny.build(name, root / name)
-            return self[name]
-
-    return Built()
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
 
 
 def _request(name: str) -> dict[str, Any]:

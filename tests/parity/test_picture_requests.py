@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,8 @@ REQUESTS: list[tuple[str | None, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build("sd15", tmp_path_factory.mktemp("pipelines") / "sd15")
-
-
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build_extra("lora-sd15", tmp_path_factory.mktemp("lora"))
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
+def folder(folders: dict[str, Path]) -> Path:
+    return folders["sd15"]
 
 
 @pytest.fixture
@@ -74,11 +63,12 @@ def _steps(runtime: kamado.Runtime, component: str) -> tuple[int, int]:
 
 
 def test_text_picture_and_mask_requests_share_forwards(
-    runtime: kamado.Runtime, model: kamado.Model, wanted: list[Any], folder: Path, lora: Path
+    runtime: kamado.Runtime, model: kamado.Model, wanted: list[Any], folders: dict[str, Path]
 ) -> None:
     """Different schedulers, steps, guidance, and inputs; one with a LoRA; submitted at different times."""
+    lora = folders["lora-sd15"]
     styled = {**REQUESTS[0][1], "adapters": [f"{lora}:0.7"], "steps": 6}
-    pipeline = tiny.load(folder)
+    pipeline = tiny.load(folders["sd15"])
     pipeline.load_lora_weights(lora, adapter_name="style")
     pipeline.set_adapters("style", 0.7)
     given = {"prompt": styled["prompt"], "num_inference_steps": 6, "guidance_scale": styled["guidance_scale"]}
@@ -115,16 +105,11 @@ def test_cancelled_at_any_step_nothing_is_left(
             break
     ends = [event for event in job.events() if isinstance(event, Finished)]
     assert len(ends) == 1
-    with pytest.raises(kamado.Cancelled) if ends[0].error else _nothing():
+    with pytest.raises(kamado.Cancelled) if ends[0].error else nullcontext():
         job.result(timeout=30)
     assert numpy.abs(other.result().pixels[0] - wanted[0]).max() < LARGEST_DIFFERENCE
     assert runtime.stats()["queued"] == 0
     assert _ledger(runtime) == before
-
-
-class _nothing:  # noqa: N801 - a context manager without any effect
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_200_random_submits_and_cancels(runtime: kamado.Runtime, model: kamado.Model) -> None:

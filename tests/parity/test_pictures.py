@@ -23,25 +23,6 @@ GENTLE = {"qwen-image"}
 """Its random weights blow rounding errors up, most so where guidance is strong."""
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Built when first asked for, by name."""
-    root = tmp_path_factory.mktemp("pipelines")
-
-    class Built(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            self[name] = tiny.build(name, root / name)
-            return self[name]
-
-    return Built()
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
-
-
 def _requests(name: str, sibling: str | None = None) -> list[dict[str, Any]]:
     """Three requests with different prompts, steps and seeds, one of them with other guidance."""
     spec = tiny.PIPELINES[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,6 @@ KINDS = {"ddpm", "dit", "flux", "flux2", "kandinsky22", "qwen-image", "sana", "s
 """One of each kind of latents."""
 
 
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
-
-
 def _streamed(model: Any, **request: Any) -> tuple[list[Preview], Any]:
     events = list(model.stream(**request))
     (finished,) = [event for event in events if isinstance(event, Finished)]
@@ -45,9 +39,9 @@ def _closeness(preview: Any, picture: Any) -> float:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in KINDS else pytest.mark.slow) for n in NAMES])
 def test_every_pipeline_has_previews_of_the_right_size_and_keeps_its_picture(
-    name: str, tmp_path: Path, runtime: kamado.Runtime
+    name: str, folders: dict[str, Path], runtime: kamado.Runtime
 ) -> None:
-    model = runtime.load(tiny.build(name, tmp_path / name))
+    model = runtime.load(folders[name])
     request = {**tiny.arguments(name), "seed": 3}
     plain = model.generate(**request)
     previews, picture = _streamed(model, **request, preview_every=1)
@@ -68,8 +62,8 @@ def test_a_trained_model_shows_early_what_it_draws(scheduler: str | None, runtim
         assert _closeness(preview.image, picture) > max(15.0, _closeness(preview.image, other) + 5)
 
 
-def test_sizes_that_are_no_squares(tmp_path: Path, runtime: kamado.Runtime) -> None:
-    model = runtime.load(tiny.build("flux", tmp_path / "flux"))
+def test_sizes_that_are_no_squares(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    model = runtime.load(folders["flux"])
     request = {**tiny.arguments("flux"), "width": 96, "height": 32, "seed": 3}
     previews, _ = _streamed(model, **request, preview_every=2)
     assert {preview.image.size for preview in previews} == {(96, 32)}
@@ -82,10 +76,12 @@ def test_each_of_several_pictures_has_its_own(runtime: kamado.Runtime) -> None:
     assert sorted(steps) == [(0, 2), (0, 4), (1, 2), (1, 4)]
 
 
-def test_a_tiny_decoder_is_used_where_there_is_one(tmp_path: Path, runtime: kamado.Runtime) -> None:
+def test_a_tiny_decoder_is_used_where_there_is_one(
+    folders: dict[str, Path], runtime: kamado.Runtime, tmp_path: Path
+) -> None:
     from diffusers import AutoencoderTiny
 
-    folder = tiny.build("sd15", tmp_path / "sd15")
+    folder = shutil.copytree(folders["sd15"], tmp_path / "sd15")
     torch.manual_seed(5)
     decoder = AutoencoderTiny(decoder_block_out_channels=(8,) * 4, encoder_block_out_channels=(8,) * 4)
     decoder.save_pretrained(folder / "preview_vae")
@@ -96,7 +92,7 @@ def test_a_tiny_decoder_is_used_where_there_is_one(tmp_path: Path, runtime: kama
     request = tiny.arguments("sd15")
     previews, _ = _streamed(model, **request, seed=3, preview_every=4)
     generator = torch.Generator().manual_seed(3)
-    pipeline = tiny.load(tiny.build("sd15", tmp_path / "plain"))
+    pipeline = tiny.load(folders["sd15"])
     latents = pipeline(**request, output_type="latent", generator=generator).images
     wanted = (decoder.decode(latents).sample[0].movedim(0, -1) / 2 + 0.5).clamp(0, 1).detach().numpy()
     shown = numpy.asarray(previews[-1].image, dtype=numpy.float32) / 255
@@ -104,9 +100,8 @@ def test_a_tiny_decoder_is_used_where_there_is_one(tmp_path: Path, runtime: kama
     assert numpy.abs(shown - wanted).max() < 0.01
 
 
-def test_that_there_are_none_is_told(tmp_path: Path, runtime: kamado.Runtime) -> None:
-    folder = tiny.build("sd15", tmp_path / "sd15")
-    model = runtime.load(folder)
+def test_that_there_are_none_is_told(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    model = runtime.load(folders["sd15"])
     request = {**tiny.arguments("sd15"), "seed": 3}
     assert model.generate(**request, preview_every=100).notes == ()
     previews = model.loaded._workshop.previews  # type: ignore[attr-defined]
@@ -114,7 +109,7 @@ def test_that_there_are_none_is_told(tmp_path: Path, runtime: kamado.Runtime) ->
     assert model.generate(**request, preview_every=1).notes == ("there are no previews of what this model makes",)
 
 
-def test_what_a_safety_checker_may_take_away_is_not_shown(tmp_path: Path, runtime: kamado.Runtime) -> None:
-    model = runtime.load(tiny.build(CHECKED, tmp_path / CHECKED))
+def test_what_a_safety_checker_may_take_away_is_not_shown(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    model = runtime.load(folders[CHECKED])
     events = list(model.stream(**tiny.arguments(CHECKED), seed=3, preview_every=1))
     assert not [event for event in events if isinstance(event, Preview)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,6 @@ CLEAR = 0.01
 LONG = "one token for each letter, so this prompt is far longer than the seventy seven tokens which its model reads"
 ROOM = 75
 Parts = list[list[tuple[str, float]]]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pipelines")
-
-    class Built(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            self[name] = tiny.build(name, root / name)
-            return self[name]
-
-    return Built()
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
 
 
 def _request(name: str, **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,6 @@ from kamado.errors import InvalidRequest
 from kamado.events import Media, Preview, Progress
 
 LARGEST_DIFFERENCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pipelines")
-
-    class Built(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            self[name] = tiny.build(name, root / name)
-            return self[name]
-
-    return Built()
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
 
 
 def _wanted(folder: Path, name: str, request: dict[str, Any], size: tuple[int, int], **second: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,6 @@ from kamado.events import Progress
 SAMPLE = Path(__file__).parents[2] / "models/kamado_models/samples/emoji-diffusion-64"
 CALLS = {"sd15": 1, "flux": 1, "qwen-image": 2, "z-image": 1}
 """Of the denoiser in a step: guidance makes one call of two rows, or two calls."""
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pipelines")
-
-    class Built(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            self[name] = tiny.build(name, root / name)
-            return self[name]
-
-    return Built()
-
-
-@pytest.fixture
-def runtime() -> Iterator[kamado.Runtime]:
-    with kamado.Runtime(device="cpu", memory="2GiB") as made:
-        yield made
 
 
 def _counted(result: kamado.Result) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,6 @@ CONTENT = ("prompt", "image", "class_labels", "image_embeds")
 DRAWS_ONCE = {"sd15-inpaint"}
 """Pipelines whose noise for the second picture of a call is not that of a call of its own: they encode a masked picture
 once, with the first generator."""
-
-
-@pytest.fixture(scope="module")
-def written() -> dict[str, Path]:
-    """What was built so far; `path_of` adds to it."""
-    return {}
-
-
-@pytest.fixture
-def path_of(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    def get(name: str) -> Path:
-        if name not in written:
-            folder = tmp_path_factory.mktemp("pipelines") / name
-            written[name] = build(name, folder) if name in PIPELINES else build_extra(name, folder)
-        return written[name]
-
-    return get
 
 
 def difference(left: numpy.ndarray, right: numpy.ndarray) -> float:
@@ -62,8 +44,8 @@ def assert_everything_matters(pipeline: Any, usual: dict[str, Any], other: dict[
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_the_folder_is_ordinary_and_always_the_same(name: str, path_of: Any, tmp_path: Path) -> None:
-    folder = path_of(name)
+def test_the_folder_is_ordinary_and_always_the_same(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = folders[name]
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == PIPELINES[name].class_name
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -75,8 +57,8 @@ def test_the_folder_is_ordinary_and_always_the_same(name: str, path_of: Any, tmp
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pictures_depend_on_all_inputs(name: str, path_of: Any) -> None:
-    pipeline = load(path_of(name))
+def test_pictures_depend_on_all_inputs(name: str, folders: dict[str, Path]) -> None:
+    pipeline = load(folders[name])
     usual = arguments(name)
     pictures = assert_everything_matters(pipeline, usual, arguments(name, prompt=1))
     assert pictures.dtype == numpy.float32
@@ -84,14 +66,14 @@ def test_pictures_depend_on_all_inputs(name: str, path_of: Any) -> None:
     assert pictures.min() >= 0 and pictures.max() <= 1
     assert ((pictures == 0) | (pictures == 1)).mean() < 0.4
     assert pictures.std() > 0.05
-    assert numpy.array_equal(pictures, oracle(path_of(name), **usual)), "a pipeline loaded anew says otherwise"
+    assert numpy.array_equal(pictures, oracle(folders[name], **usual)), "a pipeline loaded anew says otherwise"
     more = usual | {"num_inference_steps": usual["num_inference_steps"] + 2}
     assert difference(pictures, call(pipeline, **more)) > CLEAR, "steps"
 
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if name not in DRAWS_ONCE])
-def test_two_pictures_in_a_call_are_those_of_two_calls(name: str, path_of: Any) -> None:
-    pipeline = load(path_of(name))
+def test_two_pictures_in_a_call_are_those_of_two_calls(name: str, folders: dict[str, Path]) -> None:
+    pipeline = load(folders[name])
     both = call(pipeline, seed=[3, 4], **arguments(name))
     assert len(both) == 2
     alone = [call(pipeline, seed=seed, **arguments(name))[0] for seed in (3, 4)]
@@ -99,13 +81,13 @@ def test_two_pictures_in_a_call_are_those_of_two_calls(name: str, path_of: Any) 
 
 
 @pytest.mark.parametrize(("name", "kind"), SIBLINGS)
-def test_siblings_load_from_the_same_folder(name: str, kind: str, path_of: Any) -> None:
+def test_siblings_load_from_the_same_folder(name: str, kind: str, folders: dict[str, Path]) -> None:
     from diffusers import ControlNetModel
 
     components = {}
     if "control" in kind:
-        components["controlnet"] = ControlNetModel.from_pretrained(path_of(f"controlnet-{name}"))
-    pipeline = load(path_of(name), pipeline_class=PIPELINES[name].siblings[kind], **components)
+        components["controlnet"] = ControlNetModel.from_pretrained(folders[f"controlnet-{name}"])
+    pipeline = load(folders[name], pipeline_class=PIPELINES[name].siblings[kind], **components)
     usual, other = arguments(name, kind), arguments(name, kind, prompt=1)
     if "control" in kind:
         control = "control_image" if "control_image" in usual else "image"
@@ -117,16 +99,16 @@ def test_siblings_load_from_the_same_folder(name: str, kind: str, path_of: Any) 
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_extras_are_always_the_same(name: str, path_of: Any, tmp_path: Path) -> None:
-    path = path_of(name)
+def test_extras_are_always_the_same(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    path = folders[name]
     build_extra(name, tmp_path)
     assert digests(tmp_path) == digests(path if path.is_dir() else path.parent)
 
 
 @pytest.mark.parametrize("name", [name for name in EXTRAS if name.startswith("lora")])
-def test_loras_show_and_can_be_taken_away(name: str, path_of: Any) -> None:
-    base, path = name.split("-")[1], path_of(name)
-    pipeline = load(path_of(base))
+def test_loras_show_and_can_be_taken_away(name: str, folders: dict[str, Path]) -> None:
+    base, path = name.split("-")[1], folders[name]
+    pipeline = load(folders[base])
     without = call(pipeline, **arguments(base))
     pipeline.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
     pictures = call(pipeline, **arguments(base))
@@ -136,26 +118,26 @@ def test_loras_show_and_can_be_taken_away(name: str, path_of: Any) -> None:
     assert numpy.array_equal(without, call(pipeline, **arguments(base)))
 
 
-def test_the_safety_checker_blackens_some_pictures(path_of: Any) -> None:
-    pipeline = load(path_of("sd15-checked"))
+def test_the_safety_checker_blackens_some_pictures(folders: dict[str, Path]) -> None:
+    pipeline = load(folders["sd15-checked"])
     black = [not call(pipeline, seed=seed, **arguments("sd15-checked")).any() for seed in range(6)]
     assert not black[0]
     assert any(black)
 
 
-def test_the_textual_inversion_shows(path_of: Any) -> None:
+def test_the_textual_inversion_shows(folders: dict[str, Path]) -> None:
     usual = arguments("sd15") | {"prompt": f"{TOKEN} on a mat"}
-    without = oracle(path_of("sd15"), **usual)
-    path = path_of("embedding-sd15")
-    pictures = oracle(path_of("sd15"), prepare=lambda pipeline: pipeline.load_textual_inversion(path), **usual)
+    without = oracle(folders["sd15"], **usual)
+    path = folders["embedding-sd15"]
+    pictures = oracle(folders["sd15"], prepare=lambda pipeline: pipeline.load_textual_inversion(path), **usual)
     assert difference(without, pictures) > CLEAR
 
 
-def test_the_ip_adapter_shows(path_of: Any) -> None:
-    pipeline = load(path_of("sd15"))
+def test_the_ip_adapter_shows(folders: dict[str, Path]) -> None:
+    pipeline = load(folders["sd15"])
     without = call(pipeline, **arguments("sd15"))
     pipeline.load_ip_adapter(
-        str(path_of("ip-adapter-sd15")),
+        str(folders["ip-adapter-sd15"]),
         subfolder="models",
         weight_name="ip-adapter_sd15.safetensors",
         local_files_only=True,

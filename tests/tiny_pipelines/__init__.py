@@ -26,6 +26,7 @@ __all__ = [
     "PIPELINES",
     "PROMPTS",
     "TOKEN",
+    "Folders",
     "PipelineSpec",
     "arguments",
     "build",
@@ -59,6 +60,19 @@ def build_extra(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(name.encode()))
         return EXTRAS[name](folder)
+
+
+class Folders(dict[str, Path]):
+    """Pipelines and extras by name, below `root`, written when they are first asked for. To change one, copy it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+
+    def __missing__(self, name: str) -> Path:
+        write = build if name in PIPELINES else build_extra
+        self[name] = write(name, self._root / name)
+        return self[name]
 
 
 def embedding(seed: int) -> torch.Tensor:
