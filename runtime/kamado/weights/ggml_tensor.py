@@ -9,7 +9,7 @@ import torch
 from ..checkpoint.types import TensorEntry
 from ..errors import UnsupportedCheckpoint
 from .ggml import BlockFormat, block_format
-from .stream import TORCH_DTYPES, LazyTensor, ReadableTensor, ReadProgress, read_into
+from .stream import TORCH_DTYPES, LazyTensor, ReadableTensor, ReadProgress, StoredTensor, read_into
 
 PIECE_VALUES = 1 << 18
 """Values decoded at once: small enough for the temporaries (a few MiB) to stay in the cache."""
@@ -17,8 +17,8 @@ READ_PIECES = 16
 """Pieces of packed data that are read from the file at once."""
 
 
-class GgmlTensor:
-    """One packed tensor; reads as `dtype` (float32, float16 or bfloat16). Any number of threads may read it.
+class GgmlTensor(StoredTensor):
+    """One packed tensor; reads as `dtype` (float32, float16 or bfloat16).
 
     Temporary memory of a read is below 16 MiB. Raises UnsupportedCheckpoint for an unknown format, rows that are
     no whole blocks, or a byte count that the shape contradicts.
@@ -38,29 +38,8 @@ class GgmlTensor:
                 f"{entry.file}: tensor {entry.name!r} of shape {list(entry.shape)} cannot be {entry.dtype}: "
                 f"its rows must be whole blocks of {found.values} values"
             )
-        if entry.nbytes != entry.numel // found.values * found.nbytes:
-            raise UnsupportedCheckpoint(
-                f"{entry.file}: tensor {entry.name!r} of shape {list(entry.shape)} and type {entry.dtype} "
-                f"must have {entry.numel // found.values * found.nbytes} bytes, not {entry.nbytes}"
-            )
-        self.entry = entry
-        self.name = entry.name
-        self.nbytes = entry.nbytes
+        super().__init__(entry, dtype, nbytes=entry.numel // found.values * found.nbytes, progress=progress)
         self._format: BlockFormat = found
-        self._dtype = dtype
-        self._progress = progress
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.entry.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._dtype
-
-    def get_shape(self) -> list[int]:
-        """As the slices of the safetensors library have it."""
-        return list(self.entry.shape)
 
     def read(self) -> torch.Tensor:
         """A fresh CPU tensor. Raises UnsupportedCheckpoint."""
@@ -87,13 +66,6 @@ class GgmlTensor:
                     packed.decode(some, scratch[: len(some)])
                     target.copy_(scratch[: len(some)])
         return result
-
-    def __getitem__(self, index: object) -> torch.Tensor:
-        tensor = self.read()
-        return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
-
-    def __repr__(self) -> str:
-        return f"GgmlTensor({self.name!r}, {self.entry.dtype}, {list(self.shape)})"
 
 
 class TransformedTensor:

@@ -7,6 +7,7 @@ each value, from several threads, when the place for the weight is ready. Nothin
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
@@ -98,22 +99,17 @@ def read_into(
         )
 
 
-class LazyTensor:
-    """One tensor of a file, stored as torch has it in memory. Any number of threads may read it, each time anew.
+class StoredTensor(ABC):
+    """One tensor of a file that reads as `dtype`. Any number of threads may read it, each time anew.
 
-    Raises UnsupportedCheckpoint for an element type that torch has not, or a byte count that the shape contradicts.
+    Raises UnsupportedCheckpoint if it does not have `nbytes` bytes, which is what its shape and type need.
     """
 
-    def __init__(self, entry: TensorEntry, *, progress: ReadProgress | None = None) -> None:
-        dtype = TORCH_DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise UnsupportedCheckpoint(
-                f"{entry.file}: tensor {entry.name!r} has the element type {entry.dtype}, which cannot be read"
-            )
-        if entry.nbytes != entry.numel * dtype.itemsize:
+    def __init__(self, entry: TensorEntry, dtype: torch.dtype, *, nbytes: int, progress: ReadProgress | None) -> None:
+        if entry.nbytes != nbytes:
             raise UnsupportedCheckpoint(
                 f"{entry.file}: tensor {entry.name!r} of shape {list(entry.shape)} and type {entry.dtype} "
-                f"must have {entry.numel * dtype.itemsize} bytes, not {entry.nbytes}"
+                f"must have {nbytes} bytes, not {entry.nbytes}"
             )
         self.entry = entry
         self.name = entry.name
@@ -133,6 +129,32 @@ class LazyTensor:
         """As the slices of the safetensors library have it."""
         return list(self.entry.shape)
 
+    @abstractmethod
+    def read(self) -> torch.Tensor:
+        """A fresh CPU tensor. Raises UnsupportedCheckpoint."""
+
+    def __getitem__(self, index: object) -> torch.Tensor:
+        tensor = self.read()
+        return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.entry.dtype}, {list(self.shape)})"
+
+
+class LazyTensor(StoredTensor):
+    """A tensor that is stored as torch has it in memory.
+
+    Raises UnsupportedCheckpoint for an element type that torch has not, or a byte count that the shape contradicts.
+    """
+
+    def __init__(self, entry: TensorEntry, *, progress: ReadProgress | None = None) -> None:
+        dtype = TORCH_DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise UnsupportedCheckpoint(
+                f"{entry.file}: tensor {entry.name!r} has the element type {entry.dtype}, which cannot be read"
+            )
+        super().__init__(entry, dtype, nbytes=entry.numel * dtype.itemsize, progress=progress)
+
     def get_dtype(self) -> str:
         """The safetensors name of the element type."""
         return self.entry.dtype
@@ -143,13 +165,6 @@ class LazyTensor:
         if self.nbytes:
             read_into(tensor.view(-1).view(torch.uint8), self.entry, progress=self._progress)
         return tensor
-
-    def __getitem__(self, index: object) -> torch.Tensor:
-        tensor = self.read()
-        return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
-
-    def __repr__(self) -> str:
-        return f"LazyTensor({self.name!r}, {self.entry.dtype}, {list(self.shape)})"
 
 
 def lazy_tensors(
