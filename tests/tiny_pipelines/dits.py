@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .parts import WIDTH, clip_text, clip_tokenizer, flow, picture_vae, t5_encoder, t5_tokenizer
-from .spec import PipelineSpec
+from .parts import WIDTH, clip_text, clip_tokenizer, flow, flux_vae, picture_vae, t5_encoder, t5_tokenizer
+from .spec import FOUR, PipelineSpec
 from .weights import rescale
 
 OUT = {"proj_out": 2.5}
@@ -63,7 +63,7 @@ def _flux_parts(*, guidance: bool) -> dict[str, Any]:
     return {
         "transformer": rescale(transformer, OUT),
         "scheduler": flow(shift=3.0, use_dynamic_shifting=True),
-        "vae": picture_vae(latent=16, scaling=0.3611, shift=0.1159, quant=False),
+        "vae": flux_vae(),
         "text_encoder": clip_text(),
         "tokenizer": clip_tokenizer(),
         "text_encoder_2": t5_encoder(),
@@ -112,14 +112,13 @@ def dit() -> Any:
     )
 
 
-_SIZE = {"height": 64, "width": 64}
-_FLUX = _SIZE | {"num_inference_steps": 4, "max_sequence_length": 48}
+_FLUX = FOUR | {"max_sequence_length": 48}
 SPECS = (
     PipelineSpec(
         name="sd3",
         class_name="StableDiffusion3Pipeline",
         make=sd3,
-        arguments=_SIZE | {"num_inference_steps": 4, "guidance_scale": 5.0, "max_sequence_length": 48},
+        arguments=FOUR | {"guidance_scale": 5.0, "max_sequence_length": 48},
         siblings=SD3_SIBLINGS,
     ),
     PipelineSpec(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .parts import WIDTH, clip_pictures, clip_text, clip_tokenizer, clip_vision
-from .spec import PipelineSpec
+from .spec import FOUR, PipelineSpec
 from .weights import rescale
 
 
@@ -87,7 +87,7 @@ def combined() -> Any:
     return KandinskyV22CombinedPipeline(**_decoder_parts(), **prior)
 
 
-_SMALL = {"height": 64, "width": 64, "num_inference_steps": 4, "guidance_scale": 4.0}
+_SMALL = FOUR | {"guidance_scale": 4.0}
 SPECS = (
     PipelineSpec(
         name="kandinsky22-decoder",

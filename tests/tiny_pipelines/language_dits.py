@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .language import gemma2, gemma_tokenizer, mistral3, mistral_tokenizer, qwen2_vl, qwen3, qwen_tokenizer
-from .parts import WIDTH, flow, picture_vae
-from .spec import PipelineSpec
+from .parts import WIDTH, flow, flux_vae, frames_vae
+from .spec import FOUR, PipelineSpec
 from .weights import narrow, rescale
 
 DEEP_WIDTH = 16
@@ -75,7 +75,7 @@ def lumina2() -> Any:
     return Lumina2Pipeline(
         transformer=rescale(transformer, {"norm_out": 3.0, "time_caption_embed": 2.0}),
         scheduler=flow(shift=6.0),
-        vae=picture_vae(latent=16, scaling=0.3611, shift=0.1159, quant=False),
+        vae=flux_vae(),
         text_encoder=gemma2(layers=3),
         tokenizer=gemma_tokenizer(),
     )
@@ -98,7 +98,7 @@ def z_image() -> Any:
     return ZImagePipeline(
         transformer=rescale(transformer, {"all_final_layer": 2.0}),
         scheduler=flow(shift=3.0),
-        vae=picture_vae(latent=16, scaling=0.3611, shift=0.1159, quant=False),
+        vae=flux_vae(),
         text_encoder=qwen3(),
         tokenizer=qwen_tokenizer(),
     )
@@ -117,12 +117,10 @@ def qwen_image() -> Any:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(4, 6, 6),
     )
-    vae = AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-    rescale(vae, {"decoder.conv_out": 1.1})  # two thirds of its kernel see frames that are not there
-    narrow(vae.quant_conv, gain=1.0)
     return QwenImagePipeline(
         scheduler=flow(shift=1.0, use_dynamic_shifting=True, shift_terminal=0.02),
-        vae=vae,
+        # Two thirds of its last kernel see frames that are not there.
+        vae=frames_vae(AutoencoderKLQwenImage, conv_out=1.1),
         text_encoder=qwen2_vl(),
         tokenizer=qwen_tokenizer(),
         transformer=rescale(transformer, {"proj_out": 2.5}),
@@ -177,43 +175,41 @@ def flux2_klein() -> Any:
     )
 
 
-_SIZE = {"height": 64, "width": 64}
-_FOUR = _SIZE | {"num_inference_steps": 4}
 _NO_NEGATIVE = frozenset({"prompt", "size"})
 SPECS = (
     PipelineSpec(
         name="sana",
         class_name="SanaPipeline",
         make=sana,
-        arguments=_FOUR | {"guidance_scale": 4.5, "use_resolution_binning": False},
+        arguments=FOUR | {"guidance_scale": 4.5, "use_resolution_binning": False},
     ),
-    PipelineSpec(name="lumina2", class_name="Lumina2Pipeline", make=lumina2, arguments=_FOUR | {"guidance_scale": 4.0}),
+    PipelineSpec(name="lumina2", class_name="Lumina2Pipeline", make=lumina2, arguments=FOUR | {"guidance_scale": 4.0}),
     PipelineSpec(
         name="z-image",
         class_name="ZImagePipeline",
         make=z_image,
-        arguments=_FOUR | {"guidance_scale": 4.0, "max_sequence_length": 96},
+        arguments=FOUR | {"guidance_scale": 4.0, "max_sequence_length": 96},
         siblings={"img2img": "ZImageImg2ImgPipeline", "inpaint": "ZImageInpaintPipeline"},
     ),
     PipelineSpec(
         name="qwen-image",
         class_name="QwenImagePipeline",
         make=qwen_image,
-        arguments=_FOUR | {"true_cfg_scale": 4.0, "negative_prompt": " ", "max_sequence_length": 256},
+        arguments=FOUR | {"true_cfg_scale": 4.0, "negative_prompt": " ", "max_sequence_length": 256},
         siblings={"img2img": "QwenImageImg2ImgPipeline", "inpaint": "QwenImageInpaintPipeline"},
     ),
     PipelineSpec(
         name="flux2",
         class_name="Flux2Pipeline",
         make=flux2,
-        arguments=_FOUR | {"guidance_scale": 4.0, "max_sequence_length": 128},
+        arguments=FOUR | {"guidance_scale": 4.0, "max_sequence_length": 128},
         takes=_NO_NEGATIVE,
     ),
     PipelineSpec(
         name="flux2-klein",
         class_name="Flux2KleinPipeline",
         make=flux2_klein,
-        arguments=_FOUR | {"guidance_scale": 4.0, "max_sequence_length": 128},
+        arguments=FOUR | {"guidance_scale": 4.0, "max_sequence_length": 128},
         takes=_NO_NEGATIVE,
     ),
 )

@@ -135,6 +135,19 @@ def picture_vae(
     return model
 
 
+def flux_vae() -> Any:
+    """The AutoencoderKL of Flux, which other pipelines took over."""
+    return picture_vae(latent=16, scaling=0.3611, shift=0.1159, quant=False)
+
+
+def frames_vae(kind: Any, *, conv_out: float) -> Any:
+    """An autoencoder of frames, `AutoencoderKLWan` or one made after it. `conv_out`: the gain of its last kernel."""
+    model = kind(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    rescale(model, {"decoder.conv_out": conv_out})
+    narrow(model.quant_conv, gain=1.0)
+    return model
+
+
 def pndm() -> Any:
     """Stable Diffusion 1.5's scheduler."""
     from diffusers import PNDMScheduler

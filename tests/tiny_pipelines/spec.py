@@ -9,6 +9,9 @@ from typing import Any
 PROMPTS = ("a red cat on a mat", "two blue birds fly over the sea", "Kamado, 1900: smoke & embers!")
 """Prompts of different lengths that every tokenizer here can read."""
 NEGATIVE = "blurry, grey"
+SIZE: dict[str, Any] = {"height": 64, "width": 64}
+FOUR = SIZE | {"num_inference_steps": 4}
+"""What most calls need: the size of the picture, or also a few steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

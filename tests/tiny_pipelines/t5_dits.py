@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .language import bert, bert_tokenizer
-from .parts import LATENT_BETAS, WIDTH, picture_vae, t5_encoder, t5_tokenizer
-from .spec import PipelineSpec
-from .weights import narrow, rescale
+from .parts import LATENT_BETAS, WIDTH, frames_vae, picture_vae, t5_encoder, t5_tokenizer
+from .spec import FOUR, PipelineSpec
+from .weights import rescale
 
 
 def _pixart_transformer(*, sample_size: int, conditions: bool) -> Any:
@@ -104,9 +104,7 @@ def wan() -> Any:
         num_layers=2,
         rope_max_seq_len=32,
     )
-    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-    rescale(vae, {"decoder.conv_out": 0.6})
-    narrow(vae.quant_conv, gain=1.0)
+    vae = frames_vae(AutoencoderKLWan, conv_out=0.6)
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
@@ -119,13 +117,12 @@ def wan() -> Any:
     )
 
 
-_SIZE = {"height": 64, "width": 64}
-_FOUR = _SIZE | {"num_inference_steps": 4, "guidance_scale": 4.5, "use_resolution_binning": False}
-_PIXART = _FOUR | {"clean_caption": False}  # that would need Beautiful Soup
+_HUNYUAN = FOUR | {"guidance_scale": 4.5, "use_resolution_binning": False}
+_PIXART = _HUNYUAN | {"clean_caption": False}  # that would need Beautiful Soup
 SPECS = (
     PipelineSpec(name="pixart-alpha", class_name="PixArtAlphaPipeline", make=pixart_alpha, arguments=_PIXART),
     PipelineSpec(name="pixart-sigma", class_name="PixArtSigmaPipeline", make=pixart_sigma, arguments=_PIXART),
-    PipelineSpec(name="hunyuan-dit", class_name="HunyuanDiTPipeline", make=hunyuan_dit, arguments=_FOUR),
+    PipelineSpec(name="hunyuan-dit", class_name="HunyuanDiTPipeline", make=hunyuan_dit, arguments=_HUNYUAN),
     PipelineSpec(
         name="wan",
         class_name="WanPipeline",

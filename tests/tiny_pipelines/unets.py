@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .parts import LATENT_BETAS, WIDTH, clip_pictures, clip_text, clip_tokenizer, euler, picture_vae, pndm
-from .spec import PipelineSpec
+from .spec import FOUR, SIZE, PipelineSpec
 from .weights import rescale
 
 SD_SIBLINGS = {
@@ -153,7 +153,7 @@ def ddpm() -> Any:
     return DDPMPipeline(unet=rescale(model, {"conv_out": 0.3}), scheduler=DDPMScheduler())
 
 
-_SMALL = {"num_inference_steps": 4, "guidance_scale": 5.0, "height": 64, "width": 64}
+_SMALL = FOUR | {"guidance_scale": 5.0}
 SPECS = (
     PipelineSpec(name="sd15", class_name="StableDiffusionPipeline", make=sd15, arguments=_SMALL, siblings=SD_SIBLINGS),
     PipelineSpec(name="sd15-checked", class_name="StableDiffusionPipeline", make=sd15_checked, arguments=_SMALL),
@@ -178,7 +178,7 @@ SPECS = (
         name="lcm",
         class_name="LatentConsistencyModelPipeline",
         make=lcm,
-        arguments={"num_inference_steps": 3, "guidance_scale": 8.5, "height": 64, "width": 64},
+        arguments=SIZE | {"num_inference_steps": 3, "guidance_scale": 8.5},
         takes=frozenset({"prompt", "size"}),
         siblings={"img2img": "LatentConsistencyModelImg2ImgPipeline"},
     ),
