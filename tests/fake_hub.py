@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from fake_server import FakeServer, Handler, serving
+
 
 @dataclass
-class FakeHub:
+class FakeHub(FakeServer):
     """One repository, `org/name`, and what was asked of the server."""
 
     files: dict[str, bytes]
@@ -29,8 +29,6 @@ class FakeHub:
     """Close the connection after this many bytes of a file's answer; used up by it."""
     stall_after: dict[str, int] = field(default_factory=dict)
     """Send this many bytes of a file, then nothing until `released`."""
-    released: threading.Event = field(default_factory=threading.Event)
-    stalled: threading.Event = field(default_factory=threading.Event)
     status: int = 200
     served: dict[str, bytes] = field(default_factory=dict)
     """Bytes that are sent instead of the file's own."""
@@ -46,14 +44,10 @@ class FakeHub:
         return {"id": "org/name", "modelId": "org/name", "sha": self.commit, "siblings": siblings, "tags": []}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     hub: FakeHub
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Tests look at `requests` instead."""
-
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         hub = self.hub
         path = self.path.partition("?")[0]
         if path.startswith("/api/models/org/name"):
@@ -89,36 +83,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: hub.cut_after.pop(name)])
             self.close_connection = True
             return
-        if name in hub.stall_after:
-            first = hub.stall_after.pop(name)
-            self.wfile.write(body[:first])
-            self.wfile.flush()
-            hub.stalled.set()
-            hub.released.wait(30)
-            body = body[first:]
-        try:
-            self.wfile.write(body)
-        except OSError:  # the client was killed
-            self.close_connection = True
+        self.send_body(body, hub, hub.stall_after.pop(name, None))
 
 
 @contextmanager
 def fake_hub(files: Mapping[str, bytes]) -> Iterator[FakeHub]:
     """Serve `files` as the repository `org/name` while the body runs."""
     hub = FakeHub(dict(files))
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(hub, type("Handler", (_Handler,), {"hub": hub})) as port:
+        hub.url = f"http://127.0.0.1:{port}"
         yield hub
-    finally:
-        hub.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from fake_server import FakeServer, Handler, serving
+
 
 @dataclass
-class FakeIndex:
+class FakeIndex(FakeServer):
     """What it serves, and what Kamado's own client (not pip) asked of it."""
 
     wheel: Path
@@ -42,8 +41,6 @@ class FakeIndex:
     """The Range header of each of Kamado's requests."""
     whole_to_pip: int = 0
     """How often pip got the whole wheel."""
-    stalled: threading.Event = field(default_factory=threading.Event)
-    released: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -56,17 +53,12 @@ class FakeIndex:
         return f'<!DOCTYPE html><body><a href="/files/{name}{fragment}"{extra}>{name}</a></body>'.encode()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     index: FakeIndex
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Tests look at `requests` instead."""
+    do_HEAD = Handler.do_GET
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         index = self.index
         path = urlsplit(self.path).path  # a proxy is asked for whole addresses
         content = index.wheel.read_bytes()
@@ -122,38 +114,20 @@ class _Handler(BaseHTTPRequestHandler):
         if to_kamado and index.cuts:
             body = body[: index.cuts.pop(0)]
             self.close_connection = True
-        if to_kamado and index.stall_after is not None:
-            first, index.stall_after = index.stall_after, None
-            self.wfile.write(body[:first])
-            self.wfile.flush()
-            index.stalled.set()
-            index.released.wait(30)
-            body = body[first:]
-        try:
-            self.wfile.write(body)
-        except OSError:  # the client was killed
-            self.close_connection = True
+        stall_after = None
+        if to_kamado:
+            stall_after, index.stall_after = index.stall_after, None
+        self.send_body(body, index, stall_after)
 
 
 @contextmanager
 def fake_index(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeIndex]:
     """Serve `wheel` while the body runs; pip in this process's children takes the server for its only index."""
     index = FakeIndex(wheel)
-    handler = type("Handler", (_Handler,), {"index": index})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    index.port = server.server_address[1]
-    for name in [*os.environ]:
-        if name.startswith("PIP_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    for name, value in {"PIP_INDEX_URL": index.url, "PIP_CONFIG_FILE": os.devnull}.items():
-        monkeypatch.setenv(name, value)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(index, type("Handler", (_Handler,), {"index": index})) as index.port:
+        for name in [*os.environ]:
+            if name.startswith("PIP_") or name.lower().endswith("_proxy"):
+                monkeypatch.delenv(name)
+        for name, value in {"PIP_INDEX_URL": index.url, "PIP_CONFIG_FILE": os.devnull}.items():
+            monkeypatch.setenv(name, value)
         yield index
-    finally:
-        index.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
