@@ -21,7 +21,7 @@ from .engine.session import Session
 from .errors import InvalidRequest, KamadoError
 from .events import Event
 from .families import find
-from .jobs import EventStream, Job
+from .jobs import EventStream, Job, result_or_error
 from .memory.devices import DeviceFacts, default_budget, resolve_device
 from .memory.ledger import Ledger
 from .memory.plan import Plan, PlanOptions
@@ -106,6 +106,7 @@ class Runtime:
         components: Parts | None = None,
         base: str | Path | None = None,
         offline: bool = False,
+        request: Mapping[str, Any] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model:
         """Load a model, pulling it first if need be.
@@ -117,6 +118,7 @@ class Runtime:
         checkpoint that wants that is refused; for one that does not, it changes nothing.
         `components`: what takes the place of a pipeline's components, by name; see `kamado.checkpoint.parts`.
         `base`: the pipeline that has what a single file lacks: tokenizers, configurations, further components.
+        `request`: options of one that will follow; what can be found wrong with it is raised before weights are read.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
         allowed = allowed_name(allow_code)
@@ -128,8 +130,7 @@ class Runtime:
         with self._lock:
             if self._closed:
                 raise InvalidRequest("the runtime is closed")
-            options = self._plan_options(dtype, quant, kv_tokens, allowed)
-            plan = family.plan(checkpoint, options)
+            plan = family.plan(checkpoint, self._plan_options(dtype, quant, kv_tokens, allowed))
             plan.check()
             owner = f"{plan.reference}#{next(self._owners)}"
             environment = LoadEnvironment(
@@ -137,6 +138,7 @@ class Runtime:
                 owner=owner,
                 progress=progress,
                 offline=offline,
+                request=request,
                 deterministic=self.deterministic,
                 step_budget=step_budget,
                 max_rows=1 if self.deterministic else max_rows,
@@ -326,7 +328,7 @@ class Model:
                 if not flying:
                     return
                 position = finished.get()
-                yield position, _result_or_error(flying.pop(position))
+                yield position, result_or_error(flying.pop(position))
         finally:
             for job in flying.values():
                 job.cancel()
@@ -370,13 +372,6 @@ class Model:
             self._jobs.pop(request_id, None)
 
 
-def _result_or_error(job: Job) -> Result | KamadoError:
-    try:
-        return job.result()
-    except KamadoError as error:
-        return error
-
-
 def _inference_mode() -> AbstractContextManager[Any]:
     import torch
 
@@ -391,10 +386,11 @@ _default_lock = threading.Lock()
 def generate(reference: str | Path, prompt: str | None = None, **options: Any) -> Result:
     """One request over a shared runtime on the default device, which keeps its models until the program ends."""
     global _default_runtime  # noqa: PLW0603 - one shared runtime is what this function is for
+    request = {"prompt": prompt, **options} if prompt is not None else options
     with _default_lock:
         if _default_runtime is None:
             _default_runtime = Runtime()
         model = _default_models.get(str(reference))
         if model is None:
-            model = _default_models[str(reference)] = _default_runtime.load(reference)
-    return model.generate(prompt, **options)
+            model = _default_models[str(reference)] = _default_runtime.load(reference, request=request)
+    return model.generate(**request)

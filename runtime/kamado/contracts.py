@@ -143,7 +143,8 @@ class Family(Protocol):
         It does not judge whether that fits: `Plan.check` does."""
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
-        """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint."""
+        """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint, and what is wrong
+        with `env.request`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +159,9 @@ class LoadEnvironment:
     """Called as `progress(done_bytes, total_bytes)` while weights are read."""
     offline: bool = False
     """Whether the network must not be used, also later for what requests name."""
+    request: Mapping[str, Any] | None = None
+    """Options of a request that will follow. What is wrong with it, as far as that can be told without weights, is
+    raised before they are read: InvalidRequest, ContextOverflow, and what finding its files raises."""
     deterministic: bool = False
     """Whether outputs must not depend on what was computed before or beside them."""
     step_budget: int | None = None

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 
+from .errors import KamadoError
 from .events import Event, Finished, Started, Token
 from .results import Result, Timings
 
@@ -153,6 +154,14 @@ class Job:
             # Outside the lock: the recipe may have to hash the weights, once.
             result = self._result = self._collect(events, timings)
         return result
+
+
+def result_or_error(job: Job) -> Result | KamadoError:
+    """What `Job.result` returns or, of Kamado's own errors, raises."""
+    try:
+        return job.result()
+    except KamadoError as error:
+        return error
 
 
 class EventStream(Iterator[Event]):

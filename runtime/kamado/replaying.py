@@ -174,7 +174,7 @@ def _made_again(found: Replayable, runtime: Runtime, loading: dict[str, Any]) ->
     with found.explained():
         checkpoint = runtime.inspect(found.reference, offline=loading["offline"])
     found.check_makes(find(checkpoint).makes(checkpoint))
-    loaded: Model = runtime.load(found.reference, **loading)
+    loaded: Model = runtime.load(found.reference, request=found.options, **loading)
     try:
         return found.finish(loaded.generate(**found.options))
     finally:

@@ -120,28 +120,22 @@ def _stands_for(kind: type, wanted: type) -> bool:
 class _Part:
     """One model of a pipeline, to be loaded."""
 
-    reference: str
-    name: str
-    kind: Any
-    config: Mapping[str, Any]
+    what: str
+    """For messages."""
+    model: Any
+    """As it was built, without weights."""
     tensors: Mapping[str, ShapedTensor]
     dtype: torch.dtype
     device: str
     original: bool
     """Whether the tensors may have their authors' names."""
 
-    @property
-    def what(self) -> str:
-        return f"{self.reference}: its {self.name}"
 
-
-def load_components(
-    checkpoint: Checkpoint, dtypes: Mapping[str, str], device: str, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
-    """Every component, models in `dtypes[name]` on `device`, in evaluation mode.
+def build_components(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Every component, without weights: pipelines can be made of them, and run once `load_weights` has them complete.
+    Models of transformers have no more than their class and configuration.
 
     Raises UnsupportedCheckpoint, UnsafeCheckpoint."""
-    meter = ReadProgress(checkpoint.weight_bytes, progress or (lambda done, total: None))
     components: dict[str, Any] = {}
     for name, (library, class_name) in component_entries(checkpoint).items():
         kind = component_class(checkpoint.reference, name, library, class_name)
@@ -151,11 +145,28 @@ def load_components(
         config = checkpoint.metadata["components"].get(name)
         if config is None:
             raise UnsupportedCheckpoint(f"{checkpoint.reference}: config.json of the component {name!r} is missing")
+        components[name] = _build_model(f"{checkpoint.reference}: its {name}", kind, config)
+    return components
+
+
+def load_weights(
+    checkpoint: Checkpoint,
+    built: Mapping[str, Any],
+    dtypes: Mapping[str, str],
+    device: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """What `build_components` returned, with weights: models in `dtypes[name]` on `device`, in evaluation mode.
+
+    Raises UnsupportedCheckpoint."""
+    meter = ReadProgress(checkpoint.weight_bytes, progress or (lambda done, total: None))
+    components = dict(built)
+    for name, model in built.items():
+        if not isinstance(model, nn.Module):
+            continue
         part = _Part(
-            reference=checkpoint.reference,
-            name=name,
-            kind=kind,
-            config=config,
+            what=f"{checkpoint.reference}: its {name}",
+            model=model,
             tensors=renamed(lazy_tensors(checkpoint.tensors), strip=f"{name}/"),
             dtype=getattr(torch, dtypes[name]),
             device=device,
@@ -187,17 +198,33 @@ def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
         raise UnsupportedCheckpoint(f"{checkpoint.reference}: its {name} cannot be loaded: {_first(error)}") from error
 
 
-def _load_model(part: _Part) -> nn.Module:
-    if part.config.get("quantization_config"):
-        raise UnsupportedCheckpoint(f"{part.what} is quantized, which this version cannot load")
+def _build_model(what: str, kind: Any, config: Mapping[str, Any]) -> nn.Module:
+    if config.get("quantization_config"):
+        raise UnsupportedCheckpoint(f"{what} is quantized, which this version cannot load")
     import transformers
 
-    if not issubclass(part.kind, transformers.PreTrainedModel):
+    if not issubclass(kind, transformers.PreTrainedModel):
+        try:
+            with library_call(), torch.no_grad(), _WithoutWeights():
+                return kind.from_config(dict(config))  # type: ignore[no-any-return]
+        except Exception as error:  # whatever a class makes of absurd values
+            raise UnsupportedCheckpoint(f"{what} cannot be built from its config.json: {_first(error)}") from error
+    # transformers' own loader builds the model itself.
+    model: Any = kind.__new__(kind)
+    nn.Module.__init__(model)
+    model.config = kind.config_class.from_dict({key: value for key, value in config.items() if not key.startswith("_")})
+    return model  # type: ignore[no-any-return]
+
+
+def _load_model(part: _Part) -> nn.Module:
+    import transformers
+
+    kind = type(part.model)
+    if not issubclass(kind, transformers.PreTrainedModel):
         return _load_diffusers_model(part)
-    plain = {key: value for key, value in part.config.items() if not key.startswith("_")}
-    config = part.kind.config_class.from_dict(plain)
-    tensors = for_transformers(part.kind, config, part.tensors, part.what) if part.original else part.tensors
-    model, _ = materialize(part.kind, config, tensors, dtype=part.dtype, device=part.device)
+    config = part.model.config
+    tensors = for_transformers(kind, config, part.tensors, part.what) if part.original else part.tensors
+    model, _ = materialize(kind, config, tensors, dtype=part.dtype, device=part.device)
     return model  # type: ignore[no-any-return]
 
 
@@ -215,11 +242,7 @@ class _WithoutWeights(TorchFunctionMode):
 
 
 def _load_diffusers_model(part: _Part) -> nn.Module:
-    try:
-        with library_call(), torch.no_grad(), _WithoutWeights():
-            model: Any = part.kind.from_config(dict(part.config))
-    except Exception as error:  # whatever a class makes of absurd values
-        raise UnsupportedCheckpoint(f"{part.what} cannot be built from its config.json: {_first(error)}") from error
+    model = part.model
     stored = dict(for_diffusers(model, part.tensors, part.what) if part.original else part.tensors)
     if hasattr(model, "_fix_state_dict_keys_on_load"):
         model._fix_state_dict_keys_on_load(stored)
@@ -242,7 +265,7 @@ def _load_diffusers_model(part: _Part) -> nn.Module:
 
 
 def _check_names(part: _Part, stored: Mapping[str, ShapedTensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    ignorable = getattr(part.kind, "_keys_to_ignore_on_load_unexpected", None) or ()
+    ignorable = getattr(part.model, "_keys_to_ignore_on_load_unexpected", None) or ()
     extra = (key for key in stored.keys() - wanted.keys() if not any(re.search(each, key) for each in ignorable))
     shapes = (key for key in stored.keys() & wanted.keys() if tuple(stored[key].shape) != tuple(wanted[key].shape))
     problems = {"lacks": wanted.keys() - stored.keys(), "has no place for": extra, "has another shape of": shapes}

@@ -14,8 +14,9 @@ from kamado.tasks.library.lane import HostLane, ModelLane
 
 from ..language.materialize import library_call
 from .adapters import Adapters
-from .components import check_parts, component_entries, fresh_tool, load_components, pipeline_class
+from .components import build_components, check_parts, component_entries, fresh_tool, load_weights, pipeline_class
 from .guards import FinerDecoders
+from .intake import Intake, check_adapters
 from .known import ROWS_APART
 from .model import PipelineModel
 from .peaks import picture_size
@@ -36,18 +37,23 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     with library_call():
         kind = pipeline_class(checkpoint)
     check_parts(checkpoint, kind)
+    parts = component_entries(checkpoint)
+    settings = {
+        name: value for name, value in checkpoint.config.items() if not name.startswith("_") and name not in parts
+    }
+    built = build_components(checkpoint)
+    factory = PipelineFactory(checkpoint.reference, kind, built, settings)
+    sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
+    if env.request is not None:
+        check_adapters(Intake(checkpoint, plan, factory, sizes).order(env.request), offline=env.offline)
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
     dtypes = {lane.lane: lane.dtype for lane in plan.lanes}
-    components = load_components(checkpoint, dtypes, plan.device, env.progress)
+    components = load_weights(checkpoint, built, dtypes, plan.device, env.progress)
     held = _held(components)
     if held > plan.weight_bytes:
         env.ledger.enter(plan.device, env.owner, "weights", held - plan.weight_bytes)
     elif held < plan.weight_bytes:
         env.ledger.leave(plan.device, env.owner, "weights", plan.weight_bytes - held)
-    parts = component_entries(checkpoint)
-    settings = {
-        name: value for name, value in checkpoint.config.items() if not name.startswith("_") and name not in parts
-    }
     factory = PipelineFactory(checkpoint.reference, kind, components, settings)
     adapters = Adapters(
         checkpoint.reference,
@@ -72,7 +78,6 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         )
         for name, model in factory.models.items()
     }
-    sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
     start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
     workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters)
     return PipelineModel(checkpoint, plan, workshop, sizes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -15,25 +14,16 @@ import transformers
 import kamado
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
-from kamado.errors import InvalidRequest
 from kamado.events import Event, Finished, Media
 from kamado.media.inputs import INPUTS, described_inputs
-from kamado.media.pictures import open_picture
 from kamado.memory.plan import Plan
-from kamado.picture_requests import PictureOptions, resolve_picture_options
+from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings
 
-from .control import completed
-from .hires import refinement
-from .outpainting import outpainting, with_defaults
+from .intake import Intake
 from .parts import recipe_files
-from .pipelines import call_arguments, call_parameters, takes_size
-from .prompts import check_weighting
-from .schedulers import check_steps
-from .sizes import Sizes, check_mask
-from .step_cache import check_step_cache
+from .sizes import Sizes
 from .task import PictureTask, Workshop
-from .tiling import check_tiling
 
 
 class PipelineModel:
@@ -50,52 +40,28 @@ class PipelineModel:
     ) -> None:
         self.checkpoint = checkpoint
         self.plan = plan
-        self.sizes = sizes
         self.lanes: Sequence[Lane] = (workshop.start, *workshop.lanes.values())
         self._workshop = workshop
+        self._intake = Intake(checkpoint, plan, workshop.factory, sizes)
         self._files: dict[str, Any] | None = None
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
-        asked = self.sizes.completed(resolve_picture_options(options, defaults=self.checkpoint.defaults))
-        asked = replace(asked, image=_opened(asked.image), mask=_opened(asked.mask), control=_opened(asked.control))
-        if (shown := asked.extra.get("ip_adapter_image")) is not None:
-            asked = replace(asked, extra={**asked.extra, "ip_adapter_image": _opened(shown)})
-        check_mask(asked)
-        factory = self._workshop.factory
-        asked = completed(asked, factory.reference, list(factory.nets.values()))
-        grown = outpainting(asked)
-        first = asked if grown is None else grown.options
-        kind = factory.kind(first)
-        if (kind is not factory.base or first.mask is not None) and takes_size(kind):
-            first = self.sizes.like_picture(first)
-        self.sizes.check(first, self.checkpoint, self.plan)
-        first = with_defaults(first, call_parameters(kind))
-        arguments = call_arguments(kind, first)
-        if first.steps is not None:
-            check_steps(factory.components.get("scheduler"), first.scheduler, first.steps)
-        if asked.weighting is not None:
-            check_weighting(arguments, kind, factory.components, factory.reference)
-        if asked.tiling:
-            check_tiling(kind, factory)
-        if asked.step_cache is not None:
-            check_step_cache(kind, factory)
-        chosen = self._workshop.adapters.prepare(asked.adapters, kind, arguments)
-        second = refinement(factory, first, self.sizes)
-        if second is not None:
-            self.sizes.check(second.expected, self.checkpoint, self.plan)
+        order = self._intake.order(options)
+        asked = order.asked
+        chosen = self._workshop.adapters.prepare(asked.adapters, order.kind, order.arguments)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None
         return [
             PictureTask(
                 self._workshop,
                 request_id,
                 asked,
-                kind,
-                arguments,
+                order.kind,
+                order.arguments,
                 chosen,
-                first=first,
-                outpainting=grown,
-                refinement=second,
+                first=order.first,
+                outpainting=order.outpainting,
+                refinement=order.refinement,
                 index=index,
                 deadline=deadline,
             )
@@ -142,7 +108,7 @@ class PipelineModel:
         """See LoadedModel."""
         on_gpu = self.plan.device != "cpu"
         self._workshop.adapters.close()
-        del self.lanes, self._workshop
+        del self.lanes, self._workshop, self._intake
         gc.collect()  # stand-ins and what pipelines hang on schedulers hold each other, and the weights
         if on_gpu:
             torch.cuda.empty_cache()
@@ -167,16 +133,6 @@ class PipelineModel:
                 "transformers": transformers.__version__,
             },
         }
-
-
-def _opened(source: Any) -> Any:
-    if source is None:
-        return None
-    if isinstance(source, (list, tuple)):
-        if not source:
-            raise InvalidRequest("an empty list of pictures was given")
-        return [open_picture(item) for item in source]
-    return open_picture(source)
 
 
 def _pictures(options: PictureOptions) -> dict[str, Any]:

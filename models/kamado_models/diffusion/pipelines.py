@@ -83,9 +83,7 @@ class PipelineFactory:
         pipeline.set_progress_bar_config(disable=True)
         if scheduler is not None:
             # Afterwards, as people do: some pipelines correct the settings of the one that they are made with.
-            if getattr(pipeline, "scheduler", None) is None:
-                raise InvalidRequest(f"{kind.__name__} has no scheduler to choose")
-            pipeline.scheduler = new_scheduler(pipeline.scheduler, scheduler)
+            pipeline.scheduler = new_scheduler(getattr(pipeline, "scheduler", None), scheduler)
         return pipeline
 
     def _control_kind(self, options: PictureOptions) -> Any:

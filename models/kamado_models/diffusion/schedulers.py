@@ -42,6 +42,30 @@ def new_scheduler(base: Any, name: str | None) -> Any:
     `base`. Raises InvalidRequest for a name that is unknown or that cannot be used with this model."""
     if name is None:
         return type(base).from_config(base.config) if hasattr(base, "config") else copy.deepcopy(base)
+    kind, changes = _chosen(base, name)
+    return kind.from_config(base.config, **changes)
+
+
+def check_scheduler(base: Any, name: str | None, steps: int | None) -> None:
+    """Raises InvalidRequest where `new_scheduler` does, and for more steps than the scheduler can take, before anything
+    is computed."""
+    if name is not None:
+        _chosen(base, name)
+    trained = getattr(getattr(base, "config", None), "num_train_timesteps", None)
+    if steps is None or not isinstance(trained, int) or steps <= trained:
+        return
+    try:
+        new_scheduler(base, name).set_timesteps(steps)
+    except ValueError as error:
+        raise InvalidRequest(f"steps {steps}: this model was trained with {trained}, and takes no more") from error
+    except TypeError:
+        return  # it needs what only its pipeline knows
+
+
+def _chosen(base: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    """The class that `name` means, and what is set otherwise than in the configuration of `base`."""
+    if base is None:
+        raise InvalidRequest(f"this model has no scheduler to choose; leave {name!r} out")
     import diffusers
 
     class_name, changes = SHORT_NAMES.get(name.lower(), (name, {}))
@@ -55,23 +79,8 @@ def new_scheduler(base: Any, name: str | None) -> Any:
             f"usable are {', '.join(usable) or 'its own only'}"
         )
     if _is_flow(base) and not kind.__name__.startswith("FlowMatch"):
-        return kind.from_config(base.config, **_FLOW_OPTIONS, flow_shift=base.config.get("shift", 1.0), **changes)
-    return kind.from_config(base.config, **changes)
-
-
-def check_steps(base: Any, name: str | None, steps: int) -> None:
-    """Raises InvalidRequest for more steps than the scheduler can take, before anything is computed."""
-    trained = getattr(getattr(base, "config", None), "num_train_timesteps", None)
-    if not isinstance(trained, int) or steps <= trained:
-        return
-    try:
-        new_scheduler(base, name).set_timesteps(steps)
-    except InvalidRequest:
-        raise
-    except ValueError as error:
-        raise InvalidRequest(f"steps {steps}: this model was trained with {trained}, and takes no more") from error
-    except TypeError:
-        return  # it needs what only its pipeline knows
+        return kind, {**_FLOW_OPTIONS, "flow_shift": base.config.get("shift", 1.0), **changes}
+    return kind, dict(changes)
 
 
 def _is_flow(scheduler: Any) -> bool:

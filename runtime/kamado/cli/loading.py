@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +53,10 @@ def pull_bar(out: Output, label: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tuple[Runtime, Model]]:
-    """The model in memory, while the body runs. Raises what `Runtime.load` raises."""
+def loaded_model(
+    reference: str, load: LoadOptions, out: Output, request: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Runtime, Model]]:
+    """The model in memory, while the body runs. `request`: see `Runtime.load`, which raises all that this raises."""
     with open_runtime(load) as runtime:
         started = time.monotonic()
         with out.progress(None, f"loading {Path(reference).name}") as update:
@@ -68,6 +70,7 @@ def loaded_model(reference: str, load: LoadOptions, out: Output) -> Iterator[tup
                 components=load.components,
                 base=load.base,
                 offline=load.offline,
+                request=request,
                 progress=update,
             )
         plan = model.plan

@@ -45,7 +45,8 @@ def run_pictures(
     if previews is not None:
         given.setdefault("preview_every", 1)
         _make_folder(previews)
-    with loaded_model(model, load, out) as (_, loaded):
+    request = given if asked is None else {"prompt": asked, **given}
+    with loaded_model(model, load, out, request) as (_, loaded):
         result = make(loaded, asked, given, out, previews=previews)
     files = _save(result, path, slug(asked or "") or slug(Path(model).name) or "picture")
     for note in result.notes:

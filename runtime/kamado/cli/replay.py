@@ -68,7 +68,7 @@ def replay(
     with found.explained():
         makes = what_it_makes(found.reference, load, out)
     found.check_makes(makes)
-    with loaded_model(found.reference, load, out) as (_, loaded):
+    with loaded_model(found.reference, load, out, found.options) as (_, loaded):
         options = dict(found.options)
         again = found.finish(make(loaded, options.pop("prompt", None), options, out))
     out.text(f"{again.path}\n")

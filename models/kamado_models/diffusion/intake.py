@@ -1,0 +1,110 @@
+"""What a request for pictures comes to: its options, checked and completed. Needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kamado.checkpoint.types import Checkpoint
+from kamado.errors import InvalidRequest
+from kamado.media.pictures import open_picture
+from kamado.memory.plan import Plan
+from kamado.picture_requests import PictureOptions, resolve_picture_options
+
+from .adapters_files import find_file, open_file
+from .adapters_uses import check_picture, check_scales
+from .control import completed
+from .hires import Refinement, refinement
+from .outpainting import Outpainting, outpainting, with_defaults
+from .pipelines import PipelineFactory, call_arguments, call_parameters, takes_size
+from .prompts import check_weighting
+from .schedulers import check_scheduler
+from .sizes import Sizes, check_mask
+from .step_cache import check_step_cache
+from .tiling import check_tiling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A request, checked."""
+
+    asked: PictureOptions
+    """Its options, with input pictures opened."""
+    first: PictureOptions
+    """Those of the first pass."""
+    kind: Any
+    """The pipeline class of the first pass."""
+    arguments: Mapping[str, Any]
+    """Of that pipeline's call."""
+    outpainting: Outpainting | None
+    refinement: Refinement | None
+
+
+class Intake:
+    """Takes the requests for one model. The components of its factory need no weights."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, factory: PipelineFactory, sizes: Sizes) -> None:
+        self._checkpoint = checkpoint
+        self._plan = plan
+        self._factory = factory
+        self._sizes = sizes
+
+    def order(self, options: Mapping[str, Any]) -> Order:
+        """Check a request. Its adapters are looked at by `check_adapters`, or read by `Adapters.prepare`.
+
+        Raises InvalidRequest."""
+        factory, sizes = self._factory, self._sizes
+        asked = _opened(sizes.completed(resolve_picture_options(options, defaults=self._checkpoint.defaults)))
+        check_mask(asked)
+        asked = completed(asked, factory.reference, list(factory.nets.values()))
+        grown = outpainting(asked)
+        first = asked if grown is None else grown.options
+        kind = factory.kind(first)
+        if (kind is not factory.base or first.mask is not None) and takes_size(kind):
+            first = sizes.like_picture(first)
+        sizes.check(first, self._checkpoint, self._plan)
+        first = with_defaults(first, call_parameters(kind))
+        arguments = call_arguments(kind, first)
+        check_scheduler(factory.components.get("scheduler"), first.scheduler, first.steps)
+        if asked.weighting is not None:
+            check_weighting(arguments, kind, factory.components, factory.reference)
+        if asked.tiling:
+            check_tiling(kind, factory)
+        if asked.step_cache is not None:
+            check_step_cache(kind, factory)
+        second = refinement(factory, first, sizes)
+        if second is not None:
+            sizes.check(second.expected, self._checkpoint, self._plan)
+        return Order(asked=asked, first=first, kind=kind, arguments=arguments, outpainting=grown, refinement=second)
+
+
+def check_adapters(order: Order, *, offline: bool) -> None:
+    """Find the adapters of a request, and judge them by their headers.
+
+    Raises InvalidRequest, ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
+    check_scales(order.arguments)
+    references = [use.reference for use in order.asked.adapters]
+    files = [open_file(reference, find_file(reference, offline=offline)) for reference in references]
+    check_picture(order.arguments, sum(file.kind == "image" for file in files))
+
+
+def _opened(options: PictureOptions) -> PictureOptions:
+    """With pictures in place of paths, bytes and the like."""
+    options = replace(
+        options, image=_pictures(options.image), mask=_pictures(options.mask), control=_pictures(options.control)
+    )
+    shown = options.extra.get("ip_adapter_image")
+    if shown is None:
+        return options
+    return replace(options, extra={**options.extra, "ip_adapter_image": _pictures(shown)})
+
+
+def _pictures(source: Any) -> Any:
+    if source is None:
+        return None
+    if isinstance(source, (list, tuple)):
+        if not source:
+            raise InvalidRequest("an empty list of pictures was given")
+        return [open_picture(item) for item in source]
+    return open_picture(source)
