@@ -16,7 +16,7 @@ from kamado.media.inputs import described_inputs
 from kamado.media.pictures import open_picture
 from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions, resolve_picture_options
-from kamado.results import Result, Timings
+from kamado.results import Failure, Result, Timings, failure_notes
 
 SIDE = 8
 
@@ -46,6 +46,9 @@ class FakePictureJob:
                 if options.preview_every and step % options.preview_every == 0:
                     yield Preview("r1", step, draw(step), index)
         for index in range(options.n):
+            if options.seed + index in self._model.failing:
+                yield Finished("r1", "failed", index, error=GenerationFailed("it is black"))
+                continue
             yield Media("r1", index, "image", draw(options.seed + index))
             yield Finished("r1", "complete", index)
 
@@ -72,6 +75,8 @@ class FakePictureModel:
     noise: int = 0
     """Added to the first value of each picture."""
     notes: tuple[str, ...] = ()
+    failing: frozenset[int] = frozenset()
+    """Seeds of which it makes no picture."""
 
     def submit(self, prompt: str | None = None, **options: Any) -> FakePictureJob:
         job = FakePictureJob(self, self._resolved(prompt, options))
@@ -96,7 +101,15 @@ class FakePictureModel:
     def result(self, options: PictureOptions) -> Result:
         if "boom" in (options.prompt or ""):
             raise GenerationFailed("the request failed: boom")
-        seeds = tuple(options.seed + index for index in range(options.n))
+        indices = [index for index in range(options.n) if options.seed + index not in self.failing]
+        failures = tuple(
+            Failure(index=index, seed=options.seed + index, error=GenerationFailed("it is black"))
+            for index in range(options.n)
+            if index not in indices
+        )
+        if not indices:
+            raise failures[0].error
+        seeds = tuple(options.seed + index for index in indices)
         images = tuple(draw(seed, options.width or SIDE, options.height or SIDE) for seed in seeds)
         for image in images:
             red, *others = image.getpixel((0, 0))  # type: ignore[misc]
@@ -120,7 +133,8 @@ class FakePictureModel:
             images=images,
             seeds=seeds,
             timings=Timings(queued_s=0.0, total_s=0.1),
-            notes=self.notes,
+            failures=failures,
+            notes=(*self.notes, *failure_notes(failures, options.n)),
             recipe={**recipe, **self.changes},
         )
 

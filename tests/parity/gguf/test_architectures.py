@@ -195,13 +195,18 @@ def reference_model(name: str, folder: Path) -> tuple[Any, dict[str, torch.Tenso
     return model.requires_grad_(False), tensors
 
 
+def reference_and_file(name: str, folder: Path) -> tuple[Any, Path]:
+    """transformers' model, and the GGUF file of its weights."""
+    arch, metadata = CASES[name]
+    reference, tensors = reference_model(name, folder)
+    config = reference.config
+    file = write_gguf(folder / "model.gguf", arch, gguf_tensors(arch, tensors, config), metadata(config))
+    return reference, file
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip(name: str, tmp_path: Path) -> None:
-    arch, metadata = CASES[name]
-    reference, tensors = reference_model(name, tmp_path)
-    config = reference.config
-    file = write_gguf(tmp_path / "model.gguf", arch, gguf_tensors(arch, tensors, config), metadata(config))
-
+    reference, file = reference_and_file(name, tmp_path)
     model = load(checkpoint_of(file))
 
     assert type(model) is type(reference)
@@ -219,12 +224,8 @@ def test_every_architecture_is_tested() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "qwen3_moe", "gemma3", "phi3", "gpt2", "mamba", "bloom"])
 def test_config_is_that_of_the_model(name: str, tmp_path: Path) -> None:
-    arch, metadata = CASES[name]
-    reference, tensors = reference_model(name, tmp_path)
-    config = reference.config
-    file = write_gguf(tmp_path / "model.gguf", arch, gguf_tensors(arch, tensors, config), metadata(config))
-
-    got = config_from_gguf(checkpoint_of(file))
+    reference, file = reference_and_file(name, tmp_path)
+    config, got = reference.config, config_from_gguf(checkpoint_of(file))
 
     for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "eos_token_id"):
         if key in got:

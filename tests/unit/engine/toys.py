@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from kamado.contracts import Accepted, Work
-from kamado.engine.loop import Loop
 from kamado.events import Event, Finished, Progress, Token
 from kamado.memory.blocks import BlockPool, PagedMemory
-from kamado.memory.residency import Residency
 from kamado.requests import resolve_text_options
 from kamado.sequence import Drawn, TextStep
 from kamado.tasks.text import TextModel, TextTask
+from ticking import run_to_end, ticking_loop
 
 EOS = 0
 VOCABULARY = 50
@@ -76,10 +74,7 @@ class ToyModel:
     ) -> None:
         self.memory = PagedMemory(BlockPool(num_blocks), block_tokens, salt=b"toy", **kw)
         self.lane = ToyLane(self.memory, step_budget=step_budget, max_rows=max_rows)
-        residency = Residency()
-        residency.add(self.lane)
-        ticks = itertools.count()
-        self.loop = Loop(residency, clock=lambda: float(next(ticks)))
+        self.loop = ticking_loop([self.lane])
         self.text_model = TextModel(
             lane="toy",
             memory=self.memory,
@@ -95,12 +90,7 @@ class ToyModel:
         return TextTask(request_id, self.text_model, resolved, prompt, deadline=deadline)
 
     def run(self, limit: int = 10_000) -> list[Event]:
-        events: list[Event] = []
-        for _ in range(limit):
-            if not len(self.loop.scheduler):
-                return events
-            events += self.loop.step()
-        raise AssertionError(f"not finished after {limit} steps")
+        return run_to_end(self.loop, limit)
 
 
 def expected(prompt: Sequence[int], max_tokens: int, *, seed: int = 1, index: int = 0, context: int = 100) -> list[int]:

@@ -16,7 +16,7 @@ from kamado.contracts import Work
 from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import ModelCall, stand_in
 
-from .toys import Autoencoder, Denoiser, Mixer
+from .toys import Autoencoder, Counted, Denoiser, Mixer
 
 
 def lane(**options: Any) -> ModelLane:
@@ -98,13 +98,12 @@ def test_the_cost_is_rows_by_positions() -> None:
     assert over.work(call(model, picture[..., :2, :2], method="encode")).cost == 1
 
 
-class TrainedNorm(nn.Module):
+class TrainedNorm(Counted):
     """Batch norm in the mode for training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3, track_running_stats=False)
-        self.batches: list[int] = []
 
     def forward(self, sample: Tensor) -> Tensor:
         self.batches.append(len(sample))
@@ -112,24 +111,16 @@ class TrainedNorm(nn.Module):
         return found
 
 
-class Unsplittable(nn.Module):
+class Unsplittable(Counted):
     """Its result has no rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
 
     def forward(self, sample: Tensor) -> Any:
         self.batches.append(len(sample))
         return sample, sample.sum()
 
 
-class Guiding(nn.Module):
+class Guiding(Counted):
     """Takes the rows of one call for a pair."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
 
     def forward(self, sample: Tensor) -> Tensor:
         self.batches.append(len(sample))
@@ -139,12 +130,8 @@ class Guiding(nn.Module):
         return torch.cat([without + 2 * (with_text - without), without])
 
 
-class Single(nn.Module):
+class Single(Counted):
     """Takes one row only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
 
     def forward(self, sample: Tensor) -> Tensor:
         self.batches.append(len(sample))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kamado.engine.loop import Loop
 from kamado.events import Event, Finished
-from kamado.memory.residency import Residency
 from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import stand_in
 from kamado.tasks.library.task import LibraryTask, Script
+from ticking import run_to_end, ticking_loop
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64)
 
@@ -25,15 +23,22 @@ def content(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
     return values % 2 == 0 if dtype == torch.bool else values.to(dtype)
 
 
-class Denoiser(nn.Module):
+class Counted(nn.Module):
+    """Knows which forwards there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        """Rows of each forward."""
+
+
+class Denoiser(Counted):
     """Computes each row for itself, from sample (rows, channels, height, width), time and text (rows, length, size)."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
         self.inner = nn.Linear(channels, channels)
         self.scale = 0.5
-        self.batches: list[int] = []
-        """Rows of each forward."""
 
     def forward(self, sample: Tensor, timestep: Any, text: Tensor | None = None, *, strength: float = 1.0) -> Tensor:
         self.batches.append(len(sample))
@@ -43,12 +48,8 @@ class Denoiser(nn.Module):
         return torch.tanh(mixed * self.scale * strength + (times * 0.01 + shift)[:, None, None, None])
 
 
-class Mixer(nn.Module):
+class Mixer(Counted):
     """Takes a mean over the batch, as batch norm does while it is trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
 
     def forward(self, sample: Tensor) -> Tensor:
         self.batches.append(len(sample))
@@ -89,12 +90,7 @@ class Hearth:
     def __init__(self, models: Mapping[str, nn.Module], *, max_rows: int = 8, trusted: bool = False) -> None:
         self.models = models
         self.lanes = {name: ModelLane(name, step_budget=1 << 20, max_rows=max_rows, trusted=trusted) for name in models}
-        residency = Residency()
-        residency.add(HostLane("start", max_rows))
-        for lane in self.lanes.values():
-            residency.add(lane)
-        ticks = itertools.count()
-        self.loop = Loop(residency, clock=lambda: float(next(ticks)))
+        self.loop = ticking_loop([HostLane("start", max_rows), *self.lanes.values()])
 
     def views(self, script: Script) -> Any:
         """Stand-ins for the models, as attributes."""
@@ -113,12 +109,7 @@ class Hearth:
         return task
 
     def run(self, limit: int = 1000) -> list[Event]:
-        events: list[Event] = []
-        for _ in range(limit):
-            if not len(self.loop.scheduler):
-                return events
-            events += self.loop.step()
-        raise AssertionError(f"not finished after {limit} steps")
+        return run_to_end(self.loop, limit)
 
 
 def denoise(steps: int, seed: int, *, rows: int = 1, strength: float = 1.0) -> Callable[[Script, Any], Tensor]:
