@@ -66,19 +66,10 @@ def batch(
     kind, options = options_for([finished] if finished else what_it_makes(model, load, out), model, text, picture)
     answers = _answers(kind, model, folder, input_path, file_format)
     seed = options.pop("seed", 0)
-    identity = {
-        "model": model,
-        "device": _device_identity(load.device),
-        "dtype": load.dtype,
-        "quant": load.quant,
-        "deterministic": load.deterministic,
-        "components": load.components,
-        "base": load.base,
-    }
     with open_batch(
         input_path,
         folder,
-        identity=identity,
+        identity=_identity(model, load),
         defaults=_located(options),
         seed=seed,
         restart=restart,
@@ -126,6 +117,7 @@ def _identity(model: str, load: LoadOptions) -> dict[str, Any]:
         "quant": load.quant,
         "deterministic": load.deterministic,
         "components": load.components,
+        "base": load.base,
     }
 
 

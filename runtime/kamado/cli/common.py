@@ -108,6 +108,18 @@ class LoadOptions:
     step_budget: int | None = None
     """Only presets set it."""
 
+    def of_model(self) -> dict[str, Any]:
+        """What `Runtime.load` and `Runtime.plan` want to know of a model beside its reference."""
+        return {
+            "dtype": self.dtype,
+            "quant": self.quant,
+            "kv_tokens": self.kv_tokens,
+            "allow_code": self.allow_code,
+            "components": self.components,
+            "base": self.base,
+            "offline": self.offline,
+        }
+
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "step_budget")
 _TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "allow_code", "base", "offline", "deterministic")

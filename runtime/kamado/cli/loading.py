@@ -61,17 +61,7 @@ def loaded_model(
         started = time.monotonic()
         with out.progress(None, f"loading {Path(reference).name}") as update:
             model = runtime.load(
-                reference,
-                dtype=load.dtype,
-                quant=load.quant,
-                kv_tokens=load.kv_tokens,
-                step_budget=load.step_budget,
-                allow_code=load.allow_code,
-                components=load.components,
-                base=load.base,
-                offline=load.offline,
-                request=request,
-                progress=update,
+                reference, **load.of_model(), step_budget=load.step_budget, request=request, progress=update
             )
         plan = model.plan
         out.detail(

@@ -22,16 +22,7 @@ def plan(model: str, load: LoadOptions, out: Output) -> None:
     checkpoint's own code, which runs for that.
     """
     with open_runtime(load) as runtime:
-        result = runtime.plan(
-            model,
-            dtype=load.dtype,
-            quant=load.quant,
-            kv_tokens=load.kv_tokens,
-            allow_code=load.allow_code,
-            components=load.components,
-            base=load.base,
-            offline=load.offline,
-        )
+        result = runtime.plan(model, **load.of_model())
     out.json(result.as_dict())
     for line in describe(result):
         out.line(line)
