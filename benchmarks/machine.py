@@ -36,6 +36,12 @@ def description(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def model_name(reference: str) -> str:
+    """What results call the model: of a path, which means something on this machine alone, the last name."""
+    path = Path(reference)
+    return path.resolve().name if path.exists() else reference
+
+
 def write(name: str, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Path:
     """Append the rows to `benchmarks/results/NAME.jsonl`, each with the machine."""
     path = ROOT / "benchmarks" / "results" / f"{name}.jsonl"

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from layouts import PICTURE_LAYOUTS, write_picture_layout
-from machine import description, write
+from machine import description, model_name, write
 
 import kamado
 from kamado.events import Progress, Token
@@ -176,7 +176,7 @@ def main() -> None:
                 rows += (overhead if test == "overhead" else together)(model, arguments)
             print(*rows, sep="\n", flush=True)
     if arguments.write:
-        shared = {"model": arguments.layout or arguments.model, "steps": arguments.steps}
+        shared = {"model": arguments.layout or model_name(arguments.model), "steps": arguments.steps}
         print(write(arguments.write, [shared | row for row in rows], machine))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from layouts import LAYOUTS, write_layout
-from machine import description, write
+from machine import description, model_name, write
 from transformers import GenerationConfig
 
 import kamado
@@ -121,7 +121,11 @@ def main() -> None:
         if arguments.layout:
             write_layout(arguments.layout, Path(folder), device=arguments.device)
         rows = compare(folder if arguments.layout else arguments.model, arguments)
-    shared = {"model": arguments.layout or arguments.model, "dtype": arguments.dtype, "prompt": arguments.prompt}
+    shared = {
+        "model": arguments.layout or model_name(arguments.model),
+        "dtype": arguments.dtype,
+        "prompt": arguments.prompt,
+    }
     if arguments.write:
         print(write(arguments.write, [shared | row for row in rows], machine))
 

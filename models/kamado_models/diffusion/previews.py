@@ -1,8 +1,8 @@
 """Previews: what an unfinished picture looks like, from its latents, without running the decoder.
 
 The colours of a picture are nearly a linear function of its latents (K. Turner, "Decoding latents to RGB without
-upscaling", discuss.huggingface.co, 2022). The function is fitted once for each model: a few smooth pictures go through
-its own autoencoder, and least squares does the rest. So fine-tuned and unknown autoencoders are served too.
+upscaling", 2022, in the forum of diffusers' authors). The function is fitted once for each model: a few smooth pictures
+go through its own autoencoder, and least squares does the rest. So fine-tuned and unknown autoencoders are served too.
 """
 
 from __future__ import annotations
