@@ -84,16 +84,11 @@ def stored_revision(path: Path) -> str | None:
 
 def _single_file(path: Path, reference: str, revision: str | None) -> Checkpoint:
     suffix = path.suffix.lower()
-    if suffix == ".gguf":
-        gguf = read_gguf_header(path)
+    if suffix in (".gguf", ".safetensors"):
+        is_gguf = suffix == ".gguf"
+        header = read_gguf_header(path) if is_gguf else read_safetensors_header(path)
         return Checkpoint(
-            reference=reference, root=path, layout="gguf", config={}, metadata=gguf.metadata,
-            tensors=_some(gguf.tensors, path), files={}, revision=revision,
-        )  # fmt: skip
-    if suffix == ".safetensors":
-        header = read_safetensors_header(path)
-        return Checkpoint(
-            reference=reference, root=path, layout="safetensors", config={}, metadata=header.metadata,
+            reference=reference, root=path, layout="gguf" if is_gguf else "safetensors", config={}, metadata=header.metadata,
             tensors=_some(header.tensors, path), files={}, revision=revision,
         )  # fmt: skip
     if suffix in PICKLE_SUFFIXES:
