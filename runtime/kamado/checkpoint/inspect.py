@@ -88,8 +88,8 @@ def _single_file(path: Path, reference: str, revision: str | None) -> Checkpoint
         is_gguf = suffix == ".gguf"
         header = read_gguf_header(path) if is_gguf else read_safetensors_header(path)
         return Checkpoint(
-            reference=reference, root=path, layout="gguf" if is_gguf else "safetensors", config={}, metadata=header.metadata,
-            tensors=_some(header.tensors, path), files={}, revision=revision,
+            reference=reference, root=path, layout="gguf" if is_gguf else "safetensors", config={},
+            metadata=header.metadata, tensors=_some(header.tensors, path), files={}, revision=revision,
         )  # fmt: skip
     if suffix in PICKLE_SUFFIXES:
         raise UnsafeCheckpoint(
