@@ -12,7 +12,7 @@ from kamado.errors import Cancelled, ContextOverflow, GenerationFailed, KamadoEr
 from kamado.events import Event, Finished, FinishReason, Started, Token, TokenLogprob
 from kamado.memory.plan import LanePlan, Plan
 from kamado.requests import TextOptions, resolve_text_options
-from kamado.results import Choice, Result, Timings, TokenChoice, Usage
+from kamado.results import Choice, Failure, Result, Timings, TokenChoice, Usage
 
 CONTEXT_TOKENS = 200
 
@@ -55,6 +55,8 @@ class FakeModel:
     plan: Plan = field(default_factory=make_plan)
     capabilities: tuple[str, ...] = ("text",)
     info: dict[str, Any] = field(default_factory=dict)
+    failing: frozenset[int] = frozenset()
+    """Answers of each request that fail after their first word."""
 
     def prepare(self, prompt: str | None, options: Mapping[str, Any]) -> tuple[TextOptions, str]:
         request = {**options} if prompt is None else {"prompt": prompt, **options}
@@ -100,6 +102,12 @@ class FakeModel:
                     yield Finished("r1", "failed", error=GenerationFailed("the request failed: boom"))
                     return
                 for index, (pieces, reason) in enumerate(answers):
+                    if index in self.failing:
+                        if step == 1:
+                            yield Finished("r1", "failed", index, error=self._fault(index))
+                        elif step == 0:
+                            yield Token("r1", index, 7, pieces[step])
+                        continue
                     if step < len(pieces):
                         yield Token("r1", index, 7, pieces[step])
                     if step == len(pieces) - 1:
@@ -116,7 +124,16 @@ class FakeModel:
         if "boom" in asked:
             raise GenerationFailed("the request failed: boom")
         choices = []
+        failures = tuple(
+            Failure(index=index, seed=None, error=self._fault(index))
+            for index in range(resolved.n)
+            if index in self.failing
+        )
+        if len(failures) == resolved.n:
+            raise failures[0].error
         for index in range(resolved.n):
+            if index in self.failing:
+                continue
             pieces, reason = self.answer(resolved, asked, index)
             chosen = [TokenLogprob(7, piece, float("-inf") if piece == "You" else -0.5) for piece in pieces]
             logprobs = None if resolved.logprobs is None else tuple(TokenChoice(chosen=token) for token in chosen)
@@ -129,9 +146,14 @@ class FakeModel:
             request_id="r1",
             choices=tuple(choices),
             usage=Usage(prompt_tokens=len(asked.split()), completion_tokens=made, cached_tokens=3),
+            failures=failures,
             timings=Timings(queued_s=0.0, ttft_s=0.01, total_s=0.1),
             recipe={"model": self.recipe_model, "seed": resolved.seed, "device": "cpu", "dtype": self.recipe_dtype},
         )
+
+    @staticmethod
+    def _fault(index: int) -> GenerationFailed:
+        return GenerationFailed(f"NaN in answer {index}")
 
     def map(
         self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None

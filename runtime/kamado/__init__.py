@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .memory.devices import devices as devices
     from .replaying import Replay as Replay
     from .replaying import replay as replay
+    from .results import Failure as Failure
     from .results import Result as Result
 
     __version__: str
@@ -57,7 +58,7 @@ _HOMES = {
     ".jobs": ("Job",),
     ".memory.devices": ("devices",),
     ".replaying": ("Replay", "replay"),
-    ".results": ("Result",),
+    ".results": ("Failure", "Result"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 
-from .errors import KamadoError
+from .errors import Cancelled, KamadoError
 from .events import Event, Finished, Started, Token
 from .results import Result, Timings
 
@@ -81,7 +81,8 @@ class Job:
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the end. Raises what ended it (Cancelled, DeadlineExceeded, GenerationFailed), or TimeoutError
-        after `timeout` seconds, and then the request goes on."""
+        after `timeout` seconds, and then the request goes on. Of `n` answers some may have failed: that is told in
+        `Result.failures`, and raised (the first one) only if none was made."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._closed, timeout):
                 raise TimeoutError(f"request {self.id} has not finished within {timeout} s")
@@ -145,9 +146,7 @@ class Job:
     def _outcome(self) -> Result:
         with self._changed:
             events, marks, result = list(self._events), dict(self._marks), self._result
-        for event in events:
-            if isinstance(event, Finished) and event.error is not None:
-                raise event.error
+        _raise_what_ended_it([event.error for event in events if isinstance(event, Finished)])
         if result is None:
             total = marks["total"]
             timings = Timings(queued_s=marks.get("queued", total), ttft_s=marks.get("first"), total_s=total)
@@ -162,6 +161,16 @@ def result_or_error(job: Job) -> Result | KamadoError:
         return job.result()
     except KamadoError as error:
         return error
+
+
+def _raise_what_ended_it(ends: Sequence[Exception | None]) -> None:
+    """`ends`: what each answer failed of, or None, in the order in which they ended."""
+    failed = [error for error in ends if error is not None]
+    stopped = [error for error in failed if isinstance(error, Cancelled)]
+    if stopped:
+        raise stopped[0]
+    if failed and len(failed) == len(ends):
+        raise failed[0]
 
 
 class EventStream(Iterator[Event]):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidRequest
-from .events import FinishReason, TokenLogprob
+from .errors import InvalidRequest, KamadoError
+from .events import Event, Finished, FinishReason, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +60,23 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One of the `n` answers that came to nothing, while others of the request were made."""
+
+    index: int
+    """Which one, from 0."""
+    seed: int | None
+    """Of a picture. Texts have none of their own."""
+    error: KamadoError
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"index": self.index, "seed": self.seed, "error": str(self.error)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A finished request. Text fields speak of the first answer; `choices` has all."""
+    """A finished request. Text fields speak of the first answer that was made; `choices` has all."""
 
     request_id: str
     choices: tuple[Choice, ...] = ()
@@ -72,25 +87,45 @@ class Result:
     """The same before rounding: numpy float32 (height, width, channels), in [0, 1]."""
     seeds: tuple[int, ...] = ()
     """The seed that makes each picture again, by itself."""
+    failures: tuple[Failure, ...] = ()
+    """The answers that were not made, in order. `choices`, or `images`, `pixels` and `seeds`, are of the others."""
     timings: Timings = field(default_factory=Timings)
     notes: tuple[str, ...] = ()
     """What the caller should know of how it was made: a prompt that was cut, say. One sentence each."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """All that is needed to make the output again: model hashes, parameters, seed, versions."""
 
+    @property
+    def num_asked(self) -> int:
+        """How many answers were asked for."""
+        return len(self.images or self.choices) + len(self.failures)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Which of the request's `n` answers was made, from 0: that of each picture in `images`."""
+        failed = {failure.index for failure in self.failures}
+        return tuple(index for index in range(self.num_asked) if index not in failed)
+
+    @property
+    def failure_notes(self) -> tuple[str, ...]:
+        """Of `notes`, the sentences about `failures`."""
+        return failure_notes(self.failures, self.num_asked, "picture" if self.images else "answer")
+
     def picture_recipe(self, index: int) -> dict[str, Any]:
-        """The recipe of one picture by itself."""
+        """The recipe of one picture by itself: that of `images[index]`."""
         options = {**self.recipe.get("options", {}), "seed": self.seeds[index], "n": 1}
         return {**self.recipe, "options": options}
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write the pictures, each with its recipe inside: one to `path`, several to `name-1.png`, `name-2.png`, ...
-        Returns the paths. Raises InvalidRequest for a suffix that is none of a picture, or a result without any."""
+        """Write the pictures, each with its recipe inside: to `path` if one was asked for, else to `name-1.png`,
+        `name-2.png`, ...; one that was not made leaves its number out. Returns the paths. Raises InvalidRequest for a
+        suffix that is none of a picture, or a result without any."""
         from .media.pictures import save_picture
 
         if not self.images:
             raise InvalidRequest("this result has no pictures to save")
-        paths = numbered_paths(Path(path), len(self.images))
+        numbered = numbered_paths(Path(path), self.num_asked)
+        paths = [numbered[index] for index in self.indices]
         for index, (image, each) in enumerate(zip(self.images, paths, strict=True)):
             save_picture(image, each, self.picture_recipe(index))
         return paths
@@ -117,3 +152,22 @@ def numbered_paths(path: Path, count: int) -> list[Path]:
     if count == 1:
         return [path]
     return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+
+
+def failures_in(events: Iterable[Event], seed_of: Callable[[int], int | None]) -> tuple[Failure, ...]:
+    """The answers that failed, by the events of the request. `seed_of(index)`: see Failure."""
+    ends = sorted((event for event in events if isinstance(event, Finished)), key=lambda event: event.index)
+    return tuple(
+        Failure(index=end.index, seed=seed_of(end.index), error=end.error)
+        for end in ends
+        if isinstance(end.error, KamadoError)
+    )
+
+
+def failure_notes(failures: Sequence[Failure], num_asked: int, what: str = "picture") -> tuple[str, ...]:
+    """A sentence for each of the `num_asked` answers that was not made. `what` is the word for one."""
+    seeds = ["" if failure.seed is None else f" (seed {failure.seed})" for failure in failures]
+    return tuple(
+        f"{what} {failure.index + 1} of {num_asked}{seed} was not made: {failure.error}"
+        for failure, seed in zip(failures, seeds, strict=True)
+    )

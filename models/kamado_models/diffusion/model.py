@@ -18,7 +18,7 @@ from kamado.events import Event, Finished, Media
 from kamado.media.inputs import INPUTS, described_inputs
 from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions
-from kamado.results import Result, Timings
+from kamado.results import Result, Timings, failure_notes, failures_in
 
 from .intake import Intake
 from .parts import recipe_files
@@ -70,18 +70,20 @@ class PipelineModel:
 
     def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
         """See LoadedModel."""
-        done: dict[int, Any] = {event.index: event.output for event in events if isinstance(event, Finished)}
+        ends = [event for event in events if isinstance(event, Finished)]
+        done: dict[int, Any] = {end.index: end.output for end in ends if end.error is None}
         first = tasks[0]
         assert isinstance(first, PictureTask)
-        pixels = tuple(done[index] for index in sorted(done))
         seed = first.options.seed
+        failures = failures_in(events, lambda index: seed + index)
         return Result(
             request_id=request_id,
-            images=tuple(event.data for event in _in_order(events)),
-            pixels=pixels,
-            seeds=tuple(seed + index for index in range(len(pixels))),
+            images=tuple(event.data for event in _in_order(events) if event.index in done),
+            pixels=tuple(done[index] for index in sorted(done)),
+            seeds=tuple(seed + index for index in sorted(done)),
+            failures=failures,
             timings=timings,
-            notes=_notes(tasks),
+            notes=(*_notes(tasks), *failure_notes(failures, len(tasks))),
             recipe=self._recipe(first),
         )
 

@@ -18,7 +18,7 @@ from kamado.errors import ContextOverflow, InvalidRequest
 from kamado.events import Event, Finished, Token
 from kamado.memory.plan import Plan
 from kamado.requests import Sampling, TextOptions, resolve_text_options
-from kamado.results import Choice, Result, Timings, TokenChoice, Usage
+from kamado.results import Choice, Result, Timings, TokenChoice, Usage, failure_notes, failures_in
 from kamado.sampling.check import check_sampling
 from kamado.tasks.text import TextModel, TextTask
 
@@ -105,6 +105,7 @@ class LanguageModel:
     def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
         """See LoadedModel."""
         ends = {event.index: event for event in events if isinstance(event, Finished)}
+        made = [end for _, end in sorted(ends.items()) if end.error is None]
         tokens: dict[int, list[Token]] = {index: [] for index in ends}
         for event in events:
             if isinstance(event, Token):
@@ -112,15 +113,18 @@ class LanguageModel:
         first = ends[0]
         task = tasks[0]
         assert isinstance(task, TextTask)
+        failures = failures_in(events, lambda index: None)
         return Result(
             request_id=request_id,
-            choices=tuple(_choice(ends[index], tokens[index]) for index in sorted(ends)),
+            choices=tuple(_choice(end, tokens[end.index]) for end in made),
             usage=Usage(
                 prompt_tokens=first.prompt_tokens,
                 completion_tokens=sum(end.completion_tokens for end in ends.values()),
                 cached_tokens=first.cached_tokens,
             ),
+            failures=failures,
             timings=timings,
+            notes=failure_notes(failures, len(ends), "answer"),
             recipe=self._recipe(task.options),
         )
 

@@ -71,10 +71,10 @@ class PictureAnswers:
 
         (self._folder / MEDIA_NAME).mkdir(exist_ok=True)
         files = []
-        for index, image in enumerate(result.images):
-            number = f".{index + 1}" if len(result.images) > 1 else ""
+        for position, (index, image) in enumerate(zip(result.indices, result.images, strict=True)):
+            number = f".{index + 1}" if result.num_asked > 1 else ""
             name = f"{MEDIA_NAME}/{safe_name(line_id)}{number}.{self._format}"
-            save_picture(image, self._folder / name, result.picture_recipe(index))
+            save_picture(image, self._folder / name, result.picture_recipe(position))
             files.append(name)
         document = {
             "id": line_id,
@@ -84,7 +84,8 @@ class PictureAnswers:
             "error": None,
             "recipe": dict(result.recipe),
         }
-        return document | ({"notes": list(result.notes)} if result.notes else {})
+        notes = [note for note in result.notes if note not in result.failure_notes]  # those stand in the error
+        return document | ({"notes": notes} if notes else {})
 
     def failed(self, line_id: str | int, message: str) -> dict[str, Any]:
         """See Answers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from .texts import TextAnswers
 JOURNAL_NAME = "journal.jsonl"
 RESULTS_NAME = "results.jsonl"
 LOCK_NAME = ".lock"
+_MAX_MISSING = 3
+"""So many answers that one line lacks are named in its error."""
 
 
 class BatchModel(Protocol):
@@ -50,8 +52,8 @@ class Answers(Protocol):
         would replace."""
 
     def keep(self, line_id: str | int, result: Result) -> Mapping[str, Any]:
-        """Write the files of an answer, if it has any. Returns its line of results.jsonl. Raises InvalidRequest, and
-        the line has failed, or OSError, which ends the batch."""
+        """Write the files of an answer, if it has any: of what was made, where not all was. Returns its line of
+        results.jsonl. Raises InvalidRequest, and the line has failed, or OSError, which ends the batch."""
 
     def failed(self, line_id: str | int, message: str) -> Mapping[str, Any]:
         """The line of results.jsonl for a line that could not be answered."""
@@ -120,7 +122,7 @@ def open_batch(
         answers.prepare(is_new=not restart and not journal_path.exists())
         with Journal(journal_path, header) as journal:
             if retry_failed:
-                journal.forget_failed()
+                _forget_failed(folder, journal)
             yield Batch(
                 input_path,
                 sha256=source.sha256,
@@ -140,6 +142,14 @@ def kind_of_batch(folder: Path) -> str | None:
     header = next(journal_lines(folder / JOURNAL_NAME), {})
     kind = header.get("makes")
     return kind if isinstance(kind, str) else None
+
+
+def _forget_failed(folder: Path, journal: Journal) -> None:
+    """The failed lines are to be run again: what was made of them goes, files too."""
+    files = [name for result in journal.results() if result.get("status") != "ok" for name in files_of(result)]
+    journal.forget_failed()
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _throw_away(folder: Path) -> None:
@@ -230,9 +240,12 @@ class Batch:
     def _kept(self, line_id: str | int, number: int, answer: Result | KamadoError) -> Mapping[str, Any]:
         if isinstance(answer, Result):
             try:
-                return self._answers.keep(line_id, answer)
+                kept = self._answers.keep(line_id, answer)
             except InvalidRequest as error:
                 answer = error
+            else:
+                missing = answer.failure_notes
+                return {**kept, "status": "failed", "error": f"line {number}: {_told(missing)}"} if missing else kept
         return self._answers.failed(line_id, f"line {number}: {answer}")
 
     def finish(self) -> Summary:
@@ -292,6 +305,12 @@ def _check_made_alike(earlier: Mapping[str, Any] | None, result: Result) -> None
                 f"the earlier answers were made with another {name} ({then.get(name)!r}, now {now.get(name)!r}); "
                 "give another folder, or --restart to throw them away"
             )
+
+
+def _told(missing: Sequence[str]) -> str:
+    """What was not made, in a message that does not grow with the request."""
+    more = len(missing) - _MAX_MISSING
+    return "; ".join([*missing[:_MAX_MISSING], *([f"{more} more were not made"] if more > 0 else [])])
 
 
 def _claim(seen: dict[str, int], line_id: str | int, number: int) -> None:

@@ -61,7 +61,7 @@ def ok_result(line_id: str | int, result: Result) -> dict[str, Any]:
         },
         "recipe": dict(result.recipe),
     }
-    if len(result.choices) > 1 or result.logprobs is not None:
+    if result.num_asked > 1 or result.logprobs is not None:
         document["choices"] = [choice_document(choice) for choice in result.choices]
     return document
 

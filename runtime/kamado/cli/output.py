@@ -91,6 +91,10 @@ class Output:
         if self.verbose:
             self._say(text)
 
+    def error(self, text: str) -> None:
+        """One line about what went wrong, on stderr, also under -q."""
+        self._say(f"kamado: {text}")
+
     def _say(self, text: str) -> None:
         self._stderr.write(printable(text) + "\n")
         self._stderr.flush()

@@ -17,6 +17,7 @@ from ..units import format_seconds
 from .common import LoadOptions, Output
 from .kinds import as_typed, opened
 from .loading import loaded_model
+from .partly import check_whole
 from .prompt import read_picture_prompt
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def run_pictures(
     out: Output,
 ) -> None:
     """Make pictures, write them, say where. `path` None: named files in the current folder. Raises InvalidRequest
-    before anything is loaded where a file cannot be read or written, and what loading and generating raise."""
+    before anything is loaded where a file cannot be read or written, what loading and generating raise, and what
+    `check_whole` raises."""
     asked = read_picture_prompt(prompt, out)
     check_target(path or Path("x.png"), options.get("n", 1))
     if previews is None and "preview_every" in options:
@@ -50,7 +52,8 @@ def run_pictures(
         result = make(loaded, asked, given, out, previews=previews)
     files = _save(result, path, slug(asked or "") or slug(Path(model).name) or "picture")
     for note in result.notes:
-        out.note(note)
+        if note not in result.failure_notes:
+            out.note(note)
     for file in files:
         out.text(f"{file}\n")
     out.json(_document(model, asked, options, result, files))
@@ -59,6 +62,7 @@ def run_pictures(
         f"{len(files)} x {width} x {height} pixels in {format_seconds(result.timings.total_s)}, "
         f"seed {', '.join(map(str, result.seeds))}"
     )
+    check_whole(result.failure_notes, out)
 
 
 def make(
@@ -163,6 +167,7 @@ def _document(
         "request": ({} if prompt is None else {"prompt": prompt}) | as_typed(options),
         "files": [str(file) for file in files],
         "seeds": list(result.seeds),
+        "failures": [failure.as_dict() for failure in result.failures],
         "finish_reason": result.finish_reason,
         "notes": list(result.notes),
         "timings": {"queued_s": result.timings.queued_s, "total_s": result.timings.total_s},

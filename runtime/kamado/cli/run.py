@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..batch.texts import choice_document
-from ..errors import InvalidRequest
+from ..errors import Cancelled, InvalidRequest, KamadoError
 from ..events import Event, Finished, Token
 from ..files import replacing
+from ..results import Failure, failure_notes
 from ..units import format_seconds
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, text_options
 from .kinds import check_values, options_for
 from .loading import loaded_model, what_it_makes
+from .partly import check_whole
 from .picture_options import picture_options
 from .pictures import run_pictures
 from .prompt import read_prompt
@@ -86,20 +88,23 @@ def _run_text(
             if path is not None:
                 _write(path, result, out)
             out.detail(f"{result.usage.completion_tokens} tokens in {format_seconds(result.timings.total_s)}")
+            missing = result.failure_notes
         else:
-            speed = show_stream(loaded.stream(asked, **options), options.get("n", 1), out)
+            speed, missing = show_stream(loaded.stream(asked, **options), options.get("n", 1), out)
             for line in speed.lines():
                 out.detail(line)
             if "length" in speed.reasons and "max_tokens" not in options:
                 out.note("the answer was cut: the model's context is full")
+    check_whole(missing, out)
 
 
 def _is_terminal(stream: Any) -> bool:
     return stream is not None and not stream.closed and bool(stream.isatty())
 
 
-def show_stream(events: Iterable[Event], num_answers: int, out: Output) -> Speed:
-    """Print answers as they come: the first one live, the others after it. Raises what a request failed of."""
+def show_stream(events: Iterable[Event], num_answers: int, out: Output) -> tuple[Speed, tuple[str, ...]]:
+    """Print answers as they come: the first one live, the others after it. Raises what ended a request; answers that
+    failed while others did not are returned, a sentence each."""
     answers = _Answers(num_answers, out)
     try:
         with closing(events) as stream:  # type: ignore[type-var]  # a generator; closing it cancels the request
@@ -107,7 +112,7 @@ def show_stream(events: Iterable[Event], num_answers: int, out: Output) -> Speed
                 answers.put(event)
     finally:
         answers.end()
-    return answers.speed
+    return answers.speed, answers.missing()
 
 
 class _Answers:
@@ -119,6 +124,7 @@ class _Answers:
         self._current = 0
         self._waiting = [""] * num_answers
         self._finished: set[int] = set()
+        self._failures: list[Failure] = []
         self._at_line_start = True
         self.speed = Speed()
 
@@ -129,10 +135,18 @@ class _Answers:
             self._add(event.index, event.text)
         elif isinstance(event, Finished):
             self._add(event.index, event.text)
-            if event.error is not None:
+            if isinstance(event.error, Cancelled):
                 raise event.error
+            if isinstance(event.error, KamadoError):
+                self._failures.append(Failure(index=event.index, seed=None, error=event.error))
             self._finished.add(event.index)
             self._advance()
+
+    def missing(self) -> tuple[str, ...]:
+        """There are no more events. Raises the first failure if no answer was made."""
+        if len(self._failures) == len(self._finished) > 0:
+            raise self._failures[0].error
+        return failure_notes(self._failures, self._num_answers, "answer")
 
     def _add(self, index: int, text: str) -> None:
         if index != self._current:
@@ -162,6 +176,7 @@ def result_document(model: str, prompt: str, options: dict[str, Any], result: Re
         "request": {"prompt": prompt, **options},
         "text": result.text,
         "choices": [choice_document(choice) for choice in result.choices],
+        "failures": [failure.as_dict() for failure in result.failures],
         "finish_reason": result.finish_reason,
         "usage": {
             "prompt_tokens": result.usage.prompt_tokens,

@@ -59,6 +59,16 @@ def test_every_line_is_answered_in_input_order(tmp_path: Path) -> None:
     assert fourth["choices"][0]["logprobs"][0]["logprob"] == -9999.0
 
 
+def test_a_line_of_which_a_part_was_not_made_has_failed_and_keeps_the_rest(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in.jsonl", [{"id": "d", "prompt": "x", "n": 3}])
+    assert run(source, tmp_path / "out", FakeModel(failing=frozenset({0, 1}))).failed == 1
+    (result,) = results(tmp_path / "out")
+    told = [f"answer {number} of 3 was not made: NaN in answer {number - 1}" for number in (1, 2)]
+    assert result["status"] == "failed" and result["error"] == "line 1: " + "; ".join(told)
+    assert [choice["index"] for choice in result["choices"]] == [2] and result["text"] == result["choices"][0]["text"]
+    assert run(source, tmp_path / "out", retry_failed=True).ok == 1
+
+
 def test_bad_lines_fail_alone_with_their_number(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     deep = b'{"id": "deep", "prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"

@@ -86,6 +86,29 @@ def test_notes_stand_in_their_line(tmp_path: Path) -> None:
     assert results(tmp_path / "out")[0]["notes"] == ["cut"]
 
 
+def test_a_line_of_which_a_part_was_not_made_has_failed_and_keeps_the_rest(tmp_path: Path) -> None:
+    folder, model = tmp_path / "out", FakePictureModel(failing=frozenset({8, *range(20, 25)}), notes=("cut",))
+    lines = [{"id": "a", "prompt": "x", "seed": 7, "n": 3}, {"id": "b", "prompt": "x", "seed": 19, "n": 6}, LINES[0]]
+    source = write_input(tmp_path / "in.jsonl", [*lines[:2], {**LINES[0], "id": "c"}])
+    assert run(source, folder, model).failed == 2
+    first, second, third = results(folder)
+    assert first["status"] == "failed" and first["notes"] == ["cut"] and first["recipe"]["options"]["n"] == 3
+    assert first["error"] == "line 1: picture 2 of 3 (seed 8) was not made: it is black"
+    assert first["files"] == ["media/a.1.png", "media/a.3.png"] and first["seeds"] == [7, 9]
+    assert read_recipe(folder / "media/a.3.png")["options"]["seed"] == 9
+    assert second["files"] == ["media/b.1.png"] and second["error"].endswith("; 2 more were not made")
+    assert second["error"].count("it is black") == 3 and third["status"] == "ok"
+    assert sorted(media(folder)) == ["a.1.png", "a.3.png", "b.1.png", "c.png"]
+
+    again = FakePictureModel(failing=frozenset({9}))
+    assert run(source, folder, again, retry_failed=True).failed == 1
+    assert [request["seed"] for request in again.requests] == [7, 19]
+    assert results(folder)[0]["files"] == ["media/a.1.png", "media/a.2.png"]
+    assert len(results(folder)[1]["files"]) == 6 and "a.3.png" not in media(folder)
+    run(source, folder, FakePictureModel(), restart=True)
+    assert all(result["status"] == "ok" and "notes" not in result for result in results(folder))
+
+
 def test_bad_lines_fail_alone(tmp_path: Path) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"self": 1}, "unknown option: self"),

@@ -136,6 +136,32 @@ def test_prompts_that_are_none(
     assert runtime.loaded == []
 
 
+def test_answers_that_were_made_are_shown_though_others_failed(
+    kamado: Kamado, model: FakeModel, tmp_path: Path
+) -> None:
+    model.failing = frozenset({0, 2})
+    told = [f"kamado: answer {number} of 3 was not made: NaN in answer {number - 1}" for number in (1, 3)]
+    args = ("run", "m", "hi", "--n", "3")
+    live = kamado(*args)
+    lines = live.out.splitlines()
+    assert (live.status, live.err.splitlines()) == (1, told)
+    assert lines[:2] == ["You", "--- 2 ---"] and lines[3:] == ["--- 3 ---", "You"]
+    assert lines[2].startswith("You said: hi")
+
+    whole = kamado(*args, "-o", str(tmp_path / "x.txt"), "--json", "-q")
+    document = json.loads(whole.out)
+    assert (whole.status, whole.err.splitlines()) == (1, told)
+    assert [choice["index"] for choice in document["choices"]] == [1]
+    assert [failure["index"] for failure in document["failures"]] == [0, 2]
+    assert (tmp_path / "x.txt").read_text().splitlines()[0] == "--- 2 ---"
+
+    model.failing = frozenset({0, 1, 2})
+    for extra in ((), ("--json",)):
+        nothing = kamado(*args, *extra)
+        assert (nothing.status, nothing.err) == (1, "kamado: NaN in answer 0\n")
+    assert kamado("run", "m", "hi").status == 1
+
+
 def test_a_prompt_that_is_too_long_has_both_numbers(kamado: Kamado, runtime: FakeRuntime) -> None:
     done = kamado("run", "m", stdin=b"word " * 300)
     assert done.status == 2 and "300 tokens" in done.err and "holds 200" in done.err

@@ -79,7 +79,8 @@ def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> Non
     assert done.err == "" and document["files"] == ["x-1.png", "x-2.png"] and document["seeds"] == [1, 2]
     assert document["request"]["image"] == ["a.png", "b.png"] and document["request"]["mask"] == "mask.png"
     assert document["finish_reason"] == "complete" and document["timings"]["total_s"] == 0.1
-    assert set(document) == {"model", "request", "files", "seeds", "finish_reason", "notes", "timings", "recipe"}
+    names = {"model", "request", "files", "seeds", "failures", "finish_reason", "notes", "timings", "recipe"}
+    assert set(document) == names and document["failures"] == []
     assert [open_picture(name).size for name in document["files"]] == [(16, 24)] * 2
 
 
@@ -230,6 +231,31 @@ def test_a_failure_leaves_the_file_that_was_there(kamado: Kamado, pictures: Fake
     assert (done.status, done.out, done.err) == (130, "", "")
     assert pictures.jobs[-1].cancelled
     assert os.listdir(folder) == ["x.png"] and Path("x.png").read_bytes() == before
+
+
+def test_pictures_that_were_made_are_written_though_others_failed(kamado: Kamado, pictures: FakePictureModel) -> None:
+    pictures.failing, pictures.notes = frozenset({9}), ("the prompt was cut",)
+    args = ("run", "fake", "a cat", "--seed", "7", "--n", "4")
+    told = "kamado: picture 3 of 4 (seed 9) was not made: it is black\n"
+    done = kamado(*args, "-o", "x.png")
+    assert (done.status, done.out) == (1, "x-1.png\nx-2.png\nx-4.png\n")
+    assert done.err == f"the prompt was cut\n{told}"
+    assert sorted(os.listdir()) == ["x-1.png", "x-2.png", "x-4.png"]
+    assert open_picture("x-4.png").tobytes() == draw(10).tobytes()
+    assert read_recipe("x-4.png")["options"]["seed"] == 10
+
+    named = kamado(*args, "--json", "-q")
+    document = json.loads(named.out)
+    assert (named.status, named.err) == (1, told)
+    assert document["files"] == ["a-cat-7.png", "a-cat-8.png", "a-cat-10.png"] and document["seeds"] == [7, 8, 10]
+    assert document["failures"] == [{"index": 2, "seed": 9, "error": "it is black"}]
+    assert document["notes"] == ["the prompt was cut", told.removeprefix("kamado: ").strip()]
+
+    pictures.failing = frozenset(range(7, 11))
+    before = sorted(os.listdir())
+    nothing = kamado(*args, "-o", "y.png")
+    assert (nothing.status, nothing.out, nothing.err) == (1, "", "kamado: it is black\n")
+    assert sorted(os.listdir()) == before
 
 
 @pytest.mark.usefixtures("pictures")
