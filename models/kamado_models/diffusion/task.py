@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,14 +55,22 @@ class Workshop:
         """What to do about a prompt that pipelines of class `kind` do not read to its end."""
         return "; weighting='a1111' reads all of it" if can_weight(kind, self.factory.components) else ""
 
-    def call(self, script: Script, component: str, call: ModelCall, setting: Setting | None = None) -> Any:
-        """Have the loop make a call of a component with the adapters of `setting`, and wait for its result."""
-        return script.ask(self.lanes[component].work(call, setting))
+    def call(
+        self,
+        script: Script,
+        component: str,
+        call: ModelCall,
+        setting: Setting | None = None,
+        on_joined: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Have the loop make a call of a component with the adapters of `setting`, and wait for its result.
+        `on_joined`: see ModelLane."""
+        return script.ask(self.lanes[component].work(call, setting, on_joined))
 
-    def foreign_call(self, script: Script, component: str, call: ModelCall) -> Any:
+    def foreign_call(self, script: Script, component: str, on_joined: Callable[[], None], call: ModelCall) -> Any:
         """Have the lane of a component make a call of a model that an adapter has brought along."""
         own = replace(call, settings=(*call.settings, ("", id(call.module))))
-        return script.ask(self.lanes[component].work(own))
+        return script.ask(self.lanes[component].work(own, on_joined=on_joined))
 
 
 class PictureTask(LibraryTask):
@@ -91,6 +99,8 @@ class PictureTask(LibraryTask):
         """Its adapters."""
         self.notes: list[str] = []
         """What the caller should know of how it was made."""
+        self.batched = False
+        """Whether any forward of it was shared with other pictures: then it differs by rounding from one made alone."""
         self._first = first
         self._outpainting = outpainting
         self._refinement = refinement
@@ -160,7 +170,7 @@ class PictureTask(LibraryTask):
         # Draws that the code forgets to give a generator to must not shift those of the others.
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
         pipeline = factory.make(kind, functools.partial(self._call, script, further), scheduler)
-        self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet"))
+        self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet", self._joined))
         if options.tiling:
             tile(pipeline)
         self._watch(script, pipeline, generator, options)
@@ -179,16 +189,19 @@ class PictureTask(LibraryTask):
 
     def _made(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         setting = self.chosen.settings.get(component)
-        result = self._workshop.call(script, component, call, setting)
+        result = self._workshop.call(script, component, call, setting, self._joined)
         if call.method == "encode":
             result = with_own_draws(result, further)
         finer = self._workshop.decoders.finer(component, call, result)
         if finer is None:
             return result
-        result = self._workshop.call(script, component, finer, setting)
+        result = self._workshop.call(script, component, finer, setting, self._joined)
         if not is_useless(result):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result
+
+    def _joined(self) -> None:
+        self.batched = True
 
     def _watch(self, script: Script, pipeline: Any, generator: torch.Generator, options: PictureOptions) -> None:
         """Progress, and previews, with the steps of the request's own scheduler."""

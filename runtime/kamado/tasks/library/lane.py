@@ -46,38 +46,41 @@ class ModelLane:
         self._alone = 0
         self._around = around
 
-    def work(self, call: ModelCall, state: Hashable = None) -> Work:
-        """The call as a work of this lane. Only calls for the same `state` of the model share forwards."""
+    def work(self, call: ModelCall, state: Hashable = None, on_joined: Callable[[], None] = lambda: None) -> Work:
+        """The call as a work of this lane. Only calls for the same `state` of the model share forwards. `on_joined` is
+        called if this one does: its result then differs by rounding from that of the call alone."""
         form = None if call.positional else self._stacker.form(call.arguments)
         if form is None:
             self._alone += 1
-            return Work(self.name, ("alone", self._alone), 1, (call, None, state))
+            return Work(self.name, ("alone", self._alone), 1, (call, None, state, on_joined))
         key = (type(call.module), call.method, call.autocast, call.settings, form.key, state)
         positions = form.positions // _PIXELS_OF_A_LATENT if call.method == "encode" else form.positions
-        return Work(self.name, key, max(form.rows * positions, 1), (call, form, state))
+        return Work(self.name, key, max(form.rows * positions, 1), (call, form, state, on_joined))
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. A call that is alone is made exactly as the library made it."""
         calls: list[ModelCall] = [work.payload[0] for work in works]
         try:
             with self._around(works[0].payload[2]):
-                return [calls[0].run()] if len(calls) == 1 else self._run(calls, [work.payload[1] for work in works])
+                return [calls[0].run()] if len(calls) == 1 else self._run(works, calls)
         except Exception as error:
             forget_locals(error)
             raise
 
-    def _run(self, calls: Sequence[ModelCall], forms: Sequence[Form]) -> list[Any]:
+    def _run(self, works: Sequence[Work], calls: Sequence[ModelCall]) -> list[Any]:
+        forms: list[Form] = [work.payload[1] for work in works]
         rows = [form.rows for form in forms]
-        if self._trusted:
-            joined = self._joined(calls, rows)
-            return [call.run() for call in calls] if joined is None else joined
         # Some models treat rows by twos (guidance), so numbers of rows are compared apart.
         kind = (type(calls[0].module), calls[0].method, (calls[0].settings, forms[0].kind, frozenset(rows)))
-        verdict = self.joins.get(kind)
+        verdict = self._trusted or self.joins.get(kind)
         if verdict is None:
             return self._compared(kind, calls, rows)
         joined = self._joined(calls, rows) if verdict else None
-        return [call.run() for call in calls] if joined is None else joined
+        if joined is None:
+            return [call.run() for call in calls]
+        for work in works:
+            work.payload[3]()
+        return joined
 
     def _joined(self, calls: Sequence[ModelCall], rows: Sequence[int]) -> list[Any] | None:
         """The results of one forward for all; None where its result cannot be taken apart."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -86,6 +87,26 @@ def test_joined_gives_what_alone_gives(trusted: bool, rows: list[int], seed: int
         together = trusted or repeat
         assert model.batches == ([sum(rows)] if together else [sum(rows), *rows])
     assert list(over.joins.values()) == ([] if trusted else [True])
+
+
+def test_calls_that_were_joined_are_told_and_no_others() -> None:
+    model, over = Denoiser(), lane()
+    told: list[int] = []
+    calls = [call(model, sample, 1, torch.ones(len(sample), 4, 2)) for sample in samples(1, 2)]
+
+    def works() -> list[Work]:
+        return [over.work(each, on_joined=functools.partial(told.append, number)) for number, each in enumerate(calls)]
+
+    over.run(works())  # compared: what each got was made alone
+    over.run(works()[:1])
+    assert told == []
+    over.run(works())
+    assert told == [0, 1]
+    apart = Mixer()
+    calls = [call(apart, sample) for sample in samples(1, 2)]
+    for _ in range(2):
+        over.run(works())
+    assert told == [0, 1]
 
 
 def test_the_cost_is_rows_by_positions() -> None:
