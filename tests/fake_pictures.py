@@ -75,6 +75,8 @@ class FakePictureModel:
     noise: int = 0
     """Added to the first value of each picture."""
     notes: tuple[str, ...] = ()
+    batched: bool = False
+    """Whether its pictures share forwards with others."""
     failing: frozenset[int] = frozenset()
     """Seeds of which it makes no picture."""
 
@@ -133,6 +135,7 @@ class FakePictureModel:
             images=images,
             seeds=seeds,
             timings=Timings(queued_s=0.0, total_s=0.1),
+            batched=(self.batched,) * len(images),
             failures=failures,
             notes=(*self.notes, *failure_notes(failures, options.n)),
             recipe={**recipe, **self.changes},

@@ -39,7 +39,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=12,
 )
 RECIPES = st.dictionaries(st.text(max_size=10), VALUES, max_size=5)
-FIELDS = ("kamado", "model", "options", "adapters", "inputs", "device", "dtype", "quant", "versions")
+FIELDS = ("kamado", "model", "options", "adapters", "inputs", "device", "dtype", "quant", "versions", "batched")
 INNER = ("reference", "revision", "files", "prompt", "negative", "width", "height", "seed", "weight", "sha256", "image")
 ODD = st.recursive(
     st.sampled_from([None, True, 1, -2.5, 10**400, float("nan"), "", "x", "a/b", "\x1b[31m", "\ud800"]),

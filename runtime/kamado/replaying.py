@@ -20,7 +20,7 @@ from .files import write_new
 from .media.compare import Comparison, compare_pictures, keeps_pixels
 from .media.inputs import INPUTS, described_inputs
 from .media.pictures import WRITE_FORMATS, check_picture_path, open_picture, read_recipe, save_picture
-from .media.recipe import differences, recipe_loading, recipe_request
+from .media.recipe import differences, recipe_loading, recipe_request, rounding_levels
 from .picture_requests import ALIASES
 from .results import Result
 
@@ -39,6 +39,9 @@ class Replay:
     """With the file that the recipe came from."""
     differences: tuple[str, ...]
     """What is not as it was then, as sentences: model files, versions, device, precision."""
+    rounding: int = 0
+    """How far, of 255, a value may be off because one of the two pictures shared forwards with others. 0: both were
+    made alone, so they should be equal."""
 
     @property
     def equal(self) -> bool | None:
@@ -47,8 +50,8 @@ class Replay:
 
     @property
     def as_expected(self) -> bool:
-        """False: the pixels differ by more than rounding, although nothing that the recipe knows of is different."""
-        return self.equal is not False or self.comparison.close or bool(self.differences)
+        """False: the pixels differ by more than `rounding`, although nothing that the recipe knows of is different."""
+        return self.equal is not False or self.comparison.within(self.rounding) or bool(self.differences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class Replayable:
             path=target,
             comparison=compare_pictures(self._original, image) if is_exact else Comparison(equal=None),
             differences=tuple(differences(self.recipe, result.recipe)),
+            rounding=rounding_levels(self.recipe, batched=any(result.batched)),
         )
 
 

@@ -87,6 +87,8 @@ class Result:
     """The same before rounding: numpy float32 (height, width, channels), in [0, 1]."""
     seeds: tuple[int, ...] = ()
     """The seed that makes each picture again, by itself."""
+    batched: tuple[bool, ...] = ()
+    """Whether each picture shared forwards with others, and so differs by rounding from one that is made alone."""
     failures: tuple[Failure, ...] = ()
     """The answers that were not made, in order. `choices`, or `images`, `pixels` and `seeds`, are of the others."""
     timings: Timings = field(default_factory=Timings)
@@ -114,7 +116,8 @@ class Result:
     def picture_recipe(self, index: int) -> dict[str, Any]:
         """The recipe of one picture by itself: that of `images[index]`."""
         options = {**self.recipe.get("options", {}), "seed": self.seeds[index], "n": 1}
-        return {**self.recipe, "options": options}
+        is_batched = any(self.batched[index : index + 1])
+        return {**self.recipe, "options": options, **({"batched": True} if is_batched else {})}
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the pictures, each with its recipe inside: to `path` if one was asked for, else to `name-1.png`,

@@ -197,8 +197,9 @@ def test_replay_from_python(folder: Path) -> None:
         model = runtime.load(MODEL, offline=True)
         model.generate(PROMPT, seed=7, steps=3, n=2).save(folder / "x.png")
         done = library.replay(folder / "x-2.png", folder / "again.png", runtime=runtime, offline=True)
-        assert done.as_expected and done.comparison.close and done.differences == ()
+        assert done.as_expected and done.comparison.within(1) and done.differences == ()
+        assert done.rounding == 1 and read_recipe(folder / "x-2.png")["batched"] is True
         assert done.path == folder / "again.png" and done.result.seeds == (8,)
         assert list(runtime.stats()["models"]) == [model.owner]
     alone = library.replay(folder / "again.png", offline=True)
-    assert alone.equal is True and alone.path.name == "again-replay.png"
+    assert alone.equal is True and alone.path.name == "again-replay.png" and alone.rounding == 0

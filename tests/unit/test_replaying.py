@@ -81,14 +81,36 @@ def test_an_edited_file_is_noticed(tmp_path: Path) -> None:
     assert smaller.equal is False and not smaller.comparison.same_size and not smaller.as_expected
 
 
-def test_rounding_and_other_versions_are_no_surprise(tmp_path: Path) -> None:
+def test_one_that_was_made_alone_must_be_equal(tmp_path: Path) -> None:
     source = make(tmp_path / "x.png")
+    assert "batched" not in read_recipe(source)
     off_by_one = again(replayable(source), FakePictureModel(noise=1))
-    assert off_by_one.equal is False and off_by_one.comparison.close and off_by_one.as_expected
-    assert not again(replayable(source), FakePictureModel(noise=2)).as_expected
+    assert off_by_one.equal is False and off_by_one.comparison.largest == 1 and off_by_one.rounding == 0
+    assert not off_by_one.as_expected
+    assert again(replayable(source)).as_expected
+
+
+@pytest.mark.parametrize("made_alone", [True, False])
+def test_in_a_batch_then_or_now_rounding_is_no_surprise(tmp_path: Path, made_alone: bool) -> None:
+    source = make(tmp_path / "x.png", FakePictureModel(batched=not made_alone))
+    assert read_recipe(source).get("batched") is (None if made_alone else True)
+    for noise, expected in ((0, True), (1, True), (2, False)):
+        done = again(replayable(source), FakePictureModel(noise=noise, batched=made_alone))
+        assert done.equal is (noise == 0) and done.rounding == 1 and done.as_expected is expected
+    half = with_recipe(source, {"dtype": "bfloat16", "batched": True})
+    for noise, expected in ((16, True), (17, False)):
+        done = again(replayable(half), FakePictureModel(noise=noise, changes={"dtype": "bfloat16"}))
+        assert done.rounding == 16 and done.as_expected is expected
+
+
+def test_other_versions_are_no_surprise(tmp_path: Path) -> None:
+    source = make(tmp_path / "x.png")
     newer = again(replayable(source), FakePictureModel(noise=2, changes={"kamado": "9.9", "device": "cuda:0"}))
-    assert newer.equal is False and newer.as_expected
+    assert newer.equal is False and newer.as_expected and newer.rounding == 0
     assert newer.differences == ("device: cpu then, cuda:0 now", "kamado: 0.1.0 then, 9.9 now")
+    elsewhere = with_recipe(source, {"hardware": "one", "threads": 1})
+    moved = again(replayable(elsewhere), FakePictureModel(noise=2, changes={"hardware": "other", "threads": 2}))
+    assert moved.as_expected and moved.differences == ("hardware: one then, other now", "threads: 1 then, 2 now")
 
 
 def test_input_pictures_must_be_those_of_the_recipe(tmp_path: Path) -> None:

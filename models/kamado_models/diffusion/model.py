@@ -16,6 +16,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
 from kamado.events import Event, Finished, Media
 from kamado.media.inputs import INPUTS, described_inputs
+from kamado.memory.devices import resolve_device
 from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings, failure_notes, failures_in
@@ -44,6 +45,7 @@ class PipelineModel:
         self._workshop = workshop
         self._intake = Intake(checkpoint, plan, workshop.factory, sizes)
         self._files: dict[str, Any] | None = None
+        self._hardware = resolve_device(plan.device).model
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
@@ -81,6 +83,7 @@ class PipelineModel:
             images=tuple(event.data for event in _in_order(events) if event.index in done),
             pixels=tuple(done[index] for index in sorted(done)),
             seeds=tuple(seed + index for index in sorted(done)),
+            batched=tuple(isinstance(task := tasks[index], PictureTask) and task.batched for index in sorted(done)),
             failures=failures,
             timings=timings,
             notes=(*_notes(tasks), *failure_notes(failures, len(tasks))),
@@ -126,6 +129,9 @@ class PipelineModel:
             "options": task.described(),
             **({"inputs": inputs} if (inputs := described_inputs(_pictures(task.options))) else {}),
             "device": self.plan.device,
+            "hardware": self._hardware,
+            # Sums that several threads make together are rounded otherwise.
+            **({"threads": torch.get_num_threads()} if self.plan.device == "cpu" else {}),
             "dtype": self.plan.dtype,
             "quant": self.plan.quant,
             "versions": {

@@ -50,7 +50,8 @@ def replay(
     The model is loaded in the precision that it had; --dtype asks for another. A recipe knows input pictures by their
     hashes, so they must be given.
 
-    Exit status: 0 if it was made, 1 if it differs from FILE although nothing that the recipe knows of is different.
+    Exit status: 0 if it was made, 1 if it differs from FILE although nothing that the recipe knows of is different. One
+    that was made in a batch with others may differ by rounding.
     """
     from ..replaying import replayable
 
@@ -87,10 +88,11 @@ def _verdict(file: Path, again: Replay) -> list[str]:
     if again.equal is None:
         return [*lines, f"{file} is in a format that loses detail, so whether the pixels are equal cannot be told"]
     lines.append(f"not equal: {_apart(again.comparison)}")
-    if again.comparison.close:
-        lines.append("that is rounding, as when a picture was made in a batch with others")
+    if again.rounding and again.comparison.within(again.rounding):
+        lines.append("that is rounding: the picture was made in a batch with others, which moves values a little")
     elif not again.differences:
-        lines.append(f"nothing that the recipe knows of is different: {file} was changed after it was made")
+        most = f"a batch moves no value by more than {again.rounding}, and " if again.rounding else ""
+        lines.append(f"{most}nothing that the recipe knows of is different: {file} was changed after it was made")
     return lines
 
 
@@ -111,6 +113,8 @@ def _document(file: Path, reference: str, again: Replay) -> dict[str, Any]:
         "same_size": again.comparison.same_size,
         "different_pixels": again.comparison.different_pixels,
         "largest_difference": again.comparison.largest,
+        "rounding": again.rounding,
+        "as_expected": again.as_expected,
         "differences": list(again.differences),
         "seeds": list(again.result.seeds),
         "timings": {"queued_s": again.result.timings.queued_s, "total_s": again.result.timings.total_s},

@@ -8,9 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-ROUNDING_LEVELS = 1
-"""Of 255: how far a value may be off where only the order of additions differed, as in a batch."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -24,10 +21,9 @@ class Comparison:
     largest: int = 0
     """Largest difference of a value, 0 to 255."""
 
-    @property
-    def close(self) -> bool:
-        """Whether no value is off by more than rounding explains."""
-        return self.same_size and self.largest <= ROUNDING_LEVELS
+    def within(self, levels: int) -> bool:
+        """Whether no value is off by more than that."""
+        return self.same_size and self.largest <= levels
 
 
 def keeps_pixels(path: Path) -> bool:

@@ -8,7 +8,8 @@
          had no more than these,
      "adapters": [{"reference", "weight", "sha256"}],
      "inputs": {"image": {"sha256", "name"}, "mask": {...}},
-     "device", "dtype", "quant", "versions": {library: version}}
+     "device", "hardware": name of the product, "threads" of a CPU, "dtype", "quant", "versions": {library: version},
+     "batched": true if forwards were shared with other pictures; otherwise it is not there}
 
 Recipes come out of files from strangers: any field may be missing or of the wrong type. Readers here take a wrong type
 for a missing field, and raise InvalidRequest only where nothing can be done without it.
@@ -29,7 +30,13 @@ from ..units import format_bytes
 MAX_RECIPE_BYTES = 1 << 20
 MAX_DIFFERENCES = 20
 """Differences of one kind that are listed; the rest is counted."""
+FINE_ROUNDING_LEVELS = 1
+"""In float32 on a CPU, where a batch moves one value in 10 000 by one level."""
+COARSE_ROUNDING_LEVELS = 16
+"""In half precision, quantized, and on GPUs, whose float32 may have the short factors of TF32. 25 steps in bfloat16
+with other sums differ by up to 6 levels; long ones of large models by more."""
 _SHOWN_CHARACTERS = 80
+_FLAT = ("device", "hardware", "threads", "dtype", "quant", "kamado")
 _LARGEST_WEIGHT = 1e6
 # Half characters have no UTF-8, and the two noncharacters no place in XML; JSON has an escape for each.
 _ESCAPED = re.compile("[\ud800-\udfff\ufffe\uffff]")
@@ -79,12 +86,13 @@ def recipe_request(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return pinned, {str(name): value for name, value in options.items() if value is not None}
 
 
-def picture_recipe(recipe: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The recipe of one of the pictures of a request, which makes that picture alone: picture i has seed + i."""
-    options = _mapping(recipe.get("options"))
-    seed = options.get("seed")
-    own = {"seed": seed + index} if isinstance(seed, int) else {}
-    return {**recipe, "options": {**options, **own, "n": 1}}
+def rounding_levels(recipe: Mapping[str, Any], *, batched: bool = False) -> int:
+    """How far, of 255, a value of the picture may be off when nothing is different: 0 if it was made alone, as was the
+    other one (`batched`: it was not), else what other orders of summation do."""
+    if recipe.get("batched") is not True and not batched:
+        return 0
+    is_fine = recipe.get("device") == "cpu" and recipe.get("dtype") == "float32" and recipe.get("quant") == "none"
+    return FINE_ROUNDING_LEVELS if is_fine else COARSE_ROUNDING_LEVELS
 
 
 def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +119,9 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def differences(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What keeps an output of `current` from being that of `recipe`, as sentences; empty if nothing does.
 
-    Compared are model files, components, base, adapters, input files, device, dtype, quantization and versions; not
-    the options. What `recipe` does not mention is not compared, but for components, which it always does.
+    Compared are model files, components, base, adapters, input files, device, hardware, threads, dtype, quantization
+    and versions; not the options. What `recipe` does not mention is not compared, but for components, which it always
+    does.
     """
     then_model, now_model = _mapping(recipe.get("model")), _mapping(current.get("model"))
     found = _bounded("model files", _files(_mapping(then_model.get("files")), _mapping(now_model.get("files"))))
@@ -123,7 +132,7 @@ def differences(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     found += _bounded("adapters", _adapters(recipe, current))
     then_inputs, now_inputs = _digests(recipe.get("inputs")), _digests(current.get("inputs"))
     found += _bounded("inputs", _changes("input ", then_inputs, now_inputs, digests=True))
-    flat = {name: recipe[name] for name in ("device", "dtype", "quant", "kamado") if recipe.get(name) is not None}
+    flat = {name: recipe[name] for name in _FLAT if recipe.get(name) is not None}
     found += list(_changes("", flat, current))
     versions = _changes("version of ", _mapping(recipe.get("versions")), _mapping(current.get("versions")))
     return found + _bounded("versions", versions)

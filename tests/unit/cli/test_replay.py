@@ -75,10 +75,21 @@ def test_an_edited_picture_is_status_1(kamado: Kamado, pictures: FakePictureMode
     assert json.loads(smaller.out)["same_size"] is False
 
 
-def test_rounding_is_status_0_and_said(kamado: Kamado, pictures: FakePictureModel) -> None:
+def test_rounding_of_a_batch_is_status_0_and_said(kamado: Kamado, pictures: FakePictureModel) -> None:
     pictures.noise = 1
-    done = kamado("replay", "x.png")
-    assert done.status == 0 and "1 pixel differs, by up to 1 of 255" in done.err and "rounding" in done.err
+    alone = kamado("replay", "x.png", "--json")
+    assert alone.status == 1 and "1 pixel differs, by up to 1 of 255" in alone.err and "rounding" not in alone.err
+    document = json.loads(alone.out)
+    assert document["rounding"] == 0 and document["as_expected"] is False
+    save_picture(draw(7), "x.png", {**read_recipe("x.png"), "batched": True})
+    done = kamado("replay", "x.png", "--json")
+    assert done.status == 0 and "1 pixel differs, by up to 1 of 255" in done.err
+    assert "that is rounding: the picture was made in a batch with others" in done.err
+    document = json.loads(done.out)
+    assert document["rounding"] == 1 and document["as_expected"] is True and document["equal"] is False
+    pictures.noise = 2
+    more = kamado("replay", "x.png")
+    assert more.status == 1 and "a batch moves no value by more than 1, and nothing that the recipe" in more.err
 
 
 @pytest.mark.usefixtures("pictures")

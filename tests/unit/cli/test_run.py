@@ -17,6 +17,7 @@ def test_an_answer(kamado: Kamado, model: FakeModel, runtime: FakeRuntime) -> No
     assert (done.status, done.out, done.err) == (0, "You said: hello there\n", "")
     assert model.requests == [{"prompt": "hello there", "max_tokens": 9, "temperature": 0.0}]
     assert runtime.loaded[0][0] == "some/model" and runtime.closed and model.closed_streams == 1
+    assert runtime.loaded[0][1]["request"] == model.requests[0]
 
 
 def test_every_text_option_arrives(kamado: Kamado, model: FakeModel) -> None:

@@ -35,7 +35,7 @@ def test_a_picture_into_a_file(kamado: Kamado, pictures: FakePictureModel, runti
     assert pictures.requests == [{"prompt": "a red heart", "seed": 7, "steps": 3}]
     assert open_picture("x.png").tobytes() == draw(7).tobytes()
     assert read_recipe("x.png")["options"] == {"prompt": "a red heart", "seed": 7, "steps": 3, "n": 1}
-    assert runtime.closed
+    assert runtime.closed and runtime.loaded[0][1]["request"] == pictures.requests[0]
 
 
 def test_every_option_arrives(kamado: Kamado, pictures: FakePictureModel) -> None:

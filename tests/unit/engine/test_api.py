@@ -240,6 +240,21 @@ def test_unloading_cancels_and_gives_every_byte_back(runtime: kamado.Runtime, fa
     assert runtime.ledger.held() == 0
 
 
+def test_a_bad_request_comes_before_loading(
+    runtime: kamado.Runtime, family: ToyFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidRequest, match="1000"):
+        runtime.load("toy", request={"prompt": "x", "max_tokens": 2000})
+    monkeypatch.setattr(api, "_default_runtime", runtime)
+    monkeypatch.setattr(api, "_default_models", {})
+    with pytest.raises(InvalidRequest, match="1000"):
+        kamado.generate("toy", "x", max_tokens=2000)
+    assert family.loaded == [] and runtime.ledger.held() == 0 and runtime.stats()["models"] == {}
+    for _ in range(2):
+        assert list(kamado.generate("toy", "x", max_tokens=5).tokens) == wanted("x", 5)
+    assert len(family.loaded) == 1
+
+
 def test_a_load_that_fails_leaves_nothing(runtime: kamado.Runtime) -> None:
     with pytest.raises(OSError, match="disk"):
         runtime.load("broken")

@@ -40,8 +40,7 @@ class SlowToy:
         options = dict(options)
         prompt = [1 + ord(c) % 40 for c in options.pop("prompt")]
         deadline_s = options.pop("deadline_s", None)
-        if options.get("max_tokens", 1) > 1000:
-            raise InvalidRequest("max_tokens must be at most 1000")
+        _check(options)
         task = self.toy.task(request_id, prompt, deadline=now + deadline_s if deadline_s else None, **options)
         task.lane = self.lanes[0].name
         task._model = type(task._model)(
@@ -66,6 +65,11 @@ class SlowToy:
         self.closed = True
 
 
+def _check(options: Mapping[str, Any]) -> None:
+    if options.get("max_tokens", 1) > 1000:
+        raise InvalidRequest("max_tokens must be at most 1000")
+
+
 class ToyFamily:
     name = "toys"
     loaded: list[SlowToy]
@@ -84,6 +88,7 @@ class ToyFamily:
         )  # fmt: skip
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
+        _check(env.request or {})
         env.ledger.enter("cpu", env.owner, "weights", 1000)
         model = SlowToy(plan, env.owner)
         self.loaded.append(model)

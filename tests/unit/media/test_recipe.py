@@ -17,11 +17,12 @@ from kamado.media.recipe import (
     MAX_RECIPE_BYTES,
     differences,
     parse_recipe,
-    picture_recipe,
     recipe_json,
     recipe_loading,
     recipe_request,
+    rounding_levels,
 )
+from kamado.results import Result
 from media_recipes import ODD_RECIPES, RECIPE, RECIPES
 
 
@@ -140,10 +141,34 @@ def test_the_base_of_a_single_file() -> None:
 
 def test_each_picture_of_a_request_has_its_own_recipe() -> None:
     recipe = {**RECIPE, "options": {**RECIPE["options"], "n": 4}}
-    assert picture_recipe(recipe, 0)["options"] == {**RECIPE["options"], "n": 1}
-    assert picture_recipe(recipe, 3)["options"]["seed"] == 4
-    assert recipe["options"]["n"] == 4
-    assert picture_recipe({}, 3) == {"options": {"n": 1}}
+    result = Result(request_id="r", images=(1, 2, 3), seeds=(1, 2, 4), batched=(False, True, True), recipe=recipe)
+    assert result.picture_recipe(0) == {**RECIPE, "options": {**RECIPE["options"], "n": 1}}
+    assert result.picture_recipe(2)["options"] == {**RECIPE["options"], "seed": 4, "n": 1}
+    assert result.picture_recipe(1)["batched"] is True
+    assert recipe["options"]["n"] == 4 and "batched" not in recipe
+    assert Result(request_id="r", images=(1,), seeds=(3,)).picture_recipe(0) == {"options": {"seed": 3, "n": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({}, 1),
+        ({"batched": False}, 0),
+        ({"batched": 1}, 0),
+        ({"batched": "true"}, 0),
+        ({"dtype": "bfloat16"}, 16),
+        ({"quant": "int8"}, 16),
+        ({"device": "cuda:0"}, 16),
+        ({"device": None}, 16),
+    ],
+)
+def test_only_what_shared_forwards_may_differ(changes: dict[str, Any], levels: int) -> None:
+    recipe = {**RECIPE, "device": "cpu", "dtype": "float32", "quant": "none", "batched": True, **changes}
+    assert rounding_levels(recipe) == levels
+    alone = {**recipe, "batched": None}
+    assert rounding_levels(alone) == 0
+    assert rounding_levels(alone, batched=True) == (levels or 1)
+    assert recipe_request(recipe) == recipe_request(alone) and recipe_loading(recipe) == recipe_loading(alone)
 
 
 def test_nothing_is_different_from_itself() -> None:
@@ -186,7 +211,7 @@ def test_odd_recipes_raise_nothing_else(recipe: dict[str, Any], other: dict[str,
     for line in differences(recipe, other):
         assert line.isprintable()
     recipe_loading(recipe)
-    picture_recipe(recipe, 1)
+    assert rounding_levels(recipe) in (0, 1, 16)
     for use in (recipe_request, recipe_json):
         try:
             use(recipe)
