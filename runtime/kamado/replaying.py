@@ -204,7 +204,8 @@ def _opened_inputs(recipe: Mapping[str, Any], given: Mapping[str, Any], source: 
         value = given.get(name)
         if value is None or (isinstance(value, (list, tuple)) and not value):
             if name in needed:
-                raise InvalidRequest(f"{source} was made from an input picture ({name}); give it (--{name})")
+                flag = "adapter-image" if name == "ip_adapter_image" else name
+                raise InvalidRequest(f"{source} was made from an input picture ({name}); give it (--{flag})")
             continue
         if name not in needed:
             raise InvalidRequest(f"{source} was made without an input picture ({name}); leave it out")

@@ -103,9 +103,9 @@ def check_picture(arguments: Mapping[str, Any], num_image_prompts: int) -> None:
         raise InvalidRequest("adapters: this version uses one IP-Adapter at a time")
     given = any(arguments.get(name) is not None for name in ("ip_adapter_image", "ip_adapter_image_embeds"))
     if num_image_prompts and not given:
-        raise InvalidRequest("an IP-Adapter needs the picture that it is to show: give ip_adapter_image too")
+        raise InvalidRequest("an IP-Adapter needs a picture to show: give ip_adapter_image too (--adapter-image)")
     if given and not num_image_prompts:
-        raise InvalidRequest("ip_adapter_image needs an IP-Adapter: name one under adapters")
+        raise InvalidRequest("ip_adapter_image needs an IP-Adapter: name one under adapters (--adapter)")
 
 
 def check_scales(arguments: Mapping[str, Any]) -> None:
