@@ -25,8 +25,9 @@ from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN
 from .config import transformers_classes
 from .family import BLOCK_TOKENS, packs_linears, step_limits
 from .gguf.tensors import tensors_from_gguf
+from .intake import TextFacts, TextIntake
 from .materialize import LoadReport, materialize
-from .model import Execution, LanguageModel, TextFacts
+from .model import Execution, LanguageModel
 from .own_code import failures_explained
 from .paged import PagedLane
 from .paged_probe import probe_paged
@@ -34,7 +35,7 @@ from .positions import fields_of, longrope_switch, shifting_positions
 from .rows import RowLane, RowMemory, measure_state, probe
 from .rows_memory import WORKSPACE_FACTOR
 from .shape import text_shape
-from .tokenizer import load_tokenizer
+from .tokenizer import Tokenizer, load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,6 +43,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: bool = False) -> LanguageModel:
     """See Family.load. `own_code`: the model's classes are the checkpoint's own, and may be run."""
     tokenizer = load_tokenizer(checkpoint)
+    if env.request is not None and not own_code:
+        _check_request(env.request, checkpoint, plan, tokenizer)
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
     with failures_explained(checkpoint, "its own code does not run here") if own_code else nullcontext():
         model, report = read_model(
@@ -54,14 +57,31 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: 
         held = report.weight_bytes + (pack_linears(model) if packs else 0)
         _correct(env, plan, "weights", plan.weight_bytes, held)
         execution = choose_execution(model, config, plan, env, batching)
-    facts = TextFacts(
+    facts = _facts(checkpoint, plan, config, _vocab_size(model), stepwise=env.deterministic)
+    return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
+
+
+def _facts(checkpoint: Checkpoint, plan: Plan, config: Any, vocab_size: int, *, stepwise: bool = False) -> TextFacts:
+    return TextFacts(
         sampling=_sampling_defaults(checkpoint),
-        vocab_size=_vocab_size(model),
+        vocab_size=vocab_size,
         context_tokens=plan.context_tokens,
-        stepwise=env.deterministic,
+        stepwise=stepwise,
         decoder_start=_decoder_start(checkpoint, config),
     )
-    return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
+
+
+def _check_request(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan, tokenizer: Tokenizer) -> None:
+    """Raise what is wrong with a request, before the model is there."""
+    config, _ = transformers_classes(checkpoint)
+    vocab_size = _stated_vocab_size(config)
+    if vocab_size is None:
+        return
+    try:
+        TextIntake(checkpoint.reference, tokenizer, _facts(checkpoint, plan, config, vocab_size)).order(request)
+    except BaseException:
+        tokenizer.close()
+        raise
 
 
 def read_model(
@@ -100,8 +120,13 @@ def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment, 
 
 def _vocab_size(model: Any) -> int:
     """As the configuration says it; classes of a checkpoint's own may call it otherwise."""
-    stated = getattr(model.config.get_text_config(), "vocab_size", None)
-    return int(model.get_input_embeddings().weight.shape[0] if stated is None else stated)
+    stated = _stated_vocab_size(model.config)
+    return int(model.get_input_embeddings().weight.shape[0]) if stated is None else stated
+
+
+def _stated_vocab_size(config: Any) -> int | None:
+    stated = getattr(config.get_text_config(), "vocab_size", None)
+    return None if stated is None else int(stated)
 
 
 def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:

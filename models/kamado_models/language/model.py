@@ -14,14 +14,14 @@ import kamado
 from kamado.checkpoint.digest import checkpoint_digests
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
-from kamado.errors import ContextOverflow, InvalidRequest
+from kamado.errors import ContextOverflow
 from kamado.events import Event, Finished, Token
 from kamado.memory.plan import Plan
-from kamado.requests import Sampling, TextOptions, resolve_text_options
+from kamado.requests import TextOptions
 from kamado.results import Choice, Result, Timings, TokenChoice, Usage, failure_notes, failures_in
-from kamado.sampling.check import check_sampling
 from kamado.tasks.text import TextModel, TextTask
 
+from .intake import TextFacts, TextIntake
 from .tokenizer import Tokenizer
 
 
@@ -35,20 +35,6 @@ class Execution:
     batching: str
     close: Callable[[], None]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextFacts:
-    """What requests are checked against."""
-
-    sampling: Sampling
-    """Defaults of this checkpoint."""
-    vocab_size: int
-    context_tokens: int
-    stepwise: bool
-    """See TextModel."""
-    decoder_start: tuple[int, ...]
-    """First decoder tokens of an encoder-decoder model; otherwise empty."""
 
 
 class LanguageModel:
@@ -81,17 +67,14 @@ class LanguageModel:
             context_tokens=min(facts.context_tokens, execution.memory.capacity_tokens()),
             stepwise=facts.stepwise,
         )
+        self._intake = TextIntake(checkpoint.reference, tokenizer, facts)
         self._hashes: dict[str, str] | None = None
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel."""
-        resolved = resolve_text_options(
-            options, sampling_defaults=self.facts.sampling, chat_default=self.tokenizer.has_chat_template
-        )
-        check_sampling(resolved.sampling, self.facts.vocab_size)
-        tokens = self._tokens(resolved)
+        resolved, tokens = self._intake.order(options)
         start = self.facts.decoder_start
-        self._check_length(len(tokens), bool(start))
+        self._check_memory(len(tokens), bool(start))
         task = TextTask(
             request_id,
             self._text_model,
@@ -141,41 +124,7 @@ class LanguageModel:
         if on_gpu:
             torch.cuda.empty_cache()
 
-    def _tokens(self, options: TextOptions) -> list[int]:
-        tokenizer = self.tokenizer
-        if options.prompt_tokens:
-            if (largest := max(options.prompt_tokens)) >= self.facts.vocab_size:
-                raise InvalidRequest(
-                    f"prompt_tokens: {largest} is no token; the vocabulary has {self.facts.vocab_size}"
-                )
-            return list(options.prompt_tokens)
-        if not options.messages and not options.chat:
-            if options.system is not None:
-                raise InvalidRequest(
-                    "a system prompt needs the chat template, which this request switched off or lacks"
-                )
-            assert options.prompt is not None
-            tokens = tokenizer.encode(options.prompt, add_special=True)
-        else:
-            if not tokenizer.has_chat_template:
-                raise InvalidRequest(f"{self.checkpoint.reference} has no chat template; give it a plain prompt")
-            turns = list(options.messages) or [{"role": "user", "content": options.prompt}]
-            if options.system is not None:
-                turns.insert(0, {"role": "system", "content": options.system})
-            tokens = tokenizer.chat_prompt(turns)
-        if not tokens:
-            raise InvalidRequest("the prompt has no tokens; give the model something to answer")
-        return tokens
-
-    def _check_length(self, num_tokens: int, is_source: bool) -> None:
-        context = self.facts.context_tokens
-        if num_tokens > context or (num_tokens == context and not is_source):
-            raise ContextOverflow(
-                f"the prompt has {num_tokens} tokens, but the context of {self.checkpoint.reference} is {context} "
-                "tokens, prompt and answer together; shorten the prompt",
-                prompt_tokens=num_tokens,
-                context_tokens=context,
-            )
+    def _check_memory(self, num_tokens: int, is_source: bool) -> None:
         held = self._text_model.context_tokens
         memory = self.execution.memory
         fits = memory.fits(len(self.facts.decoder_start) + 1, num_tokens) if is_source else num_tokens < held

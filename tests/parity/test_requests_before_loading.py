@@ -1,0 +1,158 @@
+"""What is wrong with a request is found before weights are read, in the words in which a loaded model would say it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import kamado
+import tiny
+from kamado.errors import ContextOverflow, InvalidRequest, KamadoError, ModelNotFound, UnsupportedCheckpoint
+
+PICTURE = Image.new("RGB", (64, 64), "red")
+SMALL = Image.new("RGB", (32, 32))
+TEXT = {"prompt": "a red heart"}
+BAD: Mapping[str, list[tuple[dict[str, Any], str]]] = {
+    "sd15": [
+        ({}, "give a prompt"),
+        (TEXT | {"num_frames": 8}, "takes no num_frames"),
+        (TEXT | {"max_tokens": 8}, "takes no max_tokens"),
+        (TEXT | {"steps": 0}, "steps must be"),
+        (TEXT | {"scheduler": "magic"}, "no scheduler is called 'magic'"),
+        (TEXT | {"scheduler": "flow-euler"}, "'flow-euler' does not work with this model"),
+        (TEXT | {"scheduler": "lcm", "steps": 1001}, "steps 1001"),
+        (TEXT | {"width": 60}, "the nearest are 56 and 64"),
+        (TEXT | {"height": 60}, "height 60"),
+        (TEXT | {"width": 65_536, "height": 65_536}, "65536 x 65536 needs about"),
+        (TEXT | {"width": 100_000}, "width must be"),
+        (TEXT | {"image": "absent.png"}, "absent.png does not exist"),
+        (TEXT | {"image": []}, "empty list"),
+        (TEXT | {"mask": PICTURE}, "give image too"),
+        (TEXT | {"image": PICTURE, "mask": SMALL}, "the mask has 32 x 32 pixels"),
+        (TEXT | {"control": PICTURE}, "without a ControlNet"),
+        (TEXT | {"outpaint": {"left": 8}}, "give it as image"),
+        (TEXT | {"hires_steps": 4}, "give hires too"),
+        (TEXT | {"hires": 2.0, "steps": 1}, "less than one"),
+        (TEXT | {"weighting": "webui"}, "weighting must be"),
+        (TEXT | {"ip_adapter_image": PICTURE}, "needs an IP-Adapter"),
+        (TEXT | {"cross_attention_kwargs": {"scale": 0.5}}, "scale cannot be used"),
+        (TEXT | {"adapters": ["no/such.safetensors"]}, "does not exist"),
+    ],
+    "flux": [
+        ({}, "give a prompt"),
+        (TEXT | {"width": 72}, "the nearest are 64 and 80"),
+        (TEXT | {"scheduler": "ddim"}, "'ddim' does not work with this model"),
+        (TEXT | {"weighting": "a1111"}, "weighting is for models"),
+    ],
+    "dit": [(TEXT | {"class_labels": [1]}, "takes no prompt"), ({"class_labels": [1], "width": 64}, "takes no width")],
+    "ddpm": [
+        (TEXT, "takes no prompt"),
+        ({"tiling": True}, "no autoencoder"),
+        ({"image": PICTURE}, "takes no picture"),
+    ],
+    "kandinsky22": [({}, "give a prompt"), (TEXT | {"frames": 8}, "takes no frames")],
+}
+
+
+def _no_reading(done: int, total: int) -> None:
+    pytest.fail("weights are read")
+
+
+def _broken(folder: Path, copy: Path) -> Path:
+    """A copy whose denoiser lacks a tensor, which loading finds out."""
+    shutil.copytree(folder, copy)
+    (path,) = copy.glob("unet/*.safetensors")
+    whole = path.read_bytes()
+    assert whole.count(b'"conv_in.bias"') == 1
+    path.write_bytes(whole.replace(b'"conv_in.bias"', b'"conv_in.bios"'))
+    return copy
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_early_and_late_are_the_same(
+    name: str, folders: dict[str, Path], runtime: kamado.Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    early: list[KamadoError] = []
+    for request, words in BAD[name]:
+        with pytest.raises((InvalidRequest, ModelNotFound), match=words) as raised:
+            runtime.load(folders[name], request=request, progress=_no_reading)
+        early.append(raised.value)
+    assert runtime.ledger.held() == 0 and runtime.stats()["models"] == {}
+    model = runtime.load(folders[name])
+    for (request, _), error in zip(BAD[name], early, strict=True):
+        with pytest.raises(type(error)) as raised:
+            model.submit(**request)
+        assert str(raised.value) == str(error)
+
+
+def test_a_good_request_changes_nothing(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    request = TEXT | {"steps": 2, "seed": 5, "scheduler": "euler", "image": PICTURE, "hires": 1.5}
+    plain = runtime.load(folders["sd15"]).generate(**request)
+    announced = runtime.load(folders["sd15"], request=request).generate(**request)
+    assert [image.tobytes() for image in announced.images] == [image.tobytes() for image in plain.images]
+
+
+def test_the_request_comes_before_the_weights(
+    folders: dict[str, Path], runtime: kamado.Runtime, tmp_path: Path
+) -> None:
+    broken = _broken(folders["sd15"], tmp_path / "broken")
+    with pytest.raises(InvalidRequest, match="give a prompt"):
+        runtime.load(broken, request={})
+    for request in (None, TEXT):
+        with pytest.raises(UnsupportedCheckpoint, match=r"unet lacks conv_in\.bias"):
+            runtime.load(broken, request=request)
+    assert runtime.ledger.held() == 0
+
+
+def test_with_a_controlnet(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    components = {"controlnet": [folders["controlnet-sd15"]]}
+
+    def load(**request: Any) -> None:
+        runtime.load(folders["sd15"], components=components, request=TEXT | request, progress=_no_reading)
+
+    with pytest.raises(InvalidRequest, match="takes 1 picture, not 2"):
+        load(control=[PICTURE, PICTURE])
+    with pytest.raises(InvalidRequest, match="StableDiffusionControlNetPipeline takes no strength"):
+        load(control=PICTURE, strength=0.5)
+    with pytest.raises(InvalidRequest, match="StableDiffusionControlNetInpaintPipeline takes no frames"):
+        load(control=PICTURE, image=PICTURE, mask=PICTURE, frames=1)
+
+
+def test_adapters_by_their_headers(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    adapter = folders["ip-adapter-sd15"] / "models" / "ip-adapter_sd15.safetensors"
+    with pytest.raises(InvalidRequest, match="give ip_adapter_image too"):
+        runtime.load(folders["sd15"], request=TEXT | {"adapters": [adapter]}, progress=_no_reading)
+    with pytest.raises(UnsupportedCheckpoint, match="is a whole model"):
+        runtime.load(folders["sd15"], request=TEXT | {"adapters": [folders["dit"]]}, progress=_no_reading)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_texts(name: str, runtime: kamado.Runtime, tmp_path: Path) -> None:
+    folder = tiny.build(name, tmp_path / name)
+    plan = runtime.plan(folder)
+    bad: list[tuple[dict[str, Any], type[KamadoError], str]] = [
+        ({}, InvalidRequest, "exactly one of prompt"),
+        (TEXT | {"width": 64}, InvalidRequest, "width"),
+        (TEXT | {"logit_bias": {10**6: 1.0}}, InvalidRequest, "names token 1000000"),
+        ({"prompt_tokens": [10**6]}, InvalidRequest, "1000000 is no token"),
+        ({"prompt_tokens": [5] * (plan.context_tokens + 1)}, ContextOverflow, "shorten the prompt"),
+    ]
+    early = []
+    for request, kind, words in bad:
+        with pytest.raises(kind, match=words) as raised:
+            runtime.load(folder, request=request, progress=_no_reading)
+        early.append(str(raised.value))
+    assert runtime.ledger.held() == 0
+    request = TEXT | {"max_tokens": 4, "temperature": 0.0, "chat": False}
+    model = runtime.load(folder, request=request)
+    for (wrong, kind, _), words in zip(bad, early, strict=True):
+        with pytest.raises(kind) as raised:
+            model.submit(**wrong)
+        assert str(raised.value) == words
+    assert len(model.generate(**request).tokens) == 4
