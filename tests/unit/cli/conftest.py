@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import pytest
 
 from fake_model import FakeModel, FakeRuntime
 from fake_pictures import FakePictureModel
 from kamado.cli import batch, loading, plan, replay, run
-from kamado.cli.main import main
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
-
-Kamado = Callable[..., Done]
+from typed import Kamado, typed
 
 
 @pytest.fixture
@@ -51,10 +34,4 @@ def pictures(runtime: FakeRuntime) -> FakePictureModel:
 
 @pytest.fixture
 def kamado(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kamado:
-    def command(*args: str, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main(args)
-        captured = capsys.readouterr()
-        return Done(status, captured.out, captured.err)
-
-    return command
+    return typed(monkeypatch, capsys)
