@@ -16,12 +16,12 @@ from .conftest import Kamado
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline, the same as one file, and a ControlNet."""
     root = tmp_path_factory.mktemp("components")
-    pipeline = tiny.load(tiny.build("sd15", root / "sd15"))
-    original_files.single_file(pipeline, "sd15", root / "x.safetensors")
-    tiny.build_extra("controlnet-sd15", root / "edges")
+    original_files.single_file(tiny.load(folders["sd15"]), "sd15", root / "x.safetensors")
+    (root / "sd15").symlink_to(folders["sd15"])
+    (root / "edges").symlink_to(folders["controlnet-sd15"])
     tiny.picture(7).save(root / "drawing.png")
     return root
 
