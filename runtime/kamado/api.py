@@ -26,11 +26,11 @@ from .memory.devices import DeviceFacts, default_budget, resolve_device
 from .memory.ledger import Ledger
 from .memory.plan import Plan, PlanOptions
 from .memory.residency import Residency
+from .quant import QuantLike, parse_quant
 from .results import Result, Timings
 from .units import parse_bytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTS = ("none",)
 MAP_CONCURRENCY = 64
 """Requests that `Model.map` keeps in flight unless told otherwise: enough to keep batches full."""
 
@@ -79,7 +79,7 @@ class Runtime:
         reference: str | Path,
         *,
         dtype: str = "auto",
-        quant: str = "none",
+        quant: QuantLike = None,
         kv_tokens: int | None = None,
         allow_code: str | Path | None = None,
         components: Parts | None = None,
@@ -98,7 +98,7 @@ class Runtime:
         reference: str | Path,
         *,
         dtype: str = "auto",
-        quant: str = "none",
+        quant: QuantLike = None,
         kv_tokens: int | None = None,
         step_budget: int | None = None,
         max_rows: int | None = None,
@@ -113,6 +113,7 @@ class Runtime:
 
         `kv_tokens`: tokens of KV cache to hold. `step_budget`: the most tokens in one forward. `max_rows`: the most
         requests in one forward. `progress(done_bytes, total_bytes)` is called while weights are read.
+        `quant`: the form of the weights: a name in `kamado.quant.SCHEMES`, a `Quant`, or a table with its fields.
         `allow_code`: the reference once more, to allow that this checkpoint's own code is run, with all the rights of
         this process; of a repository without its revision, too, of a folder also its full path. Without it a
         checkpoint that wants that is refused; for one that does not, it changes nothing.
@@ -122,9 +123,7 @@ class Runtime:
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
         allowed = allowed_name(allow_code)
-        for name, value in (("kv_tokens", kv_tokens), ("step_budget", step_budget), ("max_rows", max_rows)):
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name} must be at least 1, not {value}")
+        _check_counts(kv_tokens=kv_tokens, step_budget=step_budget, max_rows=max_rows)
         checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
         family = find(checkpoint)
         with self._lock:
@@ -213,14 +212,13 @@ class Runtime:
         peak = max((model.plan.activation_bytes for model in self._models.values()), default=0)
         self.ledger.enter(device, _STEPS, "activations", min(peak, self.ledger.free(device)))
 
-    def _plan_options(self, dtype: str, quant: str, kv_tokens: int | None, allow_code: str | None) -> PlanOptions:
-        for name, value, known in (("dtype", dtype, DTYPES), ("quant", quant, QUANTS)):
-            if value not in known:
-                raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    def _plan_options(self, dtype: str, quant: QuantLike, kv_tokens: int | None, allow_code: str | None) -> PlanOptions:
+        if dtype not in DTYPES:
+            raise InvalidRequest(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
         return PlanOptions(
             device=self.device.name,
             dtype=dtype,
-            quant=quant,
+            quant=parse_quant(quant),
             budget_bytes=self.ledger.free(self.device.name) + self.ledger.held(owner=_STEPS),
             good_dtypes=self.device.good_dtypes,
             kv_tokens=kv_tokens,
@@ -370,6 +368,12 @@ class Model:
     def _forget(self, request_id: str) -> None:
         with self._jobs_lock:
             self._jobs.pop(request_id, None)
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InvalidRequest(f"{name} must be at least 1, not {value}")
 
 
 def _inference_mode() -> AbstractContextManager[Any]:

@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 from kamado.checkpoint.parts import SEVERAL
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.quant import Quant
 from kamado.weights.deferred import ShapedTensor
+from kamado.weights.quantized.reading import quantizing
 from kamado.weights.stream import ReadProgress, lazy_tensors, renamed
 
 from ..language.materialize import library_call, materialize
@@ -127,8 +129,17 @@ class _Part:
     tensors: Mapping[str, ShapedTensor]
     dtype: torch.dtype
     device: str
+    quant: Quant | None
+    name: str
+    """Of the component, for `quant`."""
     original: bool
     """Whether the tensors may have their authors' names."""
+
+    def quantized(self, tensors: Mapping[str, ShapedTensor]) -> dict[str, ShapedTensor]:
+        """The tensors as they are to be read."""
+        if self.quant is None:
+            return dict(tensors)
+        return quantizing(tensors, self.quant, self.dtype, self.device, prefix=f"{self.name}/")
 
 
 def build_components(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -154,6 +165,7 @@ def load_weights(
     built: Mapping[str, Any],
     dtypes: Mapping[str, str],
     device: str,
+    quant: Quant | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """What `build_components` returned, with weights: models in `dtypes[name]` on `device`, in evaluation mode.
@@ -170,6 +182,8 @@ def load_weights(
             tensors=renamed(lazy_tensors(checkpoint.tensors), strip=f"{name}/"),
             dtype=getattr(torch, dtypes[name]),
             device=device,
+            quant=quant,
+            name=name,
             original=name in checkpoint.metadata.get(ORIGINAL, ()),
         )
         components[name] = _load_model(part)
@@ -224,6 +238,7 @@ def _load_model(part: _Part) -> nn.Module:
         return _load_diffusers_model(part)
     config = part.model.config
     tensors = for_transformers(kind, config, part.tensors, part.what) if part.original else part.tensors
+    tensors = part.quantized(tensors)
     model, _ = materialize(kind, config, tensors, dtype=part.dtype, device=part.device)
     return model  # type: ignore[no-any-return]
 
@@ -248,6 +263,7 @@ def _load_diffusers_model(part: _Part) -> nn.Module:
         model._fix_state_dict_keys_on_load(stored)
     wanted = model.state_dict()
     _check_names(part, stored, wanted)
+    stored = part.quantized(stored)
     single = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     state = {}
     for key in wanted:

@@ -6,16 +6,17 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
-from kamado.checkpoint.types import Checkpoint, TensorEntry
+from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
+from kamado.quant import Quant
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
+from ..language.shape import tensor_bytes
 from .original.assemble import described, is_original
 from .original.tokenizers import with_tokenizers
 from .parts import assembled
@@ -77,7 +78,7 @@ class DiffusionFamily:
                 lane=name,
                 device=options.device,
                 dtype=dtypes[name],
-                weight_bytes=_weight_bytes(checkpoint, name, dtypes[name]),
+                weight_bytes=_weight_bytes(checkpoint, name, dtypes[name], options.quant),
                 activation_bytes=component_peak(checkpoint, name, width, height, DTYPE_BYTES[dtypes[name]]),
             )
             for name in sorted(checkpoint.metadata["components"])
@@ -142,12 +143,12 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
     return options.good_dtypes[0]
 
 
-def _entries(checkpoint: Checkpoint, name: str) -> list[TensorEntry]:
-    return [entry for key, entry in checkpoint.tensors.items() if key.startswith(f"{name}/")]
-
-
-def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str) -> int:
-    return sum(prod(entry.shape) * DTYPE_BYTES[dtype] for entry in _entries(checkpoint, name))
+def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str, quant: Quant | None) -> int:
+    return sum(
+        tensor_bytes(key, entry, DTYPE_BYTES[dtype], quant)
+        for key, entry in checkpoint.tensors.items()
+        if key.startswith(f"{name}/")
+    )
 
 
 def _swapped(checkpoint: Checkpoint) -> list[str]:

@@ -11,6 +11,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
 from kamado.tasks.library.lane import HostLane, ModelLane
+from kamado.weights.quantized.tensor import held_bytes
 
 from ..language.materialize import library_call
 from .adapters import Adapters
@@ -48,7 +49,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         check_adapters(Intake(checkpoint, plan, factory, sizes).order(env.request), offline=env.offline)
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
     dtypes = {lane.lane: lane.dtype for lane in plan.lanes}
-    components = load_weights(checkpoint, built, dtypes, plan.device, env.progress)
+    components = load_weights(checkpoint, built, dtypes, plan.device, plan.quant, env.progress)
     held = _held(components)
     if held > plan.weight_bytes:
         env.ledger.enter(plan.device, env.owner, "weights", held - plan.weight_bytes)
@@ -84,10 +85,9 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
 
 
 def _held(components: dict[str, Any]) -> int:
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+    return held_bytes(
+        tensor
         for part in components.values()
         if isinstance(part, torch.nn.Module)
         for tensor in (*part.parameters(), *part.buffers())
-    }
-    return sum(storages.values())
+    )

@@ -71,8 +71,9 @@ class LanguageFamily:
         width = DTYPE_BYTES[dtype]
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
         budget, rows = step_limits(options.device)
-        weights = weight_bytes(checkpoint, dtype)
-        if packs_linears(options.device, dtype, how) and shape.tied:
+        weights = weight_bytes(checkpoint, dtype, options.quant)
+        has_plain_head = options.quant is None or options.quant.embeddings is None
+        if packs_linears(options.device, dtype, how) and shape.tied and has_plain_head:
             # The output matrix gets a layout of its own, beside the embedding's.
             weights += shape.vocab_size * shape.hidden_size * width
         per_token = shape.kv_values_per_token * width

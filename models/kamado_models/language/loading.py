@@ -15,9 +15,11 @@ from kamado.contracts import LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.plan import Plan
+from kamado.quant import Quant
 from kamado.requests import Sampling, resolve_sampling
 from kamado.sampling.sampler import Sampler
 from kamado.weights.packed import pack_linears
+from kamado.weights.quantized.reading import quantizing
 from kamado.weights.stream import ReadProgress, lazy_tensors
 
 from .attention import LayerShape, PageStore
@@ -48,7 +50,12 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: 
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
     with failures_explained(checkpoint, "its own code does not run here") if own_code else nullcontext():
         model, report = read_model(
-            checkpoint, dtype=plan.dtype, device=plan.device, progress=env.progress, own_code=own_code
+            checkpoint,
+            dtype=plan.dtype,
+            device=plan.device,
+            quant=plan.quant,
+            progress=env.progress,
+            own_code=own_code,
         )
         config = model.config
         # What the tests found of the library's model types says nothing of a checkpoint's own class of that name.
@@ -89,6 +96,7 @@ def read_model(
     *,
     dtype: str,
     device: str,
+    quant: Quant | None = None,
     progress: Callable[[int, int], None] | None = None,
     own_code: bool = False,
 ) -> tuple[Any, LoadReport]:
@@ -103,6 +111,8 @@ def read_model(
         progress = None
     else:
         tensors = lazy_tensors(checkpoint.tensors)
+    if quant is not None:
+        tensors = quantizing(tensors, quant, torch_dtype, device)
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from kamado.errors import UnsupportedCheckpoint
+from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
 MAX_NAMED = 5
@@ -122,14 +123,6 @@ def _check(info: Mapping[str, Any], class_name: str) -> None:
         raise UnsupportedCheckpoint(f"the weights do not fit {class_name}: {'; '.join(problems)}")
 
 
-def _weight_bytes(model: torch.nn.Module) -> int:
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in (*model.parameters(), *model.buffers())
-    }
-    return sum(storages.values())
-
-
 @contextlib.contextmanager
 def library_call(device: str = "cpu") -> Iterator[None]:
     """While inside, one thread at a time: the library may neither print nor spend the host program's random numbers."""
@@ -202,4 +195,5 @@ def materialize(
     _check(info, model_class.__name__)
     model.eval()
     model.requires_grad_(False)
-    return model, LoadReport(tensors=len(tensors), stored_bytes=total_bytes, weight_bytes=_weight_bytes(model))
+    held = held_bytes((*model.parameters(), *model.buffers()))
+    return model, LoadReport(tensors=len(tensors), stored_bytes=total_bytes, weight_bytes=held)

@@ -10,6 +10,7 @@ from typing import Any
 
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
+from kamado.quant import Quant
 
 from .positions import shifting_positions
 from .shape_activations import Temporaries, dense_width, temporaries
@@ -175,14 +176,23 @@ def _experts_per_token(fields: Fields) -> int:
     return (fields.find("experts_per_token") or 1) if fields.find("num_experts") else 0
 
 
-def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
-    """Bytes of the parameters once they are in memory, float ones in `dtype` ("float32", "bfloat16", "float16").
+def weight_bytes(checkpoint: Checkpoint, dtype: str, quant: Quant | None = None) -> int:
+    """Bytes of the parameters once they are in memory, float ones in `dtype` ("float32", "bfloat16", "float16") or as
+    `quant` has them.
 
     Integer tensors stay as they are; GGML-quantized ones count as what they are unpacked to. What is stored twice but
     tied is counted once; what is stored but is no parameter (old buffers, layers beyond the last) is not counted."""
     size = DTYPE_BYTES[dtype]
-    stored = sum(entry.nbytes if entry.dtype in _WHOLE_NUMBERS else entry.numel * size for entry in _loaded(checkpoint))
+    stored = sum(tensor_bytes(entry.name, entry, size, quant) for entry in _loaded(checkpoint))
     return stored + _unstored_parameters(checkpoint) * size
+
+
+def tensor_bytes(name: str, entry: TensorEntry, size: int, quant: Quant | None) -> int:
+    """Bytes of the parameter `name` in memory, where values that are not quantized take `size` bytes."""
+    if entry.dtype in _WHOLE_NUMBERS:
+        return entry.nbytes
+    scheme = None if quant is None else quant.scheme_for(name, entry.shape)
+    return entry.numel * size if scheme is None else scheme.num_bytes(entry.shape)
 
 
 def _unstored_parameters(checkpoint: Checkpoint) -> int:

@@ -37,7 +37,7 @@ def describe(plan: Plan) -> list[str]:
             ("model", plan.reference),
             ("architecture", f"{plan.architecture} ({plan.family})"),
             ("device", plan.device),
-            ("precision", plan.dtype + (f", weights {plan.quant}" if plan.quant != "none" else "")),
+            ("precision", plan.dtype + (f", weights {plan.quant.scheme}" if plan.quant is not None else "")),
             ("context", f"{plan.context_tokens} tokens" if plan.context_tokens else ""),
         ]
     )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import DoesNotFit
+from ..quant import Quant
 from ..units import format_bytes
 
 
@@ -16,7 +17,7 @@ class PlanOptions:
     device: str
     """`cpu`, `cuda:0`, ...: already resolved, never `auto`."""
     dtype: str = "auto"
-    quant: str = "none"
+    quant: Quant | None = None
     budget_bytes: int
     """The most that this model may hold on the device, everything counted."""
     good_dtypes: tuple[str, ...] = ("float32",)
@@ -48,7 +49,7 @@ class Plan:
     architecture: str
     device: str
     dtype: str
-    quant: str
+    quant: Quant | None
     lanes: tuple[LanePlan, ...]
     context_tokens: int
     """Longest prompt plus answer; 0 where the family has no such thing."""
@@ -65,6 +66,11 @@ class Plan:
     notes: tuple[str, ...] = ()
     allow_code: str | None = None
     """The name by which the checkpoint's own code was allowed; None where it wants none run."""
+
+    @property
+    def quant_json(self) -> str | dict[str, Any]:
+        """As `Runtime.load` takes it; "none" where nothing is quantized."""
+        return "none" if self.quant is None else self.quant.as_json()
 
     @property
     def weight_bytes(self) -> int:
@@ -110,4 +116,4 @@ class Plan:
             "total_bytes": self.total_bytes,
             "fits": self.minimum_bytes <= self.available_bytes,
         }
-        return asdict(self) | totals
+        return asdict(self) | {"quant": self.quant_json} | totals

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .quantized.tensor import is_quantized
+
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Names of layers of one module that transformers' models call with the same input."""
 
@@ -145,4 +147,6 @@ def _groups(module: nn.Module) -> Iterator[tuple[str, ...]]:
 
 
 def _packable(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"
+    if type(module) is not nn.Linear or is_quantized(module.weight):
+        return False
+    return module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"

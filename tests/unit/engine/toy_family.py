@@ -84,7 +84,7 @@ class ToyFamily:
         lane = LanePlan(lane="lm", device="cpu", dtype="float32", weight_bytes=1000, activation_bytes=0)
         return Plan(
             reference=checkpoint.reference, family="toys", architecture="Toy", device="cpu", dtype="float32",
-            quant="none", lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
+            quant=None, lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
         )  # fmt: skip
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:

@@ -81,7 +81,8 @@ def _is_entry(model: nn.Module, name: str) -> bool:
 
 def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert: Callable[[ModelCall], Any]) -> Any:
     """The diverted method `name`."""
-    signature = _signature(type(model), name)
+    kind: Any = type(model)  # mypy doubts that classes hash
+    signature = _signature(kind, name)
 
     def entry(*args: Any, **kwargs: Any) -> Any:
         positional, arguments = _by_name(signature, args, kwargs)

@@ -1,0 +1,28 @@
+"""From schemes (names in `kamado.quant`) to the code that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ...quant import Scheme
+from .integers import quantize_integers
+from .packed import Packed
+
+Quantizer = Callable[[Tensor, Scheme], Packed]
+
+
+def _integers(weight: Tensor, scheme: Scheme) -> Packed:
+    scale = torch.float16 if scheme.scale_bytes == 2 else torch.float32
+    return quantize_integers(weight, bits=scheme.bits, group_size=scheme.group_size, scale_dtype=scale)
+
+
+HANDLERS: Mapping[str, Quantizer] = {"int8": _integers, "int4": _integers}
+"""What makes a matrix (out, in) of floats into a form, by the scheme's name."""
+
+
+def quantize(weight: Tensor, scheme: Scheme) -> Packed:
+    """Round a matrix (out, in) of floats; on its device."""
+    return HANDLERS[scheme.name](weight, scheme)

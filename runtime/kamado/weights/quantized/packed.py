@@ -1,0 +1,65 @@
+"""What every form of a quantized weight matrix can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+PIECE_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Values that are brought back to full precision at once: what stays in a CPU's cache, and what a GPU has room for."""
+
+
+class Packed(ABC):
+    """One matrix (out, in), in fewer bits. Immutable; its tensors may be shared."""
+
+    form: ClassVar[str]
+
+    def __init__(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> None:
+        self.shape = shape
+        self.parts = dict(parts)
+        """Its tensors by name: all that it is made of."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parts.values())).device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return sum(part.nbytes for part in self.parts.values())
+
+    @abstractmethod
+    def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Some rows in full precision: (len(index), in)."""
+
+    @abstractmethod
+    def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
+        """Another matrix of this form and these settings."""
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The matrix in full precision: (out, in)."""
+        return self.rows(slice(0, self.shape[0]), dtype)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`x` (..., in) times the transposed matrix: (..., out). Each row of `x` is computed for itself."""
+        out, columns = self.shape
+        step = max(1, PIECE_VALUES["cpu" if x.device.type == "cpu" else "cuda"] // columns)
+        if step >= out:
+            return functional.linear(x, self.dequantize(x.dtype), bias)
+        result = x.new_empty((*x.shape[:-1], out))
+        for start in range(0, out, step):
+            end = min(start + step, out)
+            piece = None if bias is None else bias[start:end]
+            result[..., start:end] = functional.linear(x, self.rows(slice(start, end), x.dtype), piece)
+        return result
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device; itself where it is there."""
+        if self.device == torch.device(device):
+            return self
+        return self.like(self.shape, {name: part.to(device) for name, part in self.parts.items()})

@@ -1,0 +1,64 @@
+"""Tensors of a checkpoint that are quantized as they are read, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...quant import Quant, Scheme
+from ..stream import ReadableTensor
+from .forms import quantize
+from .tensor import QuantTensor
+
+
+def quantizing(
+    tensors: Mapping[str, ReadableTensor], quant: Quant, dtype: torch.dtype, device: str = "cpu", *, prefix: str = ""
+) -> dict[str, Any]:
+    """The same tensors; those for which `quant` has a form are read as QuantTensor of `dtype`, on `device`. `quant` is
+    asked for names that begin with `prefix`.
+
+    One is read at a time, so beside what is finished there is never more than one tensor in full precision.
+    """
+    one_at_a_time = threading.Lock()
+
+    def choice(name: str) -> Callable[[Sequence[int]], Scheme | None]:
+        return lambda shape: quant.scheme_for(prefix + name, shape)
+
+    return {name: _Quantizing(each, choice(name), dtype, device, one_at_a_time) for name, each in tensors.items()}
+
+
+class _Quantizing:
+    """See ReadableTensor. Has the shape that the tensor has, if that is known before it is read."""
+
+    def __init__(
+        self,
+        source: ReadableTensor,
+        choose: Callable[[Sequence[int]], Scheme | None],
+        dtype: torch.dtype,
+        device: str,
+        lock: threading.Lock,
+    ) -> None:
+        self._source = source
+        self._choose = choose
+        self._dtype = dtype
+        self._device = device
+        self._lock = lock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def read(self) -> torch.Tensor:
+        with self._lock, torch.no_grad():
+            weight = self._source.read()
+            scheme = self._choose(weight.shape) if weight.is_floating_point() else None
+            if scheme is None:
+                return weight
+            packed = quantize(weight.to(self._device).flatten(1), scheme)
+            return QuantTensor(packed, self._dtype, weight.shape)
+
+    def __getitem__(self, index: object) -> torch.Tensor:
+        tensor = self.read()
+        return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
