@@ -10,7 +10,7 @@ import numpy
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kamado
@@ -145,6 +145,7 @@ NAMES = st.lists(st.text(max_size=20) | st.sampled_from(WORDS), min_size=1, max_
 
 
 @settings(max_examples=60)
+@example(names=[("lora.alpha", [2])], metadata={}, mixed=False)
 @given(
     names=st.lists(st.tuples(NAMES, st.lists(st.integers(0, 5), max_size=4)), min_size=1, max_size=4),
     metadata=st.dictionaries(st.sampled_from(["lora_adapter_metadata", "x"]), st.text(max_size=40), max_size=1),
