@@ -55,6 +55,10 @@ def sana() -> Any:
     )
 
 
+def _with_flux_vae(transformer: Any, *, shift: float) -> dict[str, Any]:
+    return {"transformer": transformer, "scheduler": flow(shift=shift), "vae": flux_vae()}
+
+
 def lumina2() -> Any:
     from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 
@@ -72,12 +76,9 @@ def lumina2() -> Any:
         axes_lens=(300, 32, 32),
         cap_feat_dim=WIDTH,
     )
+    rescale(transformer, {"norm_out": 3.0, "time_caption_embed": 2.0})
     return Lumina2Pipeline(
-        transformer=rescale(transformer, {"norm_out": 3.0, "time_caption_embed": 2.0}),
-        scheduler=flow(shift=6.0),
-        vae=flux_vae(),
-        text_encoder=gemma2(layers=3),
-        tokenizer=gemma_tokenizer(),
+        **_with_flux_vae(transformer, shift=6.0), text_encoder=gemma2(layers=3), tokenizer=gemma_tokenizer()
     )
 
 
@@ -95,13 +96,8 @@ def z_image() -> Any:
         axes_dims=[8, 4, 4],
         axes_lens=[1024, 64, 64],
     )
-    return ZImagePipeline(
-        transformer=rescale(transformer, {"all_final_layer": 2.0}),
-        scheduler=flow(shift=3.0),
-        vae=flux_vae(),
-        text_encoder=qwen3(),
-        tokenizer=qwen_tokenizer(),
-    )
+    rescale(transformer, {"all_final_layer": 2.0})
+    return ZImagePipeline(**_with_flux_vae(transformer, shift=3.0), text_encoder=qwen3(), tokenizer=qwen_tokenizer())
 
 
 def qwen_image() -> Any:
