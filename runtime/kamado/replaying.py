@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .api import Model, Runtime
-from .checkpoint.parts import Parts
-from .errors import InvalidRequest, ModelNotFound
+from .checkpoint.parts import SEVERAL, Parts
+from .checkpoint.reference import PathReference, must_be_path, parse_reference
+from .errors import InvalidRequest, KamadoError, ModelNotFound
 from .families import find
 from .files import write_new
 from .media.compare import Comparison, compare_pictures, keeps_pixels
 from .media.inputs import INPUTS, described_inputs
 from .media.pictures import WRITE_FORMATS, check_picture_path, open_picture, read_recipe, save_picture
 from .media.recipe import differences, recipe_loading, recipe_request, rounding_levels
-from .picture_requests import ALIASES
+from .picture_requests import ALIASES, MAX_ADAPTERS
 from .results import Result
 
 _OTHERWISE = ("n", "deadline_s", "preview_every")
@@ -115,27 +116,26 @@ def replay(
     dtype: str | None = None,
     components: Parts | None = None,
     base: str | Path | None = None,
-    image: Any = None,
-    mask: Any = None,
-    control: Any = None,
-    ip_adapter_image: Any = None,
+    adapters: Sequence[str | Path] = (),
     offline: bool = False,
+    **inputs: Any,
 ) -> Replay:
     """Make the picture in the file `path` again from the recipe in it, write it, and compare it with the file.
 
     `out`: where to; by default a new file `name-replay.png` beside it. `runtime`: where to load the model; by default
     one on the default device, for this call. `model`: the model, if it is not found under the name in the recipe.
-    `dtype`, `components`, `base`: where they are to be other than those that it was made with. `image`, `mask`,
-    `control`, `ip_adapter_image`: the input pictures, which the recipe knows by their hashes; a list of several.
+    `components`, `base`: likewise, or others than those that it was made with. `adapters`: where they are, in the order
+    of the recipe. `dtype`: if it is to be another one. `inputs`: `image`, `mask`, `control`, `ip_adapter_image`, which
+    the recipe knows by their hashes; a list of several.
 
-    Raises InvalidRequest (no recipe, an input that is missing or another one, a path that cannot be written), and what
-    `Runtime.load` and `Model.generate` raise.
+    A recipe has the names of local files and folders, but not where they are: they are looked for in the current folder
+    and in that of the picture.
+
+    Raises InvalidRequest (no recipe, an input that is missing or another one, a path that cannot be written),
+    ModelNotFound for files that are not there, and what `Runtime.load` and `Model.generate` raise.
     """
-    inputs = {"image": image, "mask": mask, "control": control, "ip_adapter_image": ip_adapter_image}
-    found = replayable(path, out, model=model, inputs=inputs)
+    found = replayable(path, out, model=model, components=components, base=base, adapters=adapters, inputs=inputs)
     loading = {**found.loading, "dtype": dtype or found.loading.get("dtype", "auto"), "offline": offline}
-    loading["components"] = {**found.loading.get("components", {}), **(components or {})} or None
-    loading["base"] = base or found.loading.get("base")
     if runtime is None:
         with Runtime() as own:
             return _made_again(found, own, loading)
@@ -147,9 +147,12 @@ def replayable(
     out: str | Path | None = None,
     *,
     model: str | Path | None = None,
+    components: Parts | None = None,
+    base: str | Path | None = None,
+    adapters: Sequence[str | Path] = (),
     inputs: Mapping[str, Any] | None = None,
 ) -> Replayable:
-    """What `replay` would do; see there. Nothing is loaded yet. Raises InvalidRequest."""
+    """What `replay` would do; see there. Nothing is loaded yet. Raises InvalidRequest and ModelNotFound."""
     source = Path(path)
     recipe = read_recipe(source)
     original = open_picture(source)
@@ -159,12 +162,17 @@ def replayable(
         recipe = {**recipe, "model": {**(facts if isinstance(facts, Mapping) else {}), **now}}
     reference, options = recipe_request(recipe)
     loading = recipe_loading(recipe)
-    if adapters := loading.pop("adapters", None):
-        options["adapters"] = adapters
+    if uses := _adapters(loading.pop("adapters", []), adapters, source):
+        options["adapters"] = uses
+    if base is not None:
+        loading["base"] = base
+    elif "base" in loading:
+        loading["base"] = _located(loading["base"], "the base", "--base", source)
+    loading |= {"components": parts} if (parts := _components(loading, components or {}, source)) else {}
     return Replayable(
         path=source,
         recipe=recipe,
-        reference=reference,
+        reference=reference if model is not None else _located(reference, "the model", "--model", source),
         options={**_plain(options, source), **_opened_inputs(recipe, inputs or {}, source), "n": 1},
         loading=loading,
         _original=original,
@@ -185,6 +193,53 @@ def _made_again(found: Replayable, runtime: Runtime, loading: dict[str, Any]) ->
         loaded.unload()
 
 
+def _components(loading: Mapping[str, Any], given: Parts, source: Path) -> dict[str, Any]:
+    """Those of the recipe, and what was given in their place."""
+    found: dict[str, Any] = {
+        name: reference and _located(reference, f"the {name}", f"--component {name}=PATH", source)
+        for name, reference in loading.get("components", {}).items()
+        if name not in given and not (SEVERAL in given and name.startswith(f"{SEVERAL}_"))
+    }
+    return {**found, **given}
+
+
+def _adapters(then: Sequence[Mapping[str, Any]], given: Sequence[str | Path], source: Path) -> list[dict[str, Any]]:
+    """Those of the recipe, with their weights, where they are."""
+    if given and len(given) != len(then):
+        names = ", ".join(f"{adapter['reference']!r:.80}" for adapter in then[:MAX_ADAPTERS]) or "none"
+        raise InvalidRequest(
+            f"{source} was made with {len(then)} adapters ({names:.300}), not {len(given)}; give each, in this order"
+        )
+    if given:
+        return [{**adapter, "reference": str(path)} for adapter, path in zip(then, given, strict=True)]
+    return [
+        {**adapter, "reference": _located(adapter["reference"], "the adapter", "--adapter", source)} for adapter in then
+    ]
+
+
+def _located(reference: str, what: str, option: str, source: Path) -> str:
+    """A reference of the recipe. A path must be there: as it stands, or as a name in the folder of the picture. Raises
+    ModelNotFound."""
+    if not must_be_path(reference):
+        return reference
+    name = PurePath(reference).name
+    beside = [str(source.absolute().parent / name)] if reference in (name, f"./{name}") else []
+    for place in (reference, *beside):
+        if _is_here(place) or _is_here(place.rpartition("#")[0]):
+            return place
+    raise ModelNotFound(
+        f"{source} was made with {what} {reference!r:.120}, which is not here; "
+        f"say where it is ({option}), or go to the folder where it lies"
+    )
+
+
+def _is_here(reference: str) -> bool:
+    try:
+        return isinstance(parse_reference(reference), PathReference)
+    except KamadoError:
+        return False
+
+
 def _plain(options: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """The options that a recipe may choose."""
     for name in options:
@@ -199,6 +254,8 @@ def _opened_inputs(recipe: Mapping[str, Any], given: Mapping[str, Any], source: 
     needed: Mapping[Any, Any] = facts if isinstance(facts, Mapping) else {}
     if unknown := [name for name in needed if name not in INPUTS]:
         raise InvalidRequest(f"{source} was made from an input {unknown[0]!r:.80}, which this version cannot take")
+    if unknown := [name for name in given if name not in INPUTS]:
+        raise InvalidRequest(f"{unknown[0]!r:.80} is no input picture; there are {', '.join(INPUTS)}")
     opened: dict[str, Any] = {}
     for name in INPUTS:
         value = given.get(name)

@@ -113,6 +113,13 @@ def test_pipelines_without_a_prompt(kamado: Kamado, folder: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"my-dit-3.png\n"), done.stderr
     assert kamado(*args[:-1], "class_labels=[2]", "-o", "two.png").returncode == 0
     assert open_picture("my-dit-3.png").tobytes() != open_picture("two.png").tobytes()
+    assert str(folder) not in str(read_recipe("my-dit-3.png"))
+    assert b"equal: every pixel" in kamado("replay", "my-dit-3.png").stderr
+    (folder / "my-dit").rename(folder / "hidden")
+    lost = kamado("replay", "my-dit-3.png")
+    assert lost.returncode == 4 and b"'./my-dit', which is not here; say where it is (--model)" in lost.stderr
+    assert lost.stderr.count(b"\n") == 1
+    assert b"equal: every pixel" in kamado("replay", "my-dit-3.png", "--model", "hidden").stderr
 
 
 def test_a_terminal_shows_steps_and_a_picture_model_never_chats(

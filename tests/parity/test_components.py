@@ -133,7 +133,7 @@ def test_controlnets_beside_requests_without(
     assert results[0].recipe["pipeline"] == spec.siblings[sibling]
     assert results[1].recipe["options"]["control_scale"] == 0.4
     recorded = results[0].recipe["components"]["controlnet"]
-    assert recorded["reference"] == str(made(net))
+    assert recorded["reference"] == f"./{made(net).name}"
     assert sorted(recorded["files"]) == ["config.json", "diffusion_pytorch_model.safetensors"]
     assert not any("controlnet" in file for file in results[0].recipe["model"]["files"])
     assert all(runtime.stats()["models"][model.owner]["compared"].values())

@@ -68,7 +68,7 @@ def test_pictures_are_those_of_the_folder(
     assert plan.weight_bytes == pytest.approx(runtime.ledger.held(owner=model.owner), rel=0.01)
     assert list(result.recipe["model"]["files"]) == ["x.safetensors"]
     base = result.recipe["base"]
-    assert base["reference"] == str(folders[name])
+    assert base["reference"] == f"./{folders[name].name}"
     assert {"scheduler/scheduler_config.json"} < set(base["files"])
     assert not any(file.endswith(".safetensors") for file in base["files"]), "all weights are the file's"
     assert model.info["components"] == sorted(original_files.LAYOUTS[name])

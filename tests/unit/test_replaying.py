@@ -128,6 +128,7 @@ def test_input_pictures_must_be_those_of_the_recipe(tmp_path: Path) -> None:
         ({"image": pair, "mask": pair[0]}, "\\(mask\\) is not the one"),
         ({"image": pair, "mask": pair[1], "control": pair[0]}, "made without an input picture \\(control\\)"),
         ({"image": tmp_path / "absent.png"}, "does not exist"),
+        ({"images": pair}, "'images' is no input picture"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             replayable(source, inputs=inputs)
@@ -181,17 +182,32 @@ def test_another_name_for_the_model(tmp_path: Path) -> None:
 
 def test_adapters_of_the_recipe(tmp_path: Path) -> None:
     adapters = [{"reference": "style.safetensors", "weight": 0.5, "sha256": "00"}]
-    found = replayable(with_recipe(make(tmp_path / "x.png"), {"adapters": adapters}))
-    assert found.options["adapters"] == [{"reference": "style.safetensors", "weight": 0.5}]
+    source = with_recipe(make(tmp_path / "x.png"), {"adapters": adapters})
+    with pytest.raises(ModelNotFound, match=r"the adapter 'style.safetensors', which is not here; .* \(--adapter\)"):
+        replayable(source)
+    (tmp_path / "style.safetensors").touch()
+    found = replayable(source)
+    assert found.options["adapters"] == [{"reference": str(tmp_path / "style.safetensors"), "weight": 0.5}]
     assert again(found).differences == ("adapter style.safetensors: missing, or other content now",)
+    assert replayable(source, adapters=["a/b"]).options["adapters"] == [{"reference": "a/b", "weight": 0.5}]
+    for places in (["a", "b"], ["a", "b", "c"]):
+        with pytest.raises(InvalidRequest, match=r"with 1 adapters \('style.safetensors'\), not [23]; give each"):
+            replayable(source, adapters=places)
+    with pytest.raises(InvalidRequest, match=r"with 0 adapters \(none\), not 1"):
+        replayable(make(tmp_path / "y.png"), adapters=["a"])
 
 
 def test_components_of_the_recipe(tmp_path: Path) -> None:
     net = {"reference": "org/net#controlnet", "revision": "abc123", "files": {"a": "00"}}
     then = {"vae": {"reference": "./vae", "revision": None, "files": {"v": "11"}}, "controlnet": net, "checker": None}
     source = with_recipe(make(tmp_path / "x.png"), {"components": {**then, "odd": 5}})
+    with pytest.raises(ModelNotFound, match=r"the vae './vae', which is not here; .* \(--component vae=PATH\)"):
+        replayable(source)
+    named = replayable(source, components={"vae": "my/vae"}).loading["components"]
+    assert named == {"vae": "my/vae", "controlnet": "org/net@abc123#controlnet", "checker": None}
+    (tmp_path / "vae").mkdir()
     found = replayable(source)
-    assert found.loading["components"] == {"vae": "./vae", "controlnet": "org/net@abc123#controlnet", "checker": None}
+    assert found.loading["components"] == {**named, "vae": str(tmp_path / "vae")}
     now = {**then, "vae": {**then["vae"], "files": {"v": "22"}}, "checker": net, "new": net}
     assert set(again(found, FakePictureModel(changes={"components": now})).differences) == {
         "component vae file v: other content now",
@@ -199,6 +215,46 @@ def test_components_of_the_recipe(tmp_path: Path) -> None:
         "component odd: another one now",
         "component new: another one now",
     }
+
+
+def test_several_controlnets_take_the_place_of_several(tmp_path: Path) -> None:
+    then = {name: {"reference": "org/net", "files": {}} for name in ("controlnet", "controlnet_2", "text_encoder_2")}
+    source = with_recipe(make(tmp_path / "x.png"), {"components": then})
+    given = {"controlnet": ["a/b", "c/d"], "text_encoder": "e/f"}
+    wanted = {"text_encoder_2": "org/net", **given}
+    assert replayable(source, components=given).loading["components"] == wanted
+
+
+def test_local_files_are_looked_for_here_and_beside_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, current = tmp_path / "pictures", tmp_path / "current"
+    folder.mkdir()
+    current.mkdir()
+    monkeypatch.chdir(current)
+    source = with_recipe(make(folder / "x.png"), {"model": {"reference": "./mine"}, "base": {"reference": "./base"}})
+    for what, option in (("the base", "--base"), ("the model", "--model")):
+        words = f"with {what} './{'base' if 'base' in what else 'mine'}', which is not here; .* \\({option}\\), or go"
+        with pytest.raises(ModelNotFound, match=words):
+            replayable(source)
+        (folder / "base").mkdir(exist_ok=True)
+    assert replayable(source, model="org/name").reference == "org/name"
+    assert replayable(source, model="org/name", base="org/base").loading["base"] == "org/base"
+    (folder / "mine").mkdir()
+    beside = replayable(source)
+    assert (beside.reference, beside.loading["base"]) == (str(folder / "mine"), str(folder / "base"))
+    (current / "mine").mkdir()
+    assert replayable(source).reference == "./mine"
+    monkeypatch.chdir(folder)
+    assert replayable("x.png").reference == "./mine"
+
+
+@pytest.mark.parametrize("reference", ["./pipe#vae", "./pipe", "pipe.safetensors"])
+def test_parts_of_local_files_are_found(tmp_path: Path, reference: str) -> None:
+    source = with_recipe(make(tmp_path / "x.png"), {"components": {"vae": {"reference": reference}}})
+    name = reference.removeprefix("./")
+    (tmp_path / name.partition("#")[0]).mkdir()
+    assert replayable(source).loading["components"] == {"vae": str(tmp_path / name)}
 
 
 def test_the_kind_of_model_is_checked(tmp_path: Path) -> None:
@@ -242,7 +298,7 @@ def test_any_recipe_is_a_request_or_a_typed_error(recipe: dict[str, Any]) -> Non
             return
         try:
             found = replayable(source, inputs={"image": draw(1)} if "inputs" in recipe else None)
-        except InvalidRequest:
+        except (InvalidRequest, ModelNotFound):
             return
     assert isinstance(found.reference, str) and found.options["n"] == 1
     assert all(name.isidentifier() for name in found.options)

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from kamado.checkpoint.digest import file_digest
+from kamado.checkpoint.reference import published_reference
 from kamado.errors import DoesNotFit, InvalidRequest
 from kamado.memory.ledger import Ledger
 from kamado.picture_requests import AdapterUse
@@ -98,7 +99,7 @@ class Adapters:
             adapters=tuple(found),
             settings=settings,
             recipe=tuple(
-                {"reference": use.reference, "weight": use.weight, "sha256": adapter.sha256}
+                {"reference": published_reference(use.reference), "weight": use.weight, "sha256": adapter.sha256}
                 for adapter, use in found.items()
             ),
         )

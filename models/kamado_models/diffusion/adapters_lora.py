@@ -134,7 +134,7 @@ def read_lora(file: AdapterFile, base: Any, models: Mapping[str, nn.Module], lay
         if not tensor.numel():
             raise UnsupportedCheckpoint(f"{file.what}: its tensor {name!r:.100} is empty: rank 0")
         if name.endswith(".alpha") and tensor.numel() > 1:
-            raise UnsupportedCheckpoint(f"{file.what}: its {name!r:.100} has {tensor.numel()} values, and should be one")
+            raise UnsupportedCheckpoint(f"{file.what}: its {name!r:.100} has {tensor.numel()} values, not one")
     converted, alphas = _converted(file, tensors, base, models)
     return Lora(_Matching(file, layers, reference).deltas(converted, alphas))
 

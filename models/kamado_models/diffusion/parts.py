@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kamado.checkpoint.digest import checkpoint_digests
+from kamado.checkpoint.parts import published_part
+from kamado.checkpoint.reference import published_reference
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 
@@ -78,7 +80,8 @@ def home_of(checkpoint: Checkpoint, name: str) -> Path:
 
 
 def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a recipe says of the files of a checkpoint that is `assembled`: SHA-256 by name, its own and the parts'."""
+    """What a recipe says of the files of a checkpoint that is `assembled`: SHA-256 by name, its own and the parts'.
+    Paths are left out: a recipe is given away with its picture."""
     base = checkpoint.base
     theirs = (
         {} if base is None else {key: each for key, each in checkpoint.tensors.items() if base.tensors.get(key) == each}
@@ -90,7 +93,7 @@ def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     found: dict[str, Any] = {
         "model": {
-            "reference": checkpoint.reference,
+            "reference": published_reference(checkpoint.reference),
             "revision": checkpoint.revision,
             "files": checkpoint_digests(replace(checkpoint, tensors=own)),
         }
@@ -100,16 +103,21 @@ def recipe_files(checkpoint: Checkpoint) -> dict[str, Any]:
         files = {key: path for key, path in base.files.items() if key.partition("/")[0] in used}
         # One that was named is loaded again for a replay; the tokenizers of a known kind are found again by themselves.
         found["base" if base.config else "tokenizers"] = {
-            "reference": base.reference,
+            "reference": published_reference(base.reference),
             "revision": base.revision,
             "files": checkpoint_digests(replace(base, tensors=theirs, files=files)),
         }
     if checkpoint.parts:
-        found["components"] = {
-            name: part and {"reference": part.reference, "revision": part.revision, "files": checkpoint_digests(part)}
-            for name, part in checkpoint.parts.items()
-        }
+        found["components"] = {name: part and _recipe_part(part) for name, part in checkpoint.parts.items()}
     return found
+
+
+def _recipe_part(part: Checkpoint) -> dict[str, Any]:
+    return {
+        "reference": published_part(part.reference),
+        "revision": part.revision,
+        "files": checkpoint_digests(part),
+    }
 
 
 def _tensors_of(part: Checkpoint, name: str) -> Mapping[str, TensorEntry]:

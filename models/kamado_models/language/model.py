@@ -12,6 +12,7 @@ import transformers
 
 import kamado
 from kamado.checkpoint.digest import checkpoint_digests
+from kamado.checkpoint.reference import published_reference
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
 from kamado.errors import ContextOverflow
@@ -142,10 +143,14 @@ class LanguageModel:
         return {
             "kamado": kamado.__version__,
             "model": {
-                "reference": self.checkpoint.reference,
+                "reference": published_reference(self.checkpoint.reference),
                 "revision": self.checkpoint.revision,
                 "files": self._hashes,
-                **({"allow_code": allowed} if (allowed := self.plan.allow_code) is not None else {}),
+                **(
+                    {"allow_code": published_reference(allowed)}
+                    if (allowed := self.plan.allow_code) is not None
+                    else {}
+                ),
             },
             "options": _plain(asdict(options)),
             "device": self.plan.device,

@@ -16,7 +16,7 @@ from ..errors import InvalidRequest, UnsupportedCheckpoint
 from .folder import Listing, list_folder, read_weights, wants_code
 from .inspect import configs_in, inspect, is_diffusers_model, stored_revision
 from .paths import below, check_name
-from .reference import look_at_disk
+from .reference import look_at_disk, published_reference
 from .resolve import resolve
 from .strict_json import read_json_object
 from .types import Checkpoint, Detail, Progress
@@ -102,6 +102,12 @@ def split_reference(reference: str) -> tuple[str, str]:
     if not separator or look_at_disk(Path(reference).expanduser()) is not None:
         return reference, ""
     return whole, check_name(folder, where=reference)
+
+
+def published_part(reference: str) -> str:
+    """See `published_reference`. The folder after a `#` stays."""
+    whole, folder = split_reference(reference)
+    return published_reference(whole) + (f"#{folder}" if folder else "")
 
 
 def _flat(components: Parts) -> dict[str, PartReference | None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InvalidRequest, ModelNotFound
+from ..errors import InvalidRequest, KamadoError, ModelNotFound
 
 MAX_REFERENCE_CHARACTERS = 4096
 
@@ -98,7 +99,7 @@ def parse_reference(text: str, *, look: Look = look_at_disk) -> Reference:
     kind = None if path is None else look(path)
     if path is not None and kind is not None:
         return PathReference(path, kind)
-    if text.startswith(_PATH_STARTS) or text.lower().endswith(_WEIGHT_SUFFIXES):
+    if must_be_path(text):
         raise ModelNotFound(f"{shown} does not exist; check the path")
     if "/" in text:
         return _hub(text, shown)
@@ -108,6 +109,23 @@ def parse_reference(text: str, *, look: Look = look_at_disk) -> Reference:
         f"{shown} is not a model's name; give a catalog name (smollm2:135m), org/name[@revision], a folder, "
         "a .safetensors or .gguf file, or pypi:package[==version]"
     )
+
+
+def published_reference(text: str, *, look: Look = look_at_disk) -> str:
+    """A reference as it may stand in a file that is given away. Of a path only the last name is left, as `./name`:
+    where somebody's files lie is nobody's business, and such a name is a path for every reader, none of the hub's."""
+    try:
+        parsed = parse_reference(text, look=look)
+    except KamadoError:  # what was loaded and is nothing else was a path
+        parsed = None
+    if parsed is not None and not isinstance(parsed, PathReference):
+        return text
+    return f"./{os.path.basename(os.path.abspath(_as_path(text) or text))}"
+
+
+def must_be_path(text: str) -> bool:
+    """Whether a reference is a path by its form, even if nothing lies there."""
+    return text.startswith(_PATH_STARTS) or text.lower().endswith(_WEIGHT_SUFFIXES)
 
 
 def normalize_package(name: str) -> str:

@@ -25,6 +25,9 @@ _FILE = click.Path(path_type=Path)
 @click.argument("file", type=_FILE)
 @click.option("-o", "out_path", metavar="OUT", type=_FILE, help="Where to write it.  [FILE-replay]")
 @click.option("--model", metavar="MODEL", help="The model, if it is not where the recipe says.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="PATH", help="An adapter that lies elsewhere; all, in their order."
+)
 @click.option("--image", type=_FILE, multiple=True, metavar="FILE", help="The input picture, if there was one.")
 @click.option("--mask", type=_FILE, metavar="FILE", help="The mask, if there was one.")
 @click.option("--control", type=_FILE, multiple=True, metavar="FILE", help="What a ControlNet saw, if there was one.")
@@ -41,6 +44,7 @@ def replay(
     *,
     out_path: Path | None,
     model: str | None,
+    adapters: tuple[str, ...],
     load: LoadOptions,
     out: Output,
     **given: Any,
@@ -56,14 +60,16 @@ def replay(
     from ..replaying import replayable
 
     given["ip_adapter_image"] = given.pop("adapter_image")
-    found = replayable(file, out_path, model=model, inputs=given)
+    found = replayable(
+        file, out_path, model=model, components=load.components, base=load.base, adapters=adapters, inputs=given
+    )
     check_target(out_path or file.with_suffix(".png"))
     load = replace(
         load,
         dtype=load.dtype if load.dtype != "auto" else found.loading.get("dtype", "auto"),
         quant=load.quant if load.quant != "none" else found.loading.get("quant", "none"),
-        components={**found.loading.get("components", {}), **(load.components or {})} or None,
-        base=load.base or found.loading.get("base"),
+        components=found.loading.get("components"),
+        base=found.loading.get("base"),
     )
     out.note(f"the recipe in {file} asks {found.reference} for it, with seed {found.options.get('seed', 'unknown')}")
     with found.explained():

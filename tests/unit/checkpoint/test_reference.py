@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kamado.checkpoint.parts import published_part
 from kamado.checkpoint.reference import (
     CatalogReference,
     HubReference,
@@ -16,6 +17,7 @@ from kamado.checkpoint.reference import (
     PypiReference,
     Reference,
     parse_reference,
+    published_reference,
 )
 from kamado.errors import InvalidRequest, ModelNotFound
 
@@ -89,6 +91,35 @@ def test_real_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_reference("org/other") == HubReference("org/other")
 
 
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("/home/me/secret/model", "./model"),
+        ("~/secret/model.gguf", "./model.gguf"),
+        ("../secret/style.safetensors", "./style.safetensors"),
+        ("style.safetensors", "./style.safetensors"),
+        ("./model/", "./model"),
+        ("smollm2:135m", "smollm2:135m"),
+        ("org/name", "org/name"),
+        ("org/name@v1", "org/name@v1"),
+        ("pypi:a_b==1.0", "pypi:a_b==1.0"),
+    ],
+)
+def test_what_others_may_read_of_a_reference(text: str, published: str) -> None:
+    assert published_reference(text, look=lambda path: None) == published
+
+
+def test_a_folder_that_looks_like_a_name_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    (tmp_path / "org" / "pipe#1").mkdir()
+    monkeypatch.chdir(tmp_path / "org")
+    assert published_reference("name") == "./name" and published_reference(".") == "./org"
+    monkeypatch.chdir(tmp_path)
+    assert published_reference("org/name") == "./name" and published_reference("org/other") == "org/other"
+    assert published_part("org/name#vae") == "./name#vae" and published_part("org/other@1#vae") == "org/other@1#vae"
+    assert published_part("org/pipe#1") == "./pipe#1"
+
+
 _PIECES = st.lists(
     st.sampled_from(
         ["pypi:", "==", "/", "@", ":", "..", ".", "~", "\\", "\0", "a", "B", "-", "é", " ", "1.0", ".gguf", "C:"]
@@ -104,6 +135,22 @@ def test_total(text: str, exists: bool) -> None:
         return
     if not isinstance(value, PathReference):
         assert parse_reference(str(value), look=_nothing) == value
+
+
+@given(text=st.one_of(st.text(), _PIECES.map("".join)), exists=st.booleans())
+def test_of_a_path_only_one_name_is_published(text: str, exists: bool) -> None:
+    look = _all if exists else _nothing
+    try:
+        value = parse_reference(text, look=look)
+    except (InvalidRequest, ModelNotFound):
+        return
+    published = published_reference(text, look=look)
+    if not isinstance(value, PathReference):
+        assert published == text
+        return
+    assert published.startswith("./") and published.count("/") == 1
+    with pytest.raises((InvalidRequest, ModelNotFound)):  # nobody takes it for a name of the hub or the catalog
+        parse_reference(published, look=_nothing)
 
 
 @given(text=st.text())

@@ -92,6 +92,27 @@ def test_rounding_of_a_batch_is_status_0_and_said(kamado: Kamado, pictures: Fake
     assert more.status == 1 and "a batch moves no value by more than 1, and nothing that the recipe" in more.err
 
 
+def test_local_files_are_named(kamado: Kamado, pictures: FakePictureModel, runtime: FakeRuntime) -> None:
+    local = {
+        "model": {"reference": "./mine"},
+        "base": {"reference": "./base"},
+        "components": {"vae": {"reference": "./vae"}},
+        "adapters": [{"reference": "./a.safetensors", "weight": 0.5}],
+    }
+    save_picture(draw(7), "x.png", {**read_recipe("x.png"), **local})
+    args = ["replay", "x.png"]
+    for option, value in (("--adapter", "b"), ("--base", "c"), ("--component", "vae=d"), ("--model", "fake")):
+        done = kamado(*args)
+        assert done.status == 4 and "which is not here" in done.err and f"({option}" in done.err
+        args += [option, value]
+    assert runtime.loaded == [] and kamado(*args).status == 0
+    reference, options = runtime.loaded[0]
+    assert reference == "fake" and options["base"] == "c" and options["components"] == {"vae": ["d"]}
+    assert pictures.requests[0]["adapters"] == [{"reference": "b", "weight": 0.5}]
+    many = kamado(*args, "--adapter", "e")
+    assert many.status == 2 and "with 1 adapters ('./a.safetensors'), not 2" in many.err
+
+
 @pytest.mark.usefixtures("pictures")
 def test_jpeg_cannot_tell(kamado: Kamado) -> None:
     save_picture(draw(7), "x.jpg", read_recipe("x.png"))
