@@ -26,7 +26,7 @@ def make_plan(**changes: Any) -> Plan:
         "architecture": "FakeForCausalLM",
         "device": "cpu",
         "dtype": "float32",
-        "quant": "none",
+        "quant": None,
         "lanes": (lane,),
         "context_tokens": CONTEXT_TOKENS,
         "kv_tokens": 1000,
