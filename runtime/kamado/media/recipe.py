@@ -99,7 +99,9 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """How the model is to be loaded to make the output again, as far as the recipe says: `dtype`, `quant`, `components`
     as {name: reference or None}, `base`, and `adapters` as [{"reference", "weight"}]. The permission to run a
     checkpoint's code is never among it."""
-    found: dict[str, Any] = {name: recipe[name] for name in ("dtype", "quant") if isinstance(recipe.get(name), str)}
+    found: dict[str, Any] = {"dtype": recipe["dtype"]} if isinstance(recipe.get("dtype"), str) else {}
+    if isinstance(recipe.get("quant"), (str, Mapping)):
+        found["quant"] = recipe["quant"]  # judged when the model is loaded
     components = {
         str(name): facts and _pinned(facts["reference"], _text(facts.get("revision")))
         for name, facts in _mapping(recipe.get("components")).items()
