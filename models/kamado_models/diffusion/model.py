@@ -133,7 +133,7 @@ class PipelineModel:
             # Sums that several threads make together are rounded otherwise.
             **({"threads": torch.get_num_threads()} if self.plan.device == "cpu" else {}),
             "dtype": self.plan.dtype,
-            "quant": self.plan.quant,
+            "quant": self.plan.quant_json,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,

@@ -155,7 +155,7 @@ class LanguageModel:
             "options": _plain(asdict(options)),
             "device": self.plan.device,
             "dtype": self.plan.dtype,
-            "quant": self.plan.quant,
+            "quant": self.plan.quant_json,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
