@@ -44,7 +44,10 @@ def test_a_single_file_with_a_controlnet(kamado: Kamado, folder: Path, tmp_path:
     )
     made = kamado("run", *model, *request, "-o", tmp_path / "a.png")
     assert made.returncode == 0, made.stderr
-    again = kamado("replay", tmp_path / "a.png", "--control", folder / "drawing.png", "--json")
+    replay = ("replay", tmp_path / "a.png", "--control", folder / "drawing.png", "--json")
+    lost = kamado(*replay)
+    assert lost.returncode == 4 and b"which is not here; say where it is" in lost.stderr
+    again = kamado(*replay, "--model", *model)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["equal"] is True
     whole = ("run", folder / "sd15", *model[3:], *request, "-o", tmp_path / "b.png")
