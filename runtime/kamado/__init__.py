@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .events import Token as Token
     from .jobs import Job as Job
     from .memory.devices import devices as devices
+    from .quality import Quality as Quality
+    from .quant import Quant as Quant
+    from .quantizing import quantize as quantize
     from .replaying import Replay as Replay
     from .replaying import replay as replay
     from .results import Failure as Failure
@@ -57,6 +60,9 @@ _HOMES = {
     ".events": ("Event", "Finished", "Media", "Preview", "Progress", "Started", "Token"),
     ".jobs": ("Job",),
     ".memory.devices": ("devices",),
+    ".quality": ("Quality",),
+    ".quant": ("Quant",),
+    ".quantizing": ("quantize",),
     ".replaying": ("Replay", "replay"),
     ".results": ("Failure", "Result"),
 }

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .events import Event, Finished, FinishReason
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .checkpoint.types import Checkpoint
     from .memory.ledger import Ledger
     from .memory.plan import Plan, PlanOptions
+    from .quant import Quant
     from .results import Result, Timings
 
 
@@ -92,7 +95,11 @@ class Lane(Protocol):
 
     def run(self, works: Sequence[Work]) -> Sequence[Any]:
         """Exactly one batched forward: one result a work, in order. All or nothing: when it raises, nothing has
-        changed and the works can be run again in smaller batches."""
+        changed and the works can be run again, also in smaller batches."""
+
+    def ease(self, work: Work) -> Work | None:
+        """Another way to compute a work that ran out of memory by itself: one that takes less, and whose result may
+        differ a little. None: there is none (any more)."""
 
 
 class LoadedModel(Protocol):
@@ -145,6 +152,16 @@ class Family(Protocol):
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint, and what is wrong
         with `env.request`."""
+
+
+    def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
+        """Write the checkpoint with weights as `quant` has them into `folder`, which is empty; one tensor at a time.
+
+        Raises UnsupportedCheckpoint for one that is quantized already, and for a form that cannot be written; OSError."""
+
+    def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
+        """How far `other`, a quantized form of `reference`, is from it: the figures of `kamado.quality.Quality`. Both
+        are loaded as planned, one after the other. Raises UnsupportedCheckpoint for models that cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InvalidRequest
@@ -160,13 +162,14 @@ QuantLike = str | Mapping[str, Any] | Quant | None
 
 
 def parse_quant(value: QuantLike) -> Quant | None:
-    """`"int8"`, a mapping with the fields of Quant, or a Quant; None and `"none"` are None. Raises InvalidRequest."""
+    """`"int8"`, the path of a `.toml` file or a mapping with the fields of Quant, or a Quant; None and `"none"` are
+    None. Raises InvalidRequest."""
     if value is None or value == "none":
         return None
     if isinstance(value, Quant):
         return value
     if isinstance(value, str):
-        return Quant(scheme=_known(value))
+        return parse_quant(_read(Path(value))) if value.endswith(".toml") else Quant(scheme=_known(value))
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"quant must be a name or a table, not {value!r:.80}")
     unknown = sorted(set(value) - set(Quant.__slots__))
@@ -194,6 +197,14 @@ def role_of(name: str, shape: Sequence[int]) -> Role:
     if _EMBEDDING.search(name) and not re.search(r"(attn|attention|attn_output)[._]output\.weight$", name):
         return "embedding" if not re.search(r"\d\.[\w.]*output\.weight$", name) else "linear"
     return "other" if _EXACT.search(name) else "linear"
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} cannot be read as a table of a quantization: {error}") from error
 
 
 def _known(name: Any) -> str:

@@ -6,6 +6,7 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kamado.checkpoint.types import Checkpoint
@@ -70,6 +71,8 @@ class DiffusionFamily:
             )
         if options.kv_tokens is not None:
             raise InvalidRequest("kv_tokens (--kv-tokens) is for language models; this one makes pictures")
+        if options.kv_dtype != "auto":
+            raise InvalidRequest("kv_dtype (--kv-dtype) is for language models; this one makes pictures")
         dtype = _dtype(checkpoint, options)
         dtypes = component_dtypes(checkpoint, dtype)
         width, height = picture_size(checkpoint)
@@ -109,6 +112,25 @@ class DiffusionFamily:
                 from .loading import load
 
             return load(assembled(with_tokenizers(checkpoint, offline=env.offline)), plan, env)
+
+
+    def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
+        """See Family. Folders only; convolutions keep their precision, since no format has others."""
+        with environment_kept():
+            from .writing import write_quantized
+
+            write_quantized(checkpoint, quant, folder)
+
+    def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
+        """See Family. Pictures from the same seeds."""
+        with environment_kept():
+            from ..language.materialize import library_call
+
+            with library_call():
+                from .quality import picture_figures
+
+            first, second = (assembled(with_tokenizers(each, offline=True)) for each, _ in (reference, other))
+            return picture_figures((reference[1], other[1]), (first, second))
 
 
 def _architecture(checkpoint: Checkpoint) -> str:

@@ -21,7 +21,7 @@ from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings, failure_notes, failures_in
 
-from .intake import Intake
+from .intake import Intake, Order
 from .parts import recipe_files
 from .sizes import Sizes
 from .task import PictureTask, Workshop
@@ -47,9 +47,13 @@ class PipelineModel:
         self._files: dict[str, Any] | None = None
         self._hardware = resolve_device(plan.device).model
 
+    def order(self, options: Mapping[str, Any]) -> Order:
+        """A request, checked; see Intake. Raises InvalidRequest."""
+        return self._intake.order(options)
+
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
-        order = self._intake.order(options)
+        order = self.order(options)
         asked = order.asked
         chosen = self._workshop.adapters.prepare(asked.adapters, order.kind, order.arguments)
         deadline = now + asked.deadline_s if asked.deadline_s is not None else None

@@ -108,7 +108,7 @@ class ChatTemplate:
             raise UnsupportedCheckpoint(
                 f"the chat template has {len(source)} characters; at most {MAX_TEMPLATE_CHARS} are allowed"
             )
-        self._source = source
+        self.source = source
         self._time_limit_s = time_limit_s
         self._max_chars = max_chars
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class ChatTemplate:
         try:
             request = json.dumps(
                 {
-                    "template": self._source,
+                    "template": self.source,
                     "variables": {**variables, "messages": [dict(message) for message in messages]},
                     "max_chars": self._max_chars,
                 }

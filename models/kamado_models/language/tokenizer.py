@@ -62,6 +62,13 @@ class Tokenizer:
         """The `tokenizers.Tokenizer`, for those who need its vocabulary (constrained decoding)."""
         return self._backend
 
+    def as_config(self) -> dict[str, Any]:
+        """What a `tokenizer_config.json` beside the backend's `tokenizer.json` says."""
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **self._variables}
+        if self._template is not None:
+            config["chat_template"] = self._template.source
+        return config if self._force_bos is None else {**config, "add_bos_token": self._force_bos}
+
     def token_id(self, token: str) -> int | None:
         """The id of exactly this token."""
         found: int | None = self._backend.token_to_id(token)

@@ -217,6 +217,7 @@ def _entry_facts(model: str) -> dict[str, Any]:
 def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     from ..checkpoint.own_code import how_to_allow, wishes
     from ..families import find
+    from ..quality import FILE, read_quality
 
     weights = {entry.file for entry in checkpoint.tensors.values()}
     paths = sorted(weights | {*checkpoint.files.values(), *checkpoint.code.values()})
@@ -240,6 +241,8 @@ def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         facts |= {"family": family.name, **family.describe(checkpoint)}
     except UnsupportedCheckpoint as error:
         facts["family"] = f"none: {error}"
+    if (quality := checkpoint.files.get(FILE)) is not None:
+        facts["quality"] = read_quality(quality).sentence()
     facts["files"] = [{"name": path.relative_to(base).as_posix(), "bytes": path.stat().st_size} for path in paths]
     return facts
 

@@ -100,8 +100,9 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
     as {name: reference or None}, `base`, and `adapters` as [{"reference", "weight"}]. The permission to run a
     checkpoint's code is never among it."""
     found: dict[str, Any] = {"dtype": recipe["dtype"]} if isinstance(recipe.get("dtype"), str) else {}
-    if isinstance(recipe.get("quant"), (str, Mapping)):
-        found["quant"] = recipe["quant"]  # judged when the model is loaded
+    quant = recipe.get("quant")
+    if isinstance(quant, Mapping) or (isinstance(quant, str) and not quant.endswith(".toml")):  # no file is opened
+        found["quant"] = quant
     components = {
         str(name): facts and _pinned(facts["reference"], _text(facts.get("revision")))
         for name, facts in _mapping(recipe.get("components")).items()

@@ -1,0 +1,123 @@
+"""Quantized checkpoints: written tensor by tensor, and compared with what they were made of."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .checkpoint.inspect import inspect
+from .checkpoint.store import translated_os_errors
+from .checkpoint.types import Checkpoint
+from .errors import GenerationFailed, InvalidRequest
+from .families import find
+from .files import write_json
+from .memory.devices import DeviceFacts, default_budget, resolve_device
+from .memory.plan import Plan, PlanOptions
+from .quality import FILE, Quality
+from .quant import Quant, QuantLike, parse_quant
+from .units import format_bytes, parse_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """A checkpoint that was written."""
+
+    path: Path
+    stored_bytes: int
+    """Of its tensors."""
+    source_bytes: int
+    """Of those that it was made of, as they were stored."""
+    quality: Quality | None
+    """None where it was not compared; `note` says why."""
+    note: str = ""
+
+
+def quantize(
+    reference: str | Path,
+    out: str | Path,
+    quant: QuantLike,
+    *,
+    device: str = "auto",
+    memory: str | int | None = None,
+    compare: bool = True,
+    accept_loss: bool = False,
+    offline: bool = False,
+) -> Quantized:
+    """Write the model as a quantized checkpoint to the new folder `out`, which appears when all is done, or not at all.
+
+    Tensors are quantized one at a time: beside what is being written there is one of them in memory. Then both are
+    loaded in turn on `device`, within `memory`, and compared (`compare`); a result that is broken (`quality.FLOORS`)
+    is refused unless `accept_loss`. The figures are kept in the folder.
+
+    Raises InvalidRequest, ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, and GenerationFailed for a result
+    that is refused.
+    """
+    form, folder = parse_quant(quant), Path(out)
+    if form is None:
+        raise InvalidRequest("say in which form the weights shall be (--quant int8, --quant int4)")
+    if folder.exists():
+        raise InvalidRequest(f"{folder} is there already; name a new folder")
+    checkpoint = inspect(str(reference), offline=offline)
+    family = find(checkpoint)
+    facts = resolve_device(device)
+    budget = parse_bytes(memory) if memory is not None else default_budget(facts)
+    with translated_os_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            family.write_quantized(checkpoint, form, stage)
+            made = inspect(str(stage), offline=True)
+            quality, note = (None, "not compared") if not compare else _compared(checkpoint, made, form, facts, budget)
+            if quality is not None:
+                _judge(checkpoint, form, quality, accept_loss=accept_loss)
+                write_json(stage / FILE, quality.as_json())
+            stage.chmod(0o755)
+            stage.rename(folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return Quantized(
+        path=folder,
+        stored_bytes=made.weight_bytes,
+        source_bytes=checkpoint.weight_bytes,
+        quality=quality,
+        note=note,
+    )
+
+
+def _compared(
+    checkpoint: Checkpoint, made: Checkpoint, quant: Quant, facts: DeviceFacts, budget: int
+) -> tuple[Quality | None, str]:
+    """The comparison, or why there is none."""
+    family = find(checkpoint)
+    options = PlanOptions(device=facts.name, budget_bytes=budget, good_dtypes=facts.good_dtypes)
+    plan = family.plan(checkpoint, options)
+    needed = plan.weight_bytes + plan.activation_bytes
+    if needed > budget:
+        return None, (
+            f"not compared: {checkpoint.reference} itself needs {format_bytes(needed)} on {facts.name}, "
+            f"and {format_bytes(budget)} may be used"
+        )
+    other: Plan = family.plan(made, replace(options, dtype=plan.dtype))
+    figures: Mapping[str, float] = family.compare((checkpoint, plan), (made, other))
+    return (
+        Quality(
+            kind=family.makes(checkpoint)[0],
+            figures=figures,
+            quant=quant.as_json(),
+            reference=checkpoint.reference,
+            measured_on=f"{facts.name}, {plan.dtype}",
+        ),
+        "",
+    )
+
+
+def _judge(checkpoint: Checkpoint, quant: Quant, quality: Quality, *, accept_loss: bool) -> None:
+    problems = quality.problems()
+    if problems and not accept_loss:
+        raise GenerationFailed(
+            f"{quant.scheme} breaks {checkpoint.reference}: {'; '.join(problems)}. Choose a finer form, leave out "
+            "layers (skip), or accept it (--accept-loss)"
+        )
