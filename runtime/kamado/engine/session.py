@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import heapq
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +38,9 @@ class Session:
         self._loop = loop
         self._thread_context = thread_context
         self._commands: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        """A heap; of those due at the same time the first one set comes first."""
+        self._timer_numbers = itertools.count()
         self._wake = threading.Condition()
         self._sinks: dict[str, Sink] = {}
         self._thread: threading.Thread | None = None
@@ -61,7 +66,7 @@ class Session:
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the loop's thread, between two steps, and wait for what it returns or raises."""
-        if threading.current_thread() is self._thread:
+        if self.is_own_thread():
             return function()
         future: Future[T] = Future()
 
@@ -73,6 +78,17 @@ class Session:
 
         self._send(run)
         return future.result()
+
+    def later(self, due: float, function: Callable[[], None]) -> None:
+        """Run `function` on the loop's thread, between two steps, once the loop's clock shows `due`. It is not run any
+        more when the session is closed. It must be quick. Returns at once."""
+        with self._wake:
+            heapq.heappush(self._timers, (due, next(self._timer_numbers), function))
+            self._wake.notify()
+
+    def is_own_thread(self) -> bool:
+        """Whether the caller is the loop's thread, which must wait for nobody that may wait for it."""
+        return threading.current_thread() is self._thread
 
     def close(self) -> None:
         """Cancel what runs and end the thread. Returns when it has ended."""
@@ -109,8 +125,13 @@ class Session:
         """Wait for something to do, and carry out what was sent. False: closed."""
         with self._wake:
             while not self._commands and not self._closed and not len(self._loop.scheduler):
-                self._wake.wait()
+                wait_s = self._timers[0][0] - self._loop.clock() if self._timers else None
+                if wait_s is not None and wait_s <= 0:
+                    break
+                self._wake.wait(wait_s)
             commands, self._commands = self._commands, deque()
+            while self._timers and not self._closed and self._timers[0][0] <= self._loop.clock():
+                commands.append(heapq.heappop(self._timers)[2])
             closed = self._closed
         for command in commands:
             _guarded(command)

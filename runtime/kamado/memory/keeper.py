@@ -1,0 +1,333 @@
+"""Which models are in memory, and which one leaves when another comes.
+
+    out --comes in--> loading --> in --leaves--> leaving --> out         gone: unloaded, for good
+
+Models come in one at a time, in the thread that wants one; lanes appear and vanish on the loop's thread. A model with
+requests in flight, or pinned, stays. The ledger is entered by families before they allocate, and left here once a model
+has let go of its memory, so it is never below what is held.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from ..contracts import LoadedModel
+from ..errors import Cancelled, GenerationFailed, InvalidRequest, KamadoError
+from .ledger import Ledger
+from .plan import Plan
+from .residency import Residency
+from .room import Room
+from .tenant import LoopThread, Tenant
+
+
+class Keeper:
+    """Thread safe."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        device: str,
+        residency: Residency,
+        thread: LoopThread,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._device = device
+        self._room = Room(ledger, device)
+        self._residency = residency
+        self._thread = thread
+        self._clock = clock
+        self._tenants: dict[str, Tenant] = {}
+        self._moving = threading.RLock()
+        """Held by who brings a model in. Never waited for on the loop's thread, which that one waits for."""
+        self._changed = threading.Condition()
+        """Guards all tenants; held for moments only."""
+
+    # ---- requests ----
+
+    def use(self, tenant: Tenant) -> LoadedModel:
+        """The model, in memory until `done`; brought back first if it is out, which may take others' place.
+
+        Raises InvalidRequest once it is unloaded, and what bringing it back raises: DoesNotFit, GenerationFailed."""
+        with self._changed:
+            if (loaded := self._taken(tenant)) is not None:
+                return loaded
+        with self.moving():
+            with self._changed:
+                self._changed.wait_for(lambda: tenant.place != "leaving")
+                if (loaded := self._taken(tenant)) is not None:
+                    return loaded
+            return self._bring_back(tenant)
+
+    def done(self, tenant: Tenant, *, watch: bool = True) -> None:
+        """One request less. `watch`: from now on it may have been without one for too long."""
+        with self._changed:
+            tenant.users -= 1
+            tenant.last_used = self._clock()
+            if watch:
+                self._watch(tenant)
+
+    def pin(self, tenant: Tenant) -> None:
+        """From now on it stays in memory. Raises as `use` does."""
+        self.use(tenant)
+        with self._changed:
+            tenant.pinned = True
+        self.done(tenant)
+
+    def unpin(self, tenant: Tenant) -> None:
+        """It may leave again."""
+        with self._changed:
+            tenant.pinned = False
+            self._watch(tenant)
+
+    # ---- in ----
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """While inside, no other thread brings a model in."""
+        if not self._moving.acquire(blocking=not self._thread.is_own_thread()):
+            raise InvalidRequest(
+                "another model is being loaded, and a callback on the loop's thread cannot wait for that; ask from a "
+                "thread of your own"
+            )
+        try:
+            yield
+        finally:
+            self._moving.release()
+
+    def plan_of(self, planned: Callable[[int], Plan]) -> Plan:
+        """The plan that `make_room` would give, whether it fits or not; nobody leaves. `planned(available_bytes)` makes
+        a plan."""
+        here, idle = self._here_and_idle()
+        return self._room.choose(planned, here, idle)[0]
+
+    def make_room(self, planned: Callable[[int], Plan]) -> Plan:
+        """A plan that there is room for now: idle models leave, least recently used first, as far as need be. Within
+        `moving`. Raises DoesNotFit, and then nobody has left."""
+        if self._tenants:
+            self._thread.call(lambda: None)  # requests that ended before are known to have ended
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not any(other.place == "leaving" for other in self._tenants.values()))
+            here, idle = self._here_and_idle()
+            plan, leaving = self._room.choose(planned, here, idle)
+            self._room.check(plan, [tenant for tenant in here if tenant not in idle])
+            if all(self._evict(tenant) for tenant in leaving):  # a new request may have come for one of them
+                return plan
+
+    def bring_in(self, tenant: Tenant, load: Callable[[], LoadedModel]) -> LoadedModel:
+        """Have `load` read it, and attach it; `done` is to follow. Within `moving`, after `make_room`.
+
+        Raises what `load` raises, and InvalidRequest if it was unloaded meanwhile; then it holds nothing."""
+        with self._changed:
+            self._tenants[tenant.owner] = tenant
+            tenant.place = "loading"
+        loaded: LoadedModel | None = None
+        try:
+            loaded = load()
+            new = loaded
+            self._thread.call(lambda: self._attach(tenant, new))
+        except BaseException as error:
+            _forget_locals(error)  # they hold what was read so far
+            self._empty(tenant, loaded)
+            raise
+        return loaded
+
+    # ---- out ----
+
+    def unload(self, tenant: Tenant) -> None:
+        """End its requests and give back every byte, for good. On the loop's thread, a model that somebody is bringing
+        back is only told; it is dropped as soon as it is there."""
+
+        def leave() -> LoadedModel | None:
+            with self._changed:
+                tenant.gone = True
+                if tenant.place != "in":
+                    return None
+                tenant.place = "leaving"
+            tenant.end_requests()
+            return self._detach(tenant)
+
+        if tenant.gone and tenant.owner not in self._tenants:
+            return
+        with suppress(Cancelled):  # the runtime is closed, and that unloads everything
+            if (loaded := self._thread.call(leave)) is not None:
+                self._empty(tenant, loaded)
+            with self._changed:
+                if not self._thread.is_own_thread():
+                    self._changed.wait_for(lambda: tenant.place == "out")
+                self._forget(tenant)
+
+    def close(self, stop: Callable[[], None]) -> None:
+        """Unload every model; `stop` ends the loop's thread first."""
+        with self.moving():
+            stop()
+            for tenant in list(self._tenants.values()):
+                with self._changed:
+                    tenant.gone = True
+                    self._changed.wait_for(lambda tenant=tenant: tenant.place != "leaving")  # type: ignore[misc]
+                    loaded = self._detach(tenant) if tenant.place == "in" else None
+                if loaded is not None:
+                    self._empty(tenant, loaded)
+                with self._changed:
+                    self._forget(tenant)
+
+    # ---- figures ----
+
+    def is_here(self, tenant: Tenant) -> bool:
+        """Whether it is in memory."""
+        return tenant.place == "in"
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """By owner; with the figures of its state memory where it is in memory."""
+        with self._changed:
+            return {owner: self._figures(tenant) for owner, tenant in self._tenants.items() if not tenant.gone}
+
+    def usage(self, tenant: Tenant) -> dict[str, Any]:
+        """Figures of its state memory; none while it is out."""
+        with self._changed:
+            return dict(tenant.loaded.usage()) if tenant.loaded is not None else {}
+
+    # ---- with `_changed` held ----
+
+    def _figures(self, tenant: Tenant) -> dict[str, Any]:
+        usage = tenant.loaded.usage() if tenant.loaded is not None else {}
+        return {
+            **usage,
+            "place": {"in": "memory"}.get(tenant.place, tenant.place),
+            "pinned": tenant.pinned,
+            "requests": tenant.users,
+            "idle_s": 0.0 if tenant.users else max(self._clock() - tenant.last_used, 0.0),
+            "returns": tenant.num_returns,
+            "return_s": tenant.return_s,
+        }
+
+    def _taken(self, tenant: Tenant) -> LoadedModel | None:
+        if tenant.gone:
+            raise InvalidRequest(f"{tenant.plan.reference} is unloaded; load it again")
+        if tenant.place == "in":
+            tenant.users += 1
+            tenant.last_used = self._clock()
+        return tenant.loaded if tenant.place == "in" else None
+
+    def _forget(self, tenant: Tenant) -> None:
+        if tenant.gone and tenant.place == "out":
+            self._tenants.pop(tenant.owner, None)
+
+    def _watch(self, tenant: Tenant) -> None:
+        """See that an idle model leaves when its time has come. One timer a model, however many requests it has."""
+        if tenant.keep_alive_s is None or tenant.has_timer or tenant.place != "in" or tenant.why_it_stays():
+            return
+        tenant.has_timer = True
+        self._thread.later(tenant.last_used + tenant.keep_alive_s, lambda: self._time_is_up(tenant))
+
+    def _here(self) -> list[Tenant]:
+        return [tenant for tenant in self._tenants.values() if tenant.place == "in"]
+
+    # ---- without it ----
+
+    def _here_and_idle(self) -> tuple[list[Tenant], list[Tenant]]:
+        """Who is in memory, and who of them may leave, least recently used first."""
+        with self._changed:
+            here = self._here()
+            idle = [tenant for tenant in here if tenant.why_it_stays() is None]
+            return here, sorted(idle, key=lambda tenant: tenant.last_used)
+
+    def _bring_back(self, tenant: Tenant) -> LoadedModel:
+        begin, plan = self._clock(), tenant.plan
+        needed = tenant.held_bytes + plan.activation_bytes
+        try:
+            self.make_room(lambda available: replace(plan, available_bytes=available, minimum_bytes=needed))
+            loaded = self.bring_in(tenant, tenant.load)
+        except KamadoError:
+            raise
+        except Exception as error:
+            raise GenerationFailed(
+                f"{plan.reference} could not be brought back into memory: {type(error).__name__}: {error}"
+            ) from error
+        tenant.num_returns += 1
+        tenant.return_s += self._clock() - begin
+        return loaded
+
+    def _attach(self, tenant: Tenant, loaded: LoadedModel) -> None:
+        """On the loop's thread."""
+        with self._changed:
+            if tenant.gone:
+                raise InvalidRequest(f"{tenant.plan.reference} was unloaded while it was read")
+            for lane in loaded.lanes:
+                self._residency.add(lane)
+            tenant.loaded, tenant.place = loaded, "in"
+            tenant.held_bytes = self._ledger.held(self._device, tenant.owner)
+            tenant.was_in, tenant.users = True, 1
+            tenant.last_used = self._clock()
+            self._room.share_steps(self._here())
+            self._changed.notify_all()
+
+    def _detach(self, tenant: Tenant) -> LoadedModel:
+        """On the loop's thread."""
+        loaded, tenant.loaded = tenant.loaded, None
+        assert loaded is not None
+        for lane in loaded.lanes:
+            self._residency.remove(lane.name)
+        return loaded
+
+    def _empty(self, tenant: Tenant, loaded: LoadedModel | None) -> None:
+        """Let go of its memory; then it is out."""
+        try:
+            if loaded is not None:
+                loaded.close()
+        finally:
+            with self._changed:
+                self._ledger.drop(tenant.owner)
+                tenant.place = "out"
+                tenant.gone = tenant.gone or not tenant.was_in
+                self._forget(tenant)
+                self._room.share_steps(self._here())
+                self._changed.notify_all()
+
+    def _evict(self, tenant: Tenant, due: Callable[[], bool] = lambda: True) -> bool:
+        """Have an idle model leave; it comes back when it is asked for. False: it stays."""
+
+        def leave() -> LoadedModel | None:
+            with self._changed:
+                if tenant.place != "in" or tenant.why_it_stays() or not due():
+                    return None
+                tenant.place = "leaving"
+                return self._detach(tenant)
+
+        loaded = self._thread.call(leave)
+        if loaded is None:
+            return False
+        self._empty(tenant, loaded)
+        return True
+
+    def _time_is_up(self, tenant: Tenant) -> None:
+        """A timer's end, on the loop's thread; giving memory back takes a moment, and happens elsewhere."""
+        with self._changed:
+            tenant.has_timer = False
+            if tenant.place != "in" or tenant.why_it_stays():
+                return  # `done` or `unpin` sets the next one
+            if not self._is_due(tenant):
+                self._watch(tenant)
+                return
+
+        def evict() -> None:
+            with suppress(Cancelled):  # the runtime was closed in between
+                self._evict(tenant, lambda: self._is_due(tenant))
+
+        threading.Thread(target=evict, name="kamado-keeper", daemon=True).start()
+
+    def _is_due(self, tenant: Tenant) -> bool:
+        return tenant.keep_alive_s is not None and self._clock() >= tenant.last_used + tenant.keep_alive_s
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

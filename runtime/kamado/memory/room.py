@@ -1,0 +1,76 @@
+"""Whether there is room for a model, and who would have to leave for it. Arithmetic; nobody moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import DoesNotFit
+from ..units import format_bytes
+from .ledger import Ledger
+from .plan import Plan
+from .tenant import Tenant
+
+STEPS = "steps"
+"""Owner in the ledger of the room for temporary tensors."""
+ENOUGH_STATE = 8
+"""Rather than be loaded with less than this part of the state that a plan would hold if all idle models left, a model
+takes the place of another: one that takes only the shortest requests is of little use."""
+
+
+class Room:
+    """What one device has room for. Thread safe, as far as the ledger is."""
+
+    def __init__(self, ledger: Ledger, device: str) -> None:
+        self.ledger = ledger
+        self.device = device
+
+    def share_steps(self, here: Sequence[Tenant]) -> None:
+        """One forward runs at a time, so models share the room for temporary tensors: the largest peak counts."""
+        self.ledger.drop(STEPS)
+        peak = max((tenant.plan.activation_bytes for tenant in here), default=0)
+        self.ledger.enter(self.device, STEPS, "activations", min(peak, self.ledger.free(self.device)))
+
+    def choose(
+        self, planned: Callable[[int], Plan], here: Sequence[Tenant], idle: Sequence[Tenant]
+    ) -> tuple[Plan, Sequence[Tenant]]:
+        """A plan, and who of `idle` leaves for it, the first ones first: as few as give room for its minimum and enough
+        state. If all of them are too few, the plan does not fit."""
+        best = self._planned(planned, here, idle)
+        for count in range(len(idle)):
+            plan = self._planned(planned, here, idle[:count])
+            enough = ENOUGH_STATE * (plan.kv_bytes + plan.state_bytes) >= best.kv_bytes + best.state_bytes
+            if plan.minimum_bytes <= plan.available_bytes and enough:
+                return plan, idle[:count]
+        return best, idle
+
+    def check(self, plan: Plan, staying: Sequence[Tenant]) -> None:
+        """Raise DoesNotFit, and say what stays, if the plan does not fit."""
+        if plan.minimum_bytes <= plan.available_bytes or not staying:
+            plan.check()
+            return
+        sizes = {tenant: format_bytes(self.ledger.held(owner=tenant.owner)) for tenant in staying}
+        who = ", ".join(
+            f"{tenant.plan.reference} holds {size} ({tenant.why_it_stays() or 'in use'})"
+            for tenant, size in sizes.items()
+        )
+        ways = (
+            f"{'Unpin' if tenant.pinned else 'Wait for'} {tenant.plan.reference}: it holds {size}."
+            for tenant, size in sizes.items()
+        )
+        raise DoesNotFit(
+            f"{plan.reference} needs at least {format_bytes(plan.minimum_bytes)} on {self.device}, but only "
+            f"{format_bytes(plan.available_bytes)} may be used: {who}. Unpin or unload one, or wait for its requests.",
+            needed_bytes=plan.minimum_bytes,
+            available_bytes=plan.available_bytes,
+            options=(*ways, *plan.options),
+        )
+
+    def _planned(self, planned: Callable[[int], Plan], here: Sequence[Tenant], leaving: Sequence[Tenant]) -> Plan:
+        """The plan once `leaving` have left."""
+        available = self.ledger.free(self.device) + self.ledger.held(self.device, STEPS)
+        available += sum(self.ledger.held(self.device, tenant.owner) for tenant in leaving)
+        staying = max((tenant.plan.activation_bytes for tenant in here if tenant not in leaving), default=0)
+        plan = planned(available)
+        # Of two peaks the larger one is shared, and the plan counts its own.
+        more = staying - plan.activation_bytes
+        return planned(max(available - more, 0)) if more > 0 else plan

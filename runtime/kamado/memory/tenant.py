@@ -1,0 +1,63 @@
+"""A model of a runtime, wherever it is; and the thread on which its lanes run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from ..contracts import LoadedModel
+from .plan import Plan
+
+T = TypeVar("T")
+Place = Literal["out", "loading", "in", "leaving"]
+
+
+class LoopThread(Protocol):
+    """See `kamado.engine.session.Session`."""
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run it on the loop's thread, between two steps, and wait."""
+
+    def later(self, due: float, function: Callable[[], None]) -> None:
+        """Run it on the loop's thread once the clock shows `due`."""
+
+    def is_own_thread(self) -> bool:
+        """Whether the caller is the loop's thread."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Tenant:
+    """One model, wherever it is. The keeper's to change."""
+
+    owner: str
+    """Name in the ledger, and the beginning of its lanes' names."""
+    plan: Plan
+    """What it was loaded by, and is brought back by."""
+    load: Callable[[], LoadedModel]
+    """Read it again. Raises what `Family.load` raises, and where its files are others now."""
+    end_requests: Callable[[], None] = lambda: None
+    """End all that are in flight. Called on the loop's thread."""
+    keep_alive_s: float | None = None
+    """How long it stays without requests; None: for ever."""
+    pinned: bool = False
+    place: Place = "out"
+    gone: bool = False
+    loaded: LoadedModel | None = None
+    users: int = 0
+    """Requests that are prepared or in flight."""
+    last_used: float = 0.0
+    held_bytes: int = 0
+    """What it held when it had just come in."""
+    num_returns: int = 0
+    return_s: float = 0.0
+    """What all returns took: making room, and reading."""
+    has_timer: bool = False
+    was_in: bool = False
+    """Whether it has ever been in memory. One that never was is forgotten when it fails to come in."""
+
+    def why_it_stays(self) -> str | None:
+        """None: it may leave."""
+        if self.users:
+            return f"busy with {self.users} request{'s' if self.users > 1 else ''}"
+        return "pinned" if self.pinned else None

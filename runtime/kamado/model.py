@@ -1,0 +1,239 @@
+"""A loaded model, as programs see it: requests from threads, asyncio and iterators."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from .checkpoint.types import Checkpoint
+from .contracts import LoadedModel, Task
+from .errors import InvalidRequest, KamadoError
+from .events import Event
+from .jobs import EventStream, Job, result_or_error
+from .memory.keeper import Keeper
+from .memory.plan import Plan
+from .memory.tenant import Tenant
+from .results import Result, Timings
+
+if TYPE_CHECKING:
+    from .api import Runtime
+
+MAP_CONCURRENCY = 64
+"""Requests that `Model.map` keeps in flight unless told otherwise: enough to keep batches full."""
+
+_request_numbers = itertools.count(1)
+
+
+class Model:
+    """A loaded model. Thread safe. Options are those of `kamado.requests.TextOptions` and `Sampling`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        keeper: Keeper,
+        tenant: Tenant,
+        checkpoint: Checkpoint,
+        info: dict[str, Any],
+    ) -> None:
+        self.runtime = runtime
+        self.checkpoint = checkpoint
+        self.info = info
+        """Facts as `kamado show` prints them."""
+        self.capabilities: Sequence[str] = tuple(tenant.loaded.capabilities) if tenant.loaded is not None else ()
+        """What it can make: `text`, ..."""
+        self._keeper = keeper
+        self._tenant = tenant
+        self._jobs: dict[str, Job] = {}
+        self._jobs_lock = threading.Lock()
+        tenant.end_requests = self._end_requests
+
+    @property
+    def owner(self) -> str:
+        """Its name in the ledger and in `Runtime.stats`."""
+        return self._tenant.owner
+
+    @property
+    def reference(self) -> str:
+        """What it was loaded as."""
+        return self.checkpoint.reference
+
+    @property
+    def plan(self) -> Plan:
+        """What it was loaded by."""
+        return self._tenant.plan
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """What is in memory now. Raises InvalidRequest while it is out."""
+        loaded = self._tenant.loaded
+        if loaded is None:
+            raise InvalidRequest(f"{self.reference} is not in memory now; a request or pin() brings it back")
+        return loaded
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a request could start without reading weights first."""
+        return self._keeper.is_here(self._tenant)
+
+    def pin(self) -> None:
+        """Keep it in memory until `unpin`; it is brought back first if it is out.
+
+        Raises InvalidRequest once it is unloaded, and what bringing it back raises; see `submit`."""
+        self._keeper.pin(self._tenant)
+
+    def unpin(self) -> None:
+        """Another model may take its place again."""
+        self._keeper.unpin(self._tenant)
+
+    def submit(self, prompt: str | None = None, **options: Any) -> Job:
+        """Start a request and return at once; if the model is out of memory, as soon as it is back.
+
+        Raises InvalidRequest and ContextOverflow; of a model that is out also DoesNotFit, where the others are busy or
+        pinned, and ModelNotFound, UnsupportedCheckpoint or GenerationFailed where it cannot be read again."""
+        loaded = self._keeper.use(self._tenant)
+        try:
+            request = {"prompt": prompt, **options} if prompt is not None else options
+            request_id = f"r{next(_request_numbers)}"
+            return self._start(loaded, request_id, loaded.prepare(request_id, request, time.monotonic()))
+        except BaseException:
+            self._keeper.done(self._tenant)
+            raise
+
+    def generate(self, prompt: str | None = None, **options: Any) -> Result:
+        """Run a request to its end. Raises also what `Job.result` raises."""
+        job = self.submit(prompt, **options)
+        try:
+            return job.result()
+        except BaseException:
+            job.cancel()
+            raise
+
+    def stream(self, prompt: str | None = None, **options: Any) -> EventStream:
+        """The request's events as they come. Leaving the iterator cancels the request. A request that fails has a last
+        event that carries the error. Bad options raise at once, not with the first event."""
+        return EventStream(self.submit(prompt, **options))
+
+    def generate_many(self, requests: Iterable[Mapping[str, Any]]) -> list[Result]:
+        """Results in order. The first failure is raised and cancels the rest."""
+        jobs: list[Job] = []
+        try:
+            for request in requests:
+                jobs.append(self._submit(request))
+            return [job.result() for job in jobs]
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            raise
+
+    def map(
+        self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None
+    ) -> Iterator[tuple[int, Result | KamadoError]]:
+        """(position, result or error) of each request, as each finishes. `requests` is read only as far as needed to
+        keep `concurrency` of them in flight. Leaving the iterator cancels what is in flight."""
+        source = enumerate(requests)
+        finished: SimpleQueue[int] = SimpleQueue()
+        flying: dict[int, Job] = {}
+        try:
+            while True:
+                while len(flying) < (concurrency or MAP_CONCURRENCY) and (item := next(source, None)) is not None:
+                    position, request = item
+                    try:
+                        job = self._submit(request)
+                    except KamadoError as error:
+                        yield position, error
+                        continue
+                    flying[position] = job
+                    job.when_done(lambda position=position: finished.put(position))  # type: ignore[misc]
+                if not flying:
+                    return
+                position = finished.get()
+                yield position, result_or_error(flying.pop(position))
+        finally:
+            for job in flying.values():
+                job.cancel()
+
+    async def agenerate(self, prompt: str | None = None, **options: Any) -> Result:
+        """`generate` for asyncio; cancelling the awaiting task cancels the request."""
+        return await (await self._submitted(prompt, options)).aresult()
+
+    async def astream(self, prompt: str | None = None, **options: Any) -> AsyncIterator[Event]:
+        """`stream` for asyncio."""
+        job = await self._submitted(prompt, options)
+        try:
+            async for event in job.aevents():
+                yield event
+        finally:
+            job.cancel()
+
+    def jobs(self) -> list[Job]:
+        """Requests in flight."""
+        with self._jobs_lock:
+            return list(self._jobs.values())
+
+    def usage(self) -> Mapping[str, Any]:
+        """Figures of its state memory; none while it is not in memory."""
+        return self._keeper.usage(self._tenant)
+
+    def unload(self) -> None:
+        """Cancel its requests and give back every byte."""
+        self._keeper.unload(self._tenant)
+
+    def _start(self, loaded: LoadedModel, request_id: str, tasks: Sequence[Task]) -> Job:
+        def collect(events: Sequence[Event], timings: Timings) -> Result:
+            return loaded.collect(request_id, tasks, events, timings)
+
+        session = self.runtime._session
+        job = Job(request_id, collect, session.cancel)
+        with self._jobs_lock:
+            self._jobs[request_id] = job
+        job.when_done(lambda: self._ended(request_id))
+        try:
+            session.submit(request_id, tasks, job)
+        except BaseException:
+            self._forget(request_id)
+            raise
+        return job
+
+    async def _submitted(self, prompt: str | None, options: Mapping[str, Any]) -> Job:
+        """`submit` for asyncio: a model that is out is read in another thread."""
+        if self.in_memory:
+            return self.submit(prompt, **options)
+        submitting = asyncio.get_running_loop().run_in_executor(None, partial(self.submit, prompt, **options))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_submitted)
+            raise
+
+    def _end_requests(self) -> None:
+        """On the loop's thread."""
+        for job in self.jobs():
+            self.runtime._session.end(job.id)
+
+    def _ended(self, request_id: str) -> None:
+        """On the loop's thread."""
+        self._forget(request_id)
+        self._keeper.done(self._tenant)
+
+    def _submit(self, request: Mapping[str, Any]) -> Job:
+        if not isinstance(request, Mapping):
+            raise InvalidRequest(f'a request is a mapping like {{"prompt": "..."}}, not {request!r:.60}')
+        return self.submit(**request)
+
+    def __repr__(self) -> str:
+        return f"<kamado.Model {self.reference} on {self.plan.device} in {self.plan.dtype}>"
+
+    def _forget(self, request_id: str) -> None:
+        with self._jobs_lock:
+            self._jobs.pop(request_id, None)
+
+
+def _cancel_submitted(submitting: asyncio.Future[Job]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()
