@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from ...quant import Scheme
+from .codebook import quantize_codebook
+from .dynamic import OUTLIER, quantize_dynamic
+from .floats import quantize_floats
 from .integers import quantize_integers
 from .packed import Packed
 
@@ -19,7 +22,24 @@ def _integers(weight: Tensor, scheme: Scheme) -> Packed:
     return quantize_integers(weight, bits=scheme.bits, group_size=scheme.group_size, scale_dtype=scale)
 
 
-HANDLERS: Mapping[str, Quantizer] = {"int8": _integers, "int4": _integers}
+def _codebook(weight: Tensor, scheme: Scheme) -> Packed:
+    return quantize_codebook(weight, kind=scheme.name, block_size=scheme.group_size)
+
+
+def _floats(weight: Tensor, scheme: Scheme) -> Packed:
+    return quantize_floats(weight, group_size=scheme.group_size, dynamic=scheme.dynamic)
+
+
+HANDLERS: Mapping[str, Quantizer] = {
+    "int8": _integers,
+    "int8-dynamic": lambda weight, _: quantize_dynamic(weight),
+    "int4": _integers,
+    "nf4": _codebook,
+    "fp4": _codebook,
+    "bnb-int8": lambda weight, _: quantize_dynamic(weight, outlier=OUTLIER),
+    "fp8": _floats,
+    "fp8-dynamic": _floats,
+}
 """What makes a matrix (out, in) of floats into a form, by the scheme's name."""
 
 

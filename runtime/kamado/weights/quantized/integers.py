@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .packed import Packed
+from .lookup import look_up, signed_nibble_pairs
+from .packed import Packed, scaled
 
 _PIECE_VALUES = 1 << 22
 """Values that are quantized at once: bounds the temporaries."""
@@ -40,12 +41,10 @@ class Integers(Packed):
 
     def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """See Packed."""
-        values = self.values(index)
-        scale = self.parts["scale"][index]
-        result = values.view(*scale.shape, -1).to(dtype).mul_(scale.to(dtype).unsqueeze(-1))
-        if "offset" in self.parts:
-            result.add_(self.parts["offset"][index].to(dtype).unsqueeze(-1))
-        result = result.view(values.shape)
+        stored, scale = self.parts["values"][index], self.parts["scale"][index]
+        values = stored if self.bits == 8 else look_up(stored, signed_nibble_pairs(stored.device))
+        offset = self.parts["offset"][index] if "offset" in self.parts else None
+        result = scaled(values.view(*scale.shape, -1), scale, dtype, offset).view(values.shape)
         if "order" in self.parts:
             unordered = torch.empty_like(result)
             unordered[..., self.parts["order"]] = result
@@ -62,29 +61,35 @@ def quantize_integers(weight: Tensor, *, bits: int, group_size: int, scale_dtype
     """Round `weight` (out, in) to `bits` (8 or 4) bits with a scale for each `group_size` values of a row (0: a row).
 
     8 bits: the largest magnitude of a group becomes 127. 4 bits: it becomes -8, whatever its sign (GGML's Q4_0), so
-    that all 16 levels are used. Scales beyond float16 are kept in float32. Bit for bit the same for the same weight.
+    that all 16 levels are used. Scales beyond float16 are kept in float32. A group with NaN or an infinity becomes NaN
+    as a whole. Bit for bit the same for the same weight.
     """
     rows, columns = weight.shape
     group = group_size or columns
     scale = torch.empty((rows, columns // group), dtype=torch.float32, device=weight.device)
-    values = torch.empty((rows, columns if bits == 8 else columns // 2), device=weight.device).to(
-        torch.int8 if bits == 8 else torch.uint8
+    values = torch.empty(
+        (rows, columns if bits == 8 else columns // 2),
+        dtype=torch.int8 if bits == 8 else torch.uint8,
+        device=weight.device,
     )
     step = max(1, _PIECE_VALUES // columns)
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         scale[part] = _scales(weight[part].float().view(-1, columns // group, group), bits)
-    rounded = scale.to(scale_dtype)
-    if not bool((torch.isfinite(rounded) & ((rounded != 0) | (scale == 0))).all()):
-        rounded = scale
+    if scale_dtype == torch.float16:
+        scale = _halved(scale)
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         piece = weight[part].float().view(-1, columns // group, group)
-        divisor = rounded[part].float().unsqueeze(-1)
-        piece = torch.where(divisor == 0, 0.0, piece / divisor).round_()
-        whole = piece.clamp_(-127 if bits == 8 else -8, 127 if bits == 8 else 7).to(torch.int8).view(-1, columns)
+        whole = round_to(piece, scale[part].float().unsqueeze(-1), bits).view(-1, columns)
         values[part] = whole if bits == 8 else pack4(whole)
-    return Integers((rows, columns), {"values": values, "scale": rounded}, bits=bits)
+    return Integers((rows, columns), {"values": values, "scale": scale}, bits=bits)
+
+
+def round_to(values: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
+    """The nearest multiples of `scale`, as int8; what has no scale is 0."""
+    divided = torch.where(scale == 0, 0.0, values / scale).round_()
+    return divided.clamp_(-127 if bits == 8 else -8, 127 if bits == 8 else 7).to(torch.int8)
 
 
 def pack4(values: Tensor) -> Tensor:
@@ -105,3 +110,14 @@ def _scales(groups: Tensor, bits: int) -> Tensor:
         return groups.abs().amax(-1) / 127
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
     return largest / -8
+
+
+def _halved(scale: Tensor) -> Tensor:
+    """In float16, and nowhere so much smaller that the largest values would be cut off; float32 where that is too
+    large for float16."""
+    short = scale.half()
+    if not bool((short.isfinite() | ~scale.isfinite()).all()):
+        return scale
+    # float16 is coarse below 6e-5: there the next larger number is taken, whose bits, read as an integer, are one more.
+    smaller = short.float().abs() < scale.abs() * (1 - 2**-10)
+    return torch.where(smaller, (short.view(torch.int16) + 1).view(torch.float16), short)

@@ -63,3 +63,16 @@ class Packed(ABC):
         if self.device == torch.device(device):
             return self
         return self.like(self.shape, {name: part.to(device) for name, part in self.parts.items()})
+
+
+def scaled(values: Tensor, scale: Tensor, dtype: torch.dtype, offset: Tensor | None = None) -> Tensor:
+    """`values` (rows, groups, n), which may be overwritten, times `scale` (rows, groups), perhaps plus `offset` of that
+    shape, rounded to `dtype` once, at the end."""
+    scale = scale.float().unsqueeze(-1)
+    if offset is not None:
+        return values.float().mul_(scale).add_(offset.float().unsqueeze(-1)).to(dtype)
+    if values.device.type == "cpu":
+        return values.float().mul_(scale).to(dtype)
+    # A GPU converts on the way: one pass over the memory.
+    result = torch.empty(values.shape, dtype=dtype, device=values.device)
+    return torch.mul(values, scale, out=result)
