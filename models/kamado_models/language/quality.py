@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
+from kamado.quant import Quant
 
 from .loading import read_model
 from .tokenizer import load_tokenizer
@@ -29,17 +30,22 @@ def text_figures(reference: Checkpoint, candidate: Checkpoint, *, dtype: str, de
     """The figures of `kamado.quality.Quality` for two checkpoints of one model. They are in memory one at a time.
 
     Raises UnsupportedCheckpoint for a model that no text can be asked of, DoesNotFit never: plan before."""
-    tokenizer = load_tokenizer(reference)
+    tokens = tokens_of_text(reference)
+    wanted = logits_of(reference, tokens, dtype=dtype, device=device)
+    return figures(wanted, logits_of(candidate, tokens, dtype=dtype, device=device), tokens)
+
+
+def tokens_of_text(checkpoint: Checkpoint) -> Tensor:
+    """The text, as the model reads it: int64 (tokens), at most MAX_TOKENS. Raises UnsupportedCheckpoint."""
+    tokenizer = load_tokenizer(checkpoint)
     try:
         text = files(__package__).joinpath("quality_text.txt").read_text(encoding="utf-8")
         tokens = tokenizer.encode(text, add_special=True)[:MAX_TOKENS]
     finally:
         tokenizer.close()
     if len(tokens) < _LEAST_TOKENS:
-        raise UnsupportedCheckpoint(f"{reference.reference}: its tokenizer makes {len(tokens)} tokens of the text")
-    ids = torch.tensor([tokens], device=device)
-    wanted = _logits(reference, ids, dtype, device)
-    return figures(wanted, _logits(candidate, ids, dtype, device), ids[0].cpu())
+        raise UnsupportedCheckpoint(f"{checkpoint.reference}: its tokenizer makes {len(tokens)} tokens of the text")
+    return torch.tensor(tokens)
 
 
 def figures(reference: Tensor, candidate: Tensor, tokens: Tensor) -> dict[str, float]:
@@ -63,8 +69,10 @@ def figures(reference: Tensor, candidate: Tensor, tokens: Tensor) -> dict[str, f
     }
 
 
-def _logits(checkpoint: Checkpoint, ids: Tensor, dtype: str, device: str) -> Tensor:
-    model, _ = read_model(checkpoint, dtype=dtype, device=device)
+def logits_of(checkpoint: Checkpoint, tokens: Tensor, *, dtype: str, device: str, quant: Quant | None = None) -> Tensor:
+    """(tokens, vocabulary), on the CPU: what the model expects behind each of the tokens."""
+    model, _ = read_model(checkpoint, dtype=dtype, device=device, quant=quant)
+    ids = tokens.unsqueeze(0).to(device)
     with torch.inference_mode():
         more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
         logits: Tensor = model(input_ids=ids, use_cache=False, **more).logits

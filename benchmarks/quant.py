@@ -1,0 +1,89 @@
+"""What each form of the weights costs and saves: bytes, speed, and how far answers move.
+
+    python benchmarks/quant.py [--model smollm2:135m] [--schemes none int8 int4 ...] [--files OTHER.gguf ...]
+                               [--device cpu] [--tokens 32] [--prompt 256] [--reps 3] [--write NAME]
+
+Each scheme is loaded in turn, again and again. `decode` is tokens a second of one stream, `prefill` prompt tokens a
+second, both medians; `load` is seconds. KL divergence (in nats), agreement and perplexity are over the text that comes
+with Kamado, against the model itself in the compute precision. `--files`: the same model as another program has
+quantized it, as GGUF; its weights are decoded, so what is compared is the weights, not the other program's arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from typing import Any
+
+from machine import description, model_name, write
+
+import kamado
+from kamado.quant import SCHEMES, parse_quant
+from kamado_models.language.family import configured
+from kamado_models.language.quality import figures, logits_of, tokens_of_text
+
+
+def speeds(runtime: kamado.Runtime, model: kamado.Model, arguments: argparse.Namespace) -> dict[str, float]:
+    """Tokens a second of one request."""
+    draw = random.Random(0)
+    decode, prefill = [], []
+    for _ in range(arguments.reps):
+        prompt = [draw.randrange(10, 1000) for _ in range(arguments.prompt)]
+        result = model.generate(prompt_tokens=prompt, max_tokens=arguments.tokens, temperature=0.0, ignore_eos=True)
+        first = result.timings.ttft_s
+        assert first is not None
+        prefill.append(arguments.prompt / first)
+        decode.append((arguments.tokens - 1) / (result.timings.total_s - first))
+    return {
+        "decode_tokens_per_s": round(statistics.median(decode), 2),
+        "prefill_tokens_per_s": round(statistics.median(prefill), 1),
+    }
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2:135m")
+    parser.add_argument("--schemes", nargs="+", default=["none", *SCHEMES])
+    parser.add_argument("--files", nargs="*", default=[])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--write", metavar="NAME")
+    arguments = parser.parse_args()
+    machine = description(arguments.device)
+    print(machine)
+    rows: list[dict[str, Any]] = []
+    with kamado.Runtime(device=arguments.device) as runtime:
+        dtype, device = runtime.plan(arguments.model).dtype, runtime.device.name
+        reference = configured(runtime.inspect(arguments.model))
+        tokens = tokens_of_text(reference)
+        wanted = logits_of(reference, tokens, dtype=dtype, device=device)
+        runs = [(arguments.model, scheme) for scheme in arguments.schemes]
+        for name, scheme in (*runs, *((file, "none") for file in arguments.files)):
+            begin = time.perf_counter()
+            model = runtime.load(name, quant=scheme)
+            row: dict[str, Any] = {
+                "model": model_name(name),
+                "dtype": dtype,
+                "scheme": scheme,
+                "bytes": runtime.ledger.snapshot()[device][model.owner]["weights"],
+                "stored_bytes": model.checkpoint.weight_bytes,
+                "load_s": round(time.perf_counter() - begin, 2),
+                **speeds(runtime, model, arguments),
+            }
+            model.unload()
+            candidate = configured(runtime.inspect(name))
+            got = logits_of(candidate, tokens, dtype=dtype, device=device, quant=parse_quant(scheme))
+            row |= {key: round(value, 5) for key, value in figures(wanted, got, tokens).items()}
+            rows.append(row)
+            print(row, flush=True)
+    if arguments.write:
+        print(write(arguments.write, rows, machine))
+
+
+if __name__ == "__main__":
+    main()
