@@ -186,10 +186,13 @@ class Runtime:
     def _plan_options(self, dtype: str, quant: QuantLike, kv_tokens: int | None, allow_code: str | None) -> PlanOptions:
         if dtype not in DTYPES:
             raise InvalidRequest(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        form = parse_quant(quant)
+        if form is not None:
+            form.check_device(self.device.name, self.device.features)
         return PlanOptions(
             device=self.device.name,
             dtype=dtype,
-            quant=parse_quant(quant),
+            quant=form,
             budget_bytes=self.budget_bytes,
             good_dtypes=self.device.good_dtypes,
             kv_tokens=kv_tokens,

@@ -17,26 +17,35 @@ from typing import Any, Literal
 
 from .errors import InvalidRequest
 
-Role = Literal["linear", "embedding", "convolution", "other"]
+Role = Literal["linear", "modulation", "embedding", "convolution", "other"]
 
 _MIN_VALUES = 4096
 """Smaller matrices are not worth a form of their own."""
 _EMBEDDING = re.compile(
-    r"(^|[._])(embed_tokens|tok_embeddings|word_embeddings|embeddings|token_embedding|token_embd|wte|embed_in|shared|lm_head|"
-    r"embed_out|output)\.weight$"
+    r"(^|[./])(embed_tokens|embed_tokens_per_layer|tok_embeddings|word_embeddings|embeddings|token_embedding|token_embd|"
+    r"per_layer_token_embd|wte|embed_in|shared|lm_head|embed_out)\.weight$|(^|/|^rwkv\.)(output|head)\.weight$"
 )
 """Tables of token vectors, and the matrices that make logits of a hidden state: often one and the same."""
-_EXACT = re.compile(
-    r"(norm|(^|\.)gate|(^|[._])(router|ffn_gate_inp|gate_inp|shared_expert_gate|wpe|position_embd|pos_embed|embed_positions|"
-    r"position_embedding|position_embeddings|token_type_embeddings|relative_attention_bias|class_embedding|"
-    r"time_embed\w*|time_proj|timestep_embedder|guidance_embedder|time_text_embed|context_embedder|x_embedder|"
-    r"pos_embedder|proj_out|conv_in|conv_out|conv1d))(\.[\w.]*)?\.?weight$|"
-    r"(^|[._])(time_text_embed|time_embedding|time_embed|adaln\w*|norm\w*)\."
+_MODULATION = re.compile(
+    r"(^|[./])(norm\w*\.linear\w*|ada[lL][nN]\w*(\.linear|\.\d+)?|(img|txt)_mod\.(\d+|lin)|\w*modulation\w*\.lin(ear)?)\.weight$"
 )
-"""Small and sensitive: routers, norms, positions, time embeddings, first and last layers of denoisers."""
-
-
-_LOSSLESS = re.compile(r"^(vae|vqvae|movq|image_encoder|safety_checker|\w*vae\w*)/")
+"""What makes scales and shifts of a time step, in each block of a denoiser: up to a third of its weights. What it makes
+is multiplied with everything, so it is never held in 4 bits, and its input never rounded."""
+_EXACT = re.compile(
+    # Routers, positions, and what else decides for a whole token or layer.
+    r"((norm|(^|[./])gate|(^|[._])(router|shared_expert_gate|ffn_gate_inp(_shexp)?|wpe|position_embd|pos_embed|token_types|"
+    r"embed_positions|position_embeddings?|token_type_embeddings|relative_attention_bias|attn_rel_b|ssm_conv1d\w*|"
+    r"shortconv\.conv|conv1d))(\.[\w.]*)?\.?weight$)|"
+    # First and last layers of denoisers and of vision encoders, and what reads time steps and sizes.
+    r"(^|[./])(conv_in|conv_out|proj_out|proj_out_\d|img_in|txt_in|patch_conv|patch_embed\w*|pos_embed)(\.proj)?\.weight$|"
+    r"(^|[./])(\w*_embedder|time_\w*embed\w*|time_\w*emb|(time|vector|guidance)_in|add_embedding|caption_projection|class_embed\w*|all_final_layer|"
+    r"final_layer)\."
+)
+_INNER_OUTPUT = re.compile(r"(^|[./])(attentions|\w*blocks|layers)\.\d+\.([\w.]+\.)?proj_out\.weight$")
+"""Not the last layer, but that of a block."""
+_STACKED = re.compile(r"(^|[./])experts\.\d+\.")
+"""Libraries join the experts of a layer to one tensor of three dimensions while they load."""
+_LOSSLESS = re.compile(r"^(prior_)?(vae|vqvae|movq|image_encoder|safety_checker|\w*vae\w*)/")
 """Components of pipelines that are small beside the denoiser, and whose errors are seen."""
 
 
@@ -55,6 +64,8 @@ class Scheme:
     """One line for people."""
     dynamic: bool = False
     """Whether activations are rounded too, each row for itself."""
+    needs: str = ""
+    """What a device must have (`DeviceFacts.features`)."""
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether such a weight can be held in this form."""
@@ -83,7 +94,14 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme(name="int4", bits=4, group_size=32, scale_bytes=2, says="4-bit integers, a scale for 32 of them"),
         Scheme(name="nf4", bits=4, group_size=64, scale_bytes=4, says="bitsandbytes' 4-bit normal floats"),
         Scheme(name="fp4", bits=4, group_size=64, scale_bytes=4, says="bitsandbytes' 4-bit floats"),
-        Scheme(name="bnb-int8", bits=8, group_size=0, scale_bytes=4, says="bitsandbytes' LLM.int8"),
+        Scheme(
+            name="bnb-int8",
+            bits=8,
+            group_size=0,
+            scale_bytes=4,
+            says="as LLM.int8: int8-dynamic, but activations from 6 on keep their precision",
+            dynamic=True,
+        ),
         Scheme(name="fp8", bits=8, group_size=0, scale_bytes=4, says="8-bit floats (e4m3), a scale a row"),
         Scheme(
             name="fp8-dynamic",
@@ -92,6 +110,7 @@ SCHEMES: Mapping[str, Scheme] = {
             scale_bytes=4,
             says="8-bit floats (e4m3), activations too; for GPUs that compute in them",
             dynamic=True,
+            needs="fp8",
         ),
     )
 }
@@ -115,12 +134,29 @@ class Quant:
     overrides: tuple[tuple[str, str], ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in (self.scheme, self.embeddings, self.convolutions, *(scheme for _, scheme in self.overrides)):
+        for name in (self.embeddings, self.convolutions):
             if name is not None:
                 _known(name)
-        size = self.group_size
-        if size is not None and (size < 8 or size & (size - 1) or not SCHEMES[self.scheme].group_size):
-            raise InvalidRequest(f"group_size of {self.scheme} must be a power of two from 8 on, not {size}")
+        scheme, size = SCHEMES[_known(self.scheme)], self.group_size
+        if size is not None and (type(size) is not int or size < 8 or size & (size - 1) or not scheme.group_size):
+            may = "must be a power of two from 8 on" if scheme.group_size else "cannot be chosen"
+            raise InvalidRequest(f"group_size of {self.scheme} {may}, not {size!r:.40}")
+        if not _is_tuple(self.skip) or not all(isinstance(each, str) for each in self.skip):
+            raise InvalidRequest(f"skip must be a list of patterns of names, not {self.skip!r:.80}")
+        if not _is_tuple(self.overrides) or not all(_is_pair(each) for each in self.overrides):
+            raise InvalidRequest(f"overrides must be pairs of a pattern and a scheme, not {self.overrides!r:.80}")
+        for _, name in self.overrides:
+            _known(name)
+
+    def check_device(self, name: str, features: Sequence[str]) -> None:
+        """Raise InvalidRequest for a scheme that the device called `name`, with these `features`, cannot do."""
+        for chosen in (self.scheme, self.embeddings, self.convolutions, *(scheme for _, scheme in self.overrides)):
+            needs = SCHEMES[chosen].needs if chosen is not None else ""
+            if needs and needs not in features:
+                raise InvalidRequest(
+                    f"{chosen} needs a GPU that computes in {needs} (NVIDIA, from capability 8.9 on), which {name} "
+                    f"does not; take {needs}, which computes in full precision, or int8-dynamic"
+                )
 
     def scheme_for(self, name: str, shape: Sequence[int]) -> Scheme | None:
         """The form of the tensor `name`, (out, in), or None where it keeps the compute precision."""
@@ -132,7 +168,7 @@ class Quant:
             if role == "other":
                 return None
             by_role = {"linear": self.scheme, "embedding": self.embeddings, "convolution": self.convolutions}
-            chosen = by_role[role]
+            chosen = by_role[role] if role != "modulation" else self._modulation()
         if chosen is None:
             return None
         scheme = SCHEMES[chosen]
@@ -143,6 +179,10 @@ class Quant:
         if not scheme.fits(shape):  # rows that are no whole groups
             scheme = replace(SCHEMES["int8"], group_size=0)
         return scheme if scheme.fits(shape) else None
+
+    def _modulation(self) -> str:
+        scheme = SCHEMES[self.scheme]
+        return scheme.name if scheme.bits == 8 and not scheme.dynamic else "int8"
 
     def as_json(self) -> str | dict[str, Any]:
         """What `parse_quant` reads: the name alone where that says all."""
@@ -172,31 +212,38 @@ def parse_quant(value: QuantLike) -> Quant | None:
         return parse_quant(_read(Path(value))) if value.endswith(".toml") else Quant(scheme=_known(value))
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"quant must be a name or a table, not {value!r:.80}")
-    unknown = sorted(set(value) - set(Quant.__slots__))
+    unknown = sorted(map(str, set(value) - set(Quant.__slots__)))
     if unknown or "scheme" not in value:
         known = ", ".join(Quant.__slots__)
-        raise InvalidRequest(f"a quant table has a scheme, and may have {known}; not {', '.join(map(str, unknown))}")
-    overrides = value.get("overrides") or ()
-    pairs = overrides.items() if isinstance(overrides, Mapping) else overrides
+        wrong = f"; not {', '.join(unknown)}" if unknown else ""
+        raise InvalidRequest(f"a quant table has a scheme, and may have {known}{wrong}")
+    skip, overrides = value.get("skip") or (), value.get("overrides") or ()
+    if isinstance(overrides, Mapping):
+        overrides = tuple(overrides.items())
     return Quant(
-        scheme=_known(value["scheme"]),
+        scheme=value["scheme"],
         group_size=value.get("group_size"),
-        embeddings=value.get("embeddings", "int8"),
-        convolutions=value.get("convolutions", "int8"),
-        skip=tuple(map(str, value.get("skip") or ())),
-        overrides=tuple((str(pattern), _known(scheme)) for pattern, scheme in pairs),
+        embeddings=_or_none(value.get("embeddings", "int8")),
+        convolutions=_or_none(value.get("convolutions", "int8")),
+        skip=tuple(skip) if isinstance(skip, (list, tuple)) else skip,
+        overrides=tuple(map(_paired, overrides)) if isinstance(overrides, (list, tuple)) else overrides,
     )
 
 
 def role_of(name: str, shape: Sequence[int]) -> Role:
     """What a tensor is, judged by its name (in transformers', diffusers' or GGUF's manner) and shape."""
-    if not name.endswith("weight") or prod(shape) < _MIN_VALUES or _LOSSLESS.search(name) or len(shape) not in (2, 4):
+    if not name.endswith("weight") or prod(shape) < _MIN_VALUES or len(shape) not in (2, 4):
         return "other"
-    if len(shape) == 4:
-        return "other" if _EXACT.search(name) else "convolution"
-    if _EMBEDDING.search(name) and not re.search(r"(attn|attention|attn_output)[._]output\.weight$", name):
-        return "embedding" if not re.search(r"\d\.[\w.]*output\.weight$", name) else "linear"
-    return "other" if _EXACT.search(name) else "linear"
+    if _LOSSLESS.search(name) or _STACKED.search(name):
+        return "other"
+    if len(shape) == 2:
+        if _EMBEDDING.search(name):
+            return "embedding"
+        if _MODULATION.search(name):
+            return "modulation"
+    if _EXACT.search(name) and not _INNER_OUTPUT.search(name):
+        return "other"
+    return "linear" if len(shape) == 2 else "convolution"
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -208,6 +255,22 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _known(name: Any) -> str:
-    if name not in SCHEMES:
-        raise InvalidRequest(f"quant must be one of none, {', '.join(SCHEMES)}, not {name!r}")
-    return str(name)
+    if not isinstance(name, str) or name not in SCHEMES:
+        raise InvalidRequest(f"quant must be one of none, {', '.join(SCHEMES)}, not {name!r:.80}")
+    return name
+
+
+def _or_none(name: Any) -> Any:
+    return None if name == "none" else name
+
+
+def _is_tuple(value: object) -> bool:
+    return isinstance(value, tuple)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _paired(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
