@@ -34,9 +34,11 @@ class FakeThread:
     def __init__(self) -> None:
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.own = False
+        self.before_call: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
 
     def call(self, function: Callable[[], T]) -> T:
+        self.before_call()
         with self._lock:
             return function()
 

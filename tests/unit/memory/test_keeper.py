@@ -71,6 +71,22 @@ def test_nobody_leaves_in_vain() -> None:
     assert house.here() == ["a", "b"]
 
 
+def test_a_request_that_comes_for_the_chosen_one_in_the_last_moment() -> None:
+    house = House(budget=20)
+    house.load("a", 10)
+    house.now += 1
+    house.load("b", 10)
+    calls = iter(range(10))
+
+    def request() -> None:
+        if next(calls) == 1:  # the first call waits for what has ended, the second one would take a out
+            house.keeper.use(house.tenants["a"])
+
+    house.thread.before_call = request
+    house.load("c", 10)
+    assert house.here() == ["a", "c"]
+
+
 def test_pinning_brings_back() -> None:
     house = House(budget=10)
     house.load("a", 10)

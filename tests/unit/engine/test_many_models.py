@@ -1,0 +1,274 @@
+"""Several models in one runtime, over models of integers: threads, asyncio, timers, files that change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import kamado
+from kamado import api
+from kamado.checkpoint.types import Checkpoint
+from kamado.contracts import LoadEnvironment
+from kamado.errors import Cancelled, DoesNotFit, InvalidRequest, ModelNotFound, UnsupportedCheckpoint
+from kamado.memory.plan import Plan, PlanOptions
+
+from .toy_family import SlowToy, ToyFamily
+from .toys import expected
+
+
+class FileFamily(ToyFamily):
+    """Reads a file before it answers, as families do. Weights are 1000 bytes, whatever the file has."""
+
+    seconds = 0.0
+
+    def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
+        return replace(super().plan(checkpoint, options), available_bytes=options.budget_bytes)
+
+    def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
+        time.sleep(self.seconds)
+        (checkpoint.root / "weights").read_bytes()
+        return super().load(checkpoint, plan, env)
+
+
+@pytest.fixture
+def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FileFamily:
+    family = FileFamily()
+
+    def inspect(reference: str, offline: bool = False) -> Checkpoint:
+        file = tmp_path / reference / "weights"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"weights")
+        return Checkpoint(
+            reference=reference, root=file.parent, layout="transformers", config={}, metadata={}, tensors={},
+            files={"weights": file},
+        )  # fmt: skip
+
+    monkeypatch.setattr(api, "inspect_checkpoint", inspect)
+    monkeypatch.setattr(api, "find", lambda checkpoint: family)
+    monkeypatch.setattr(api, "_inference_mode", nullcontext)
+    return family
+
+
+@pytest.fixture
+def runtime(family: FileFamily) -> Iterator[kamado.Runtime]:
+    """With room for two."""
+    with kamado.Runtime(device="cpu", memory=2500) as runtime:
+        yield runtime
+
+
+def wanted(prompt: str, max_tokens: int) -> list[int]:
+    return expected([1 + ord(c) % 40 for c in prompt], max_tokens)
+
+
+def places(runtime: kamado.Runtime) -> dict[str, str]:
+    return {owner.split("#")[0]: figures["place"] for owner, figures in runtime.stats()["models"].items()}
+
+
+def wait_until(condition: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_third_one_takes_the_place_of_the_first_which_comes_back(runtime: kamado.Runtime, family: FileFamily) -> None:
+    a, b, c = (runtime.load(name) for name in "abc")
+    assert places(runtime) == {"a": "out", "b": "memory", "c": "memory"}
+    assert family.loaded[0].closed and not a.in_memory and a.usage() == {}
+    with pytest.raises(InvalidRequest, match="not in memory"):
+        _ = a.loaded
+    assert a.capabilities == ("text",) and a.plan.weight_bytes == 1000
+    assert list(a.generate("hello", max_tokens=20).tokens) == wanted("hello", 20)
+    assert places(runtime) == {"a": "memory", "b": "out", "c": "memory"}
+    assert runtime.ledger.held() == 2000
+    for model in (b, c, a):
+        assert list(model.generate("x", max_tokens=5).tokens) == wanted("x", 5)
+        model.unload()
+    assert runtime.ledger.held() == 0 and runtime.stats()["models"] == {}
+
+
+def test_right_after_its_last_request_a_model_may_leave(runtime: kamado.Runtime) -> None:
+    """`generate` returns a moment before the loop has put the request away: that moment must not count."""
+    models = [runtime.load(name) for name in "abc"]
+    for i in range(60):
+        assert list(models[i % 3].generate("hi", max_tokens=3).tokens) == wanted("hi", 3)
+
+
+def test_what_is_busy_stays(runtime: kamado.Runtime) -> None:
+    a = runtime.load("a", pinned=True)
+    b = runtime.load("b")
+    job = b.submit("hello", max_tokens=95, ignore_eos=True)
+    with pytest.raises(DoesNotFit, match=r"a holds 1000 B \(pinned\), b holds 1000 B \(busy with 1 request\)"):
+        runtime.load("c")
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.result(10)
+    c = runtime.load("c")
+    a.unpin()
+    c.pin()
+    assert places(runtime) == {"a": "memory", "b": "out", "c": "memory"}
+    b.generate("x", max_tokens=3)
+    assert places(runtime) == {"a": "out", "b": "memory", "c": "memory"}
+
+
+def test_a_refused_request_keeps_nobody(runtime: kamado.Runtime) -> None:
+    a, _, _ = (runtime.load(name) for name in "abc")
+    for _ in range(3):
+        with pytest.raises(InvalidRequest, match="1000"):
+            a.submit("x", max_tokens=5000)
+    assert {figures["requests"] for figures in runtime.stats()["models"].values()} == {0}
+
+
+def test_idle_for_too_long(runtime: kamado.Runtime) -> None:
+    a, b = runtime.load("a", keep_alive=0.05), runtime.load("b", keep_alive=-1)
+    a.generate("x", max_tokens=3)
+    wait_until(lambda: not a.in_memory)
+    wait_until(lambda: runtime.ledger.held() == 1000)
+    assert b.in_memory
+    assert list(a.generate("hello", max_tokens=20).tokens) == wanted("hello", 20)
+    at_once = runtime.load("c", keep_alive=0)
+    at_once.generate("x", max_tokens=3)
+    wait_until(lambda: not at_once.in_memory)
+    for bad in (-2, float("nan")):
+        with pytest.raises(InvalidRequest, match="keep_alive"):
+            runtime.load("d", keep_alive=bad)
+
+
+def test_closing_while_timers_run(family: FileFamily) -> None:
+    for _ in range(5):
+        with kamado.Runtime(device="cpu", memory=2500) as runtime:
+            model = runtime.load("a", keep_alive=0)
+            model.generate("x", max_tokens=2)
+        assert runtime.ledger.held() == 0 and family.loaded[-1].closed
+
+
+def test_files_that_are_gone_or_changed(runtime: kamado.Runtime, tmp_path: Path) -> None:
+    a, b, c = (runtime.load(name) for name in "abc")
+    file = tmp_path / "a" / "weights"
+    stays = c.submit("hello", max_tokens=90, ignore_eos=True)
+    file.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(ModelNotFound, match=r"a cannot be brought back into memory: its file .*weights is gone"):
+            a.generate("x")
+    (tmp_path / "elsewhere").rename(file)
+    assert list(a.generate("x", max_tokens=5).tokens) == wanted("x", 5)
+    b.generate("y", max_tokens=3)
+    os.utime(file, (1, 1))
+    with pytest.raises(UnsupportedCheckpoint, match="was changed"):
+        a.generate("x")
+    assert list(b.generate("y", max_tokens=5).tokens) == wanted("y", 5)
+    assert len(stays.result(10).tokens) == 90
+
+
+def test_others_go_on_while_one_is_read(runtime: kamado.Runtime, family: FileFamily) -> None:
+    a, _, c = (runtime.load(name) for name in "abc")
+    family.seconds = 0.5
+    job: list[kamado.Job] = []
+    reading = threading.Thread(target=lambda: job.append(a.submit("hello", max_tokens=5)))
+    reading.start()
+    done = 0
+    while reading.is_alive():
+        c.generate("x", max_tokens=3)
+        done += 1
+    assert done > 5
+    assert list(job[0].result(10).tokens) == wanted("hello", 5)
+
+
+def test_asyncio_goes_on_while_one_is_read(runtime: kamado.Runtime, family: FileFamily) -> None:
+    a, _, _ = (runtime.load(name) for name in "abc")
+    family.seconds = 0.3
+
+    async def main() -> None:
+        answering = asyncio.create_task(a.agenerate("hello", max_tokens=5))
+        ticks = 0
+        while not answering.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert ticks > 5
+        assert list(answering.result().tokens) == wanted("hello", 5)
+
+    asyncio.run(main())
+
+
+def test_a_request_cancelled_while_its_model_is_read(runtime: kamado.Runtime, family: FileFamily) -> None:
+    a, _, _ = (runtime.load(name) for name in "abc")
+    family.seconds = 0.2
+
+    async def main() -> None:
+        answering = asyncio.create_task(a.agenerate("hello", max_tokens=95, ignore_eos=True))
+        await asyncio.sleep(0.05)
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        async with asyncio.timeout(10):
+            while not a.in_memory or a.jobs():
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_many_threads_ask_more_models_than_there_is_room_for(runtime: kamado.Runtime, family: FileFamily) -> None:
+    models = [runtime.load(name, keep_alive=0.01 if name == "a" else None) for name in "abcd"]
+    answered, failures = [0, 0, 0, 0], []
+
+    def ask(number: int) -> None:
+        rng = random.Random(number)
+        for i in range(30):
+            which = rng.randrange(4)
+            prompt = f"{number}-{i}"
+            with suppress(DoesNotFit):  # both places are busy now and then
+                if list(models[which].generate(prompt, max_tokens=5).tokens) != wanted(prompt, 5):
+                    failures.append(prompt)
+                answered[which] += 1
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert failures == [] and min(answered) > 0
+    assert runtime.ledger.held() <= 2000
+    assert sum(not toy.closed for toy in family.loaded) == list(places(runtime).values()).count("memory") <= 2
+    for toy in family.loaded:
+        toy.toy.memory.check_integrity()
+    for model in models:
+        model.unload()
+    assert runtime.ledger.held() == 0 and all(toy.closed for toy in family.loaded)
+
+
+def test_loading_unloading_and_asking_at_once(runtime: kamado.Runtime, family: FileFamily) -> None:
+    """Nobody waits for ever, and nothing stays behind."""
+    failures: list[BaseException] = []
+
+    def live(number: int) -> None:
+        try:
+            for _ in range(10):
+                with suppress(DoesNotFit):
+                    model = runtime.load(f"m{number}")
+                    job = model.submit("x", max_tokens=20, ignore_eos=True)
+                    job.when_done(model.unload)
+                    with suppress(Cancelled):
+                        job.result(30)
+                    model.unload()
+        except BaseException as error:  # noqa: BLE001 - the test tells of it
+            failures.append(error)
+
+    threads = [threading.Thread(target=live, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert failures == []
+    wait_until(lambda: runtime.ledger.held() == 0)
+    assert all(toy.closed for toy in family.loaded) and runtime.stats()["models"] == {}
