@@ -22,13 +22,15 @@ from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoin
 from kamado.quant import Quant
 from kamado.weights.deferred import ShapedTensor
 from kamado.weights.quantized.reading import quantizing
-from kamado.weights.stream import ReadProgress, lazy_tensors, renamed
+from kamado.weights.quantized.stored.methods import method_of
+from kamado.weights.quantized.stored.reading import stored_tensors
+from kamado.weights.stream import ReadProgress
 
 from ..language.materialize import library_call, materialize
 from .control import check_nets, without_control
 from .original.assemble import ORIGINAL, SCHEDULER
 from .original.convert import for_diffusers, for_transformers
-from .parts import home_of
+from .parts import component_tensors, home_of
 
 
 def component_class(reference: str, name: str, library: str, class_name: str) -> Any:
@@ -179,7 +181,7 @@ def load_weights(
         part = _Part(
             what=f"{checkpoint.reference}: its {name}",
             model=model,
-            tensors=renamed(lazy_tensors(checkpoint.tensors), strip=f"{name}/"),
+            tensors=stored_tensors(component_tensors(checkpoint, name), getattr(torch, dtypes[name])),
             dtype=getattr(torch, dtypes[name]),
             device=device,
             quant=quant,
@@ -213,14 +215,14 @@ def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
 
 
 def _build_model(what: str, kind: Any, config: Mapping[str, Any]) -> nn.Module:
-    if config.get("quantization_config"):
-        raise UnsupportedCheckpoint(f"{what} is quantized, which this version cannot load")
+    method_of(config, what)
+    config = {key: value for key, value in config.items() if key != "quantization_config"}
     import transformers
 
     if not issubclass(kind, transformers.PreTrainedModel):
         try:
             with library_call(), torch.no_grad(), _WithoutWeights():
-                return kind.from_config(dict(config))  # type: ignore[no-any-return]
+                return kind.from_config(config)  # type: ignore[no-any-return]
         except Exception as error:  # whatever a class makes of absurd values
             raise UnsupportedCheckpoint(f"{what} cannot be built from its config.json: {_first(error)}") from error
     # transformers' own loader builds the model itself.

@@ -20,7 +20,7 @@ from ..environment import environment_kept
 from ..language.shape import tensor_bytes
 from .original.assemble import described, is_original
 from .original.tokenizers import with_tokenizers
-from .parts import assembled
+from .parts import assembled, component_tensors
 from .peaks import DTYPE_BYTES, component_peak, picture_size
 from .table import makes, runs_alone
 
@@ -167,9 +167,8 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
 
 def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str, quant: Quant | None) -> int:
     return sum(
-        tensor_bytes(key, entry, DTYPE_BYTES[dtype], quant)
-        for key, entry in checkpoint.tensors.items()
-        if key.startswith(f"{name}/")
+        tensor_bytes(f"{name}/{key}", entry, DTYPE_BYTES[dtype], quant)
+        for key, entry in component_tensors(checkpoint, name).items()
     )
 
 

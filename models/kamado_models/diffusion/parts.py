@@ -12,6 +12,7 @@ from kamado.checkpoint.parts import published_part
 from kamado.checkpoint.reference import published_reference
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
+from kamado.weights.quantized.stored.methods import understood
 
 from .original.assemble import ORIGINAL, SCHEDULER, as_pipeline
 from .original.kinds import recognised
@@ -69,6 +70,16 @@ def assembled(checkpoint: Checkpoint) -> Checkpoint:
         tensors=tensors,
         files={key: path for key, path in checkpoint.files.items() if key.partition("/")[0] not in checkpoint.parts},
     )
+
+
+def component_tensors(checkpoint: Checkpoint, name: str) -> dict[str, TensorEntry]:
+    """The tensors of one component, by the names that it has for them: quantized weights as such.
+
+    Raises UnsupportedCheckpoint for weights that are quantized in a way that is not known."""
+    inside = f"{name}/"
+    own = {key.removeprefix(inside): entry for key, entry in checkpoint.tensors.items() if key.startswith(inside)}
+    config = checkpoint.metadata["components"].get(name) or {}
+    return understood(own, config, f"{checkpoint.reference}: its {name}")
 
 
 def home_of(checkpoint: Checkpoint, name: str) -> Path:

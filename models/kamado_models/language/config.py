@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kamado.checkpoint.own_code import check_permission, names_class
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
+from kamado.weights.quantized.stored.methods import method_of, understood
 
 from .gguf import config_from_gguf
 
@@ -21,6 +23,7 @@ _SENSES = ("vision_config", "audio_config", "image_token_id", "speech_config")
 # Names that would choose code, kernels or other files; everything that starts with an underscore goes with them.
 _NEVER = re.compile(
     r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_.*|.*kernel.*|name_or_path|(torch_)?dtype"
+    r"|quantization_config"
 )
 _NEVER_EXCEPT = frozenset(
     {"conv_kernel", "conv_kernel_size", "linear_conv_kernel_dim", "kernel_size", "short_conv_kernel_size"}
@@ -28,7 +31,7 @@ _NEVER_EXCEPT = frozenset(
 # An architecture of its own has fields of its own, so of these only what transformers itself would follow.
 _NEVER_OF_OWN_CODE = re.compile(
     r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_(generate|pipelines?)|use_kernels|kernel_config"
-    r"|name_or_path|(torch_)?dtype"
+    r"|name_or_path|(torch_)?dtype|quantization_config"
 )
 OWN_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """What is taken from a checkpoint's own code, as `auto_map` calls it."""
@@ -59,16 +62,18 @@ def has_own_classes(checkpoint: Checkpoint) -> bool:
 def check_runnable(checkpoint: Checkpoint, allow_code: str | None) -> bool:
     """Whether its own code is needed to run it, and was allowed by its name.
 
-    Raises UnsafeCheckpoint for one that wants its own code run and may not, UnsupportedCheckpoint for a quantized one.
+    Raises UnsafeCheckpoint for one that wants its own code run and may not, UnsupportedCheckpoint for one that is
+    quantized in a way that is not known.
     """
     allowed = check_permission(checkpoint, allow_code)
-    quantized = checkpoint.config.get("quantization_config")
-    if quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.reference} is quantized ({method!r}), which this version cannot load; take the plain one"
-        )
+    method_of(checkpoint.config, checkpoint.reference)
     return allowed and has_own_classes(checkpoint)
+
+
+def as_stored(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its quantized weights in place of the tensors that make them up. Raises
+    UnsupportedCheckpoint."""
+    return replace(checkpoint, tensors=understood(checkpoint.tensors, checkpoint.config, checkpoint.reference))
 
 
 def cleaned(config: Mapping[str, Any], *, own_code: bool = False) -> dict[str, Any]:

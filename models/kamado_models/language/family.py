@@ -6,6 +6,7 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +20,9 @@ from kamado.units import format_bytes
 
 from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
-from .config import check_runnable, has_own_classes, language_config
+from .config import as_stored, check_runnable, has_own_classes, language_config
 from .rows_memory import WORKSPACE_FACTOR
-from .shape import TextShape, describe, text_shape, weight_bytes
+from .shape import TextShape, describe, has_plain_embedding, text_shape, weight_bytes
 
 BLOCK_TOKENS = 16
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -50,6 +51,8 @@ class LanguageFamily:
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
         checkpoint = configured(checkpoint)
+        with suppress(UnsupportedCheckpoint):  # what cannot be loaded is shown as well
+            checkpoint = as_stored(checkpoint)
         own = has_own_classes(checkpoint)
         try:
             shape = text_shape(checkpoint.config)
@@ -62,7 +65,7 @@ class LanguageFamily:
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family."""
-        checkpoint = configured(checkpoint)
+        checkpoint = as_stored(configured(checkpoint))
         own = check_runnable(checkpoint, options.allow_code)
         shape, how = _shape(checkpoint, own)
         if own:  # What its class ties is known to that alone, so all that is stored counts.
@@ -72,7 +75,7 @@ class LanguageFamily:
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
         budget, rows = step_limits(options.device)
         weights = weight_bytes(checkpoint, dtype, options.quant)
-        has_plain_head = options.quant is None or options.quant.embeddings is None
+        has_plain_head = (options.quant is None or options.quant.embeddings is None) and has_plain_embedding(checkpoint)
         if packs_linears(options.device, dtype, how) and shape.tied and has_plain_head:
             # The output matrix gets a layout of its own, beside the embedding's.
             weights += shape.vocab_size * shape.hidden_size * width

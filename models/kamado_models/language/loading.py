@@ -20,11 +20,12 @@ from kamado.requests import Sampling, resolve_sampling
 from kamado.sampling.sampler import Sampler
 from kamado.weights.packed import pack_linears
 from kamado.weights.quantized.reading import quantizing
-from kamado.weights.stream import ReadProgress, lazy_tensors
+from kamado.weights.quantized.stored.reading import stored_tensors
+from kamado.weights.stream import ReadProgress
 
 from .attention import LayerShape, PageStore
 from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN, batching_of
-from .config import transformers_classes
+from .config import as_stored, transformers_classes
 from .family import BLOCK_TOKENS, packs_linears, step_limits
 from .gguf.tensors import tensors_from_gguf
 from .intake import TextFacts, TextIntake
@@ -110,7 +111,7 @@ def read_model(
         tensors: Mapping[str, Any] = tensors_from_gguf(checkpoint, config, torch_dtype, progress=meter)
         progress = None
     else:
-        tensors = lazy_tensors(checkpoint.tensors)
+        tensors = stored_tensors(as_stored(checkpoint).tensors, torch_dtype)
     if quant is not None:
         tensors = quantizing(tensors, quant, torch_dtype, device)
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)

@@ -11,6 +11,7 @@ from typing import Any
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 from kamado.quant import Quant
+from kamado.weights.quantized.stored.entries import StoredWeight
 
 from .positions import shifting_positions
 from .shape_activations import Temporaries, dense_width, temporaries
@@ -192,7 +193,15 @@ def tensor_bytes(name: str, entry: TensorEntry, size: int, quant: Quant | None) 
     if entry.dtype in _WHOLE_NUMBERS:
         return entry.nbytes
     scheme = None if quant is None else quant.scheme_for(name, entry.shape)
-    return entry.numel * size if scheme is None else scheme.num_bytes(entry.shape)
+    if scheme is not None:
+        return scheme.num_bytes(entry.shape)
+    return entry.held_bytes(size) if isinstance(entry, StoredWeight) else entry.numel * size
+
+
+def has_plain_embedding(checkpoint: Checkpoint) -> bool:
+    """Whether its table of token vectors is stored in full precision."""
+    names = [name for name in checkpoint.tensors if _EMBEDDING.search(name)]
+    return not any(isinstance(checkpoint.tensors[name], StoredWeight) for name in names)
 
 
 def _unstored_parameters(checkpoint: Checkpoint) -> int:

@@ -56,6 +56,8 @@ class _Quantizing:
             scheme = self._choose(weight.shape) if weight.is_floating_point() else None
             if scheme is None:
                 return weight
+            if isinstance(weight, QuantTensor):  # another form was asked for than the file has
+                weight = weight.dequantize()
             packed = quantize(weight.to(self._device).flatten(1), scheme)
             return QuantTensor(packed, self._dtype, weight.shape)
 

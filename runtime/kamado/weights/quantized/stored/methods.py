@@ -1,0 +1,73 @@
+"""Methods of quantization, by the name that configurations have for them. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ....checkpoint.types import TensorEntry
+from ....errors import UnsupportedCheckpoint
+from . import awq, bitsandbytes, compressed, float8, gptq
+from .entries import Entries, Parts, StoredWeight
+
+Method = Callable[[Entries, Mapping[str, Any], str], Parts]
+"""(tensors, `quantization_config`, name of the model for messages) -> its weights; the rest stays as it is. Raises
+UnsupportedCheckpoint."""
+
+METHODS: Mapping[str, Method] = {
+    "awq": awq.find,
+    "bitsandbytes": bitsandbytes.find,
+    "compressed-tensors": compressed.find,
+    "fbgemm_fp8": float8.find,
+    "fp8": float8.find,
+    "gptq": gptq.find,
+    "modelopt": float8.find_modelopt,
+}
+
+# Libraries stack the experts of a layer, so they are needed as plain tensors.
+_STACKED = re.compile(r"(^|\.)experts\.\d+\.")
+# Their layers hold matrices (in, out), which quantized files turn around.
+_TURNED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+def method_of(config: Mapping[str, Any], what: str) -> str | None:
+    """The method with which a model of this configuration is quantized, or None. Raises UnsupportedCheckpoint for one
+    that cannot be loaded."""
+    settings = config.get("quantization_config")
+    if not settings:
+        return None
+    if not isinstance(settings, Mapping):
+        raise UnsupportedCheckpoint(f"{what}: its quantization_config is no table")
+    method = settings.get("quant_method")
+    if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
+        method = "bitsandbytes"  # what old files leave unsaid
+    if not isinstance(method, str) or method not in METHODS:
+        known = ", ".join(METHODS)
+        raise UnsupportedCheckpoint(
+            f"{what} is quantized with {method!r:.40}, which cannot be loaded; take the plain one, or one of {known}"
+        )
+    if config.get("model_type") in _TURNED:
+        raise UnsupportedCheckpoint(
+            f"{what}: quantized {config['model_type']} models cannot be loaded; take a plain one"
+        )
+    return method
+
+
+def understood(entries: Entries, config: Mapping[str, Any], what: str) -> dict[str, TensorEntry]:
+    """The tensors of a model, with a StoredWeight for each that is quantized. `config`: its `config.json`.
+
+    Raises UnsupportedCheckpoint for methods that are not known, and where tensors contradict each other or are missing.
+    """
+    method = method_of(config, what)
+    if method is None:
+        return dict(entries)
+    found = METHODS[method](entries, config["quantization_config"], what).all()
+    return {name: _unstacked(entry) for name, entry in found.items()}
+
+
+def _unstacked(entry: TensorEntry) -> TensorEntry:
+    if isinstance(entry, StoredWeight) and _STACKED.search(entry.name):
+        return replace(entry, decoded=True)
+    return entry

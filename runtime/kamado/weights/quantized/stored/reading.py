@@ -1,0 +1,74 @@
+"""Reading the weights of a quantized checkpoint, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....checkpoint.types import TensorEntry
+from ....errors import UnsupportedCheckpoint
+from ...stream import LazyTensor
+from ..packed import Packed
+from ..tensor import QuantTensor
+from . import unpack, unpack_floats
+from .entries import StoredWeight
+
+UNPACK: Mapping[str, Callable[[StoredWeight, Mapping[str, Tensor]], Packed | Tensor]] = {
+    "awq": unpack.awq,
+    "codebook": unpack_floats.codebook,
+    "float8": unpack_floats.float8,
+    "gptq": unpack.gptq,
+    "integers": unpack.integers,
+    "packed-integers": unpack.packed_integers,
+}
+"""What makes the tensors of a StoredWeight into a form that Kamado computes with."""
+
+
+def stored_tensors(entries: Mapping[str, TensorEntry], dtype: torch.dtype) -> dict[str, Any]:
+    """Something to read for each entry: a `LazyTensor`, or for a StoredWeight what reads as QuantTensor of `dtype`."""
+    one_at_a_time = threading.Lock()
+    return {
+        name: StoredTensor(entry, dtype, one_at_a_time) if isinstance(entry, StoredWeight) else LazyTensor(entry)
+        for name, entry in entries.items()
+    }
+
+
+class StoredTensor:
+    """See ReadableTensor. One is read at a time, because taking one apart needs memory of its size."""
+
+    def __init__(self, entry: StoredWeight, dtype: torch.dtype, lock: threading.Lock) -> None:
+        self.name = entry.name
+        self.nbytes = entry.nbytes
+        self.dtype = dtype
+        self.shape = entry.shape
+        self._entry = entry
+        self._parts = {name: LazyTensor(part) for name, part in entry.parts.items()}
+        self._lock = lock
+
+    def get_shape(self) -> list[int]:
+        return list(self.shape)
+
+    def get_dtype(self) -> str:
+        return {torch.float16: "F16", torch.bfloat16: "BF16"}.get(self.dtype, "F32")
+
+    def read(self) -> Tensor:
+        """A QuantTensor, or a plain tensor where that is wanted. Raises UnsupportedCheckpoint."""
+        with self._lock, torch.no_grad():
+            read = {name: part.read() for name, part in self._parts.items()}
+            made = UNPACK[self._entry.form](self._entry, read)
+            parts = made.parts.items() if isinstance(made, Packed) else (("value", made),)
+            for name, part in parts:
+                if part.is_floating_point() and part.itemsize > 1 and not bool(torch.isfinite(part).all()):
+                    raise UnsupportedCheckpoint(f"{self._entry.file}: {self.name} has a {name} that is no number")
+            if isinstance(made, Packed) and not self._entry.decoded:
+                return QuantTensor(made, self.dtype, self.shape)
+            plain = made.dequantize(self.dtype) if isinstance(made, Packed) else made.to(self.dtype)
+            return plain.view(self.shape)
+
+    def __getitem__(self, index: object) -> Tensor:
+        tensor = self.read()
+        return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
