@@ -25,6 +25,7 @@ from .memory.keeper import Keeper
 from .memory.ledger import Ledger
 from .memory.plan import Plan, PlanOptions
 from .memory.residency import Residency
+from .memory.shortage import load_failed, told
 from .memory.tenant import Tenant
 from .model import Model as Model
 from .quant import QuantLike, parse_quant
@@ -49,7 +50,7 @@ class Runtime:
         self.deterministic = deterministic
         self.ledger = Ledger({self.device.name: self.budget_bytes})
         self._residency = Residency()
-        self._loop = Loop(self._residency)
+        self._loop = Loop(self._residency, device=self.device.name)
         self._session = Session(self._loop, _inference_mode)
         self._keeper = Keeper(self.ledger, self.device.name, self._residency, self._session, self._loop.clock)
         self._owners = itertools.count(1)
@@ -144,7 +145,7 @@ class Runtime:
             tenant = self._tenant(family, checkpoint, plan, environment)
             tenant.keep_alive_s, tenant.pinned = stay_s, pinned
             info = dict(family.describe(checkpoint))
-            self._keeper.bring_in(tenant, lambda: family.load(checkpoint, plan, first))
+            self._keeper.bring_in(tenant, lambda: _loaded(family, checkpoint, plan, first))
             model = Model(self, self._keeper, tenant, checkpoint, info)
             self._keeper.done(tenant, watch=stay_s != 0)  # one that must not stay at all waits for its first request
             return model
@@ -152,10 +153,6 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         """The ledger by owner, the queue, steps and realised batch sizes by lane, state memory by model."""
         loop = self._loop
-        rows = {
-            name: {"steps": steps, "rows": loop.rows_by_lane[name], "mean_batch": loop.rows_by_lane[name] / steps}
-            for name, steps in dict(loop.steps_by_lane).items()
-        }
         return {
             "device": self.device.name,
             "budget_bytes": self.budget_bytes,
@@ -163,8 +160,7 @@ class Runtime:
             "ledger": self.ledger.snapshot(),
             "queued": len(loop.scheduler),
             "preemptions": loop.scheduler.num_preemptions,
-            "splits": loop.splits,
-            "lanes": rows,
+            **loop.forwards.figures(),
             "models": self._keeper.stats(),
         }
 
@@ -179,7 +175,7 @@ class Runtime:
 
         def load() -> LoadedModel:
             check_unchanged(checkpoint.reference, before)
-            return family.load(checkpoint, plan, environment)
+            return _loaded(family, checkpoint, plan, environment)
 
         return Tenant(owner=environment.owner, plan=plan, load=load)
 
@@ -204,6 +200,11 @@ def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise InvalidRequest(f"{name} must be at least 1, not {value}")
+
+
+def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> LoadedModel:
+    with told(lambda error: load_failed(error, plan.reference, plan.device)):
+        return family.load(checkpoint, plan, environment)
 
 
 def _seconds(keep_alive: float | None) -> float | None:

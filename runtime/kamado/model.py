@@ -18,6 +18,7 @@ from .events import Event
 from .jobs import EventStream, Job, result_or_error
 from .memory.keeper import Keeper
 from .memory.plan import Plan
+from .memory.shortage import request_failed, told
 from .memory.tenant import Tenant
 from .results import Result, Timings
 
@@ -100,7 +101,9 @@ class Model:
         try:
             request = {"prompt": prompt, **options} if prompt is not None else options
             request_id = f"r{next(_request_numbers)}"
-            return self._start(loaded, request_id, loaded.prepare(request_id, request, time.monotonic()))
+            with told(lambda error: request_failed(error, self.plan.device)):
+                tasks = loaded.prepare(request_id, request, time.monotonic())
+            return self._start(loaded, request_id, tasks)
         except BaseException:
             self._keeper.done(self._tenant)
             raise

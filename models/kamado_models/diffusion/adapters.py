@@ -279,7 +279,7 @@ class Adapters:
         return True
 
     def _switch(self, component: str, setting: Setting) -> None:
-        """Set what counts in the component's next forwards."""
+        """Set what counts in the component's next forwards. All of it, or nothing where memory runs out."""
         slots = self._slots.get(component, {})
         counting: dict[str, list[Any]] = {}
         for adapter, weight in setting.loras:
@@ -287,12 +287,12 @@ class Adapters:
             assert isinstance(content, Lora)
             for path, delta in content.deltas[component].items():
                 counting.setdefault(path, []).append((delta, weight))
+        table, words = self._table_slots.get(component), setting.words
+        further = None if words is None else (words.starts[component], words.rows(component))
         for path, slot in slots.items():
             slot.active = tuple(counting.get(path, ()))
-        table = self._table_slots.get(component)
         if table is not None:
-            words = setting.words
-            table.active = None if words is None else (words.starts[component], words.rows(component))
+            table.active = further
         self._active[component] = setting
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kamado.checkpoint.inspect import inspect
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 from kamado.tasks.library.standin import ModelCall, stand_in
 from kamado.weights.stream import lazy_tensors
 
@@ -118,6 +119,8 @@ def read_image_prompt(
             layer = unet._convert_ip_adapter_image_proj_to_diffusers(image, low_cpu_mem_usage=False)
             projection = MultiIPAdapterImageProjection([layer]).to(dtype)
     except Exception as error:  # whatever the library makes of tensors that do not belong together
+        if is_shortage(error):
+            raise
         raise UnsupportedCheckpoint(f"{file.what}: its image_proj is of no form that diffusers knows") from error
     encoder, extractor = _encoder(file, dtype) if models.get("image_encoder") is None else (None, None)
     config = FrozenDict({**unet.config, "encoder_hid_dim_type": "ip_image_proj"})

@@ -19,6 +19,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kamado.checkpoint.strict_json import parse_json_object
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 
 from ..language.materialize import library_call
 from .adapters_files import AdapterFile, shown
@@ -165,6 +166,8 @@ def _converted(
             state, alphas = (found[0], found[1] or {}) if isinstance(found, tuple) else (found, {})
             renamed = _peft_names(state)
     except Exception as error:  # whatever a conversion makes of names that it does not know
+        if is_shortage(error):
+            raise
         raise UnsupportedCheckpoint(
             f"{file.what}: its names are of no form that diffusers knows for {base.__name__}: {shown(list(tensors))}"
         ) from error

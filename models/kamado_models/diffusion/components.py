@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from kamado.checkpoint.parts import SEVERAL
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 from kamado.quant import Quant
 from kamado.weights.deferred import ShapedTensor
 from kamado.weights.quantized.reading import quantizing
@@ -224,6 +225,8 @@ def _build_model(what: str, kind: Any, config: Mapping[str, Any]) -> nn.Module:
             with library_call(), torch.no_grad(), _WithoutWeights():
                 return kind.from_config(config)  # type: ignore[no-any-return]
         except Exception as error:  # whatever a class makes of absurd values
+            if is_shortage(error):
+                raise
             raise UnsupportedCheckpoint(f"{what} cannot be built from its config.json: {_first(error)}") from error
     # transformers' own loader builds the model itself.
     model: Any = kind.__new__(kind)

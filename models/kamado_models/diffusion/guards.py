@@ -64,7 +64,11 @@ class FinerDecoders:
                     f"the {component} overflowed in {_name(dtype)}, and there is no memory for its float32 copy "
                     f"({format_bytes(size)}); load the model with dtype float32 (--dtype), or allow more (--memory)"
                 ) from error
-            self._copies[component] = {name: copy.deepcopy(part).float() for name, part in parts.items()}
+            try:
+                self._copies[component] = {name: copy.deepcopy(part).float() for name, part in parts.items()}
+            except BaseException:
+                self._ledger.leave(self._device, self._owner, "weights", size)
+                raise
         return self._copies[component]
 
 

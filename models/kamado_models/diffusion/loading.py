@@ -25,6 +25,7 @@ from .pipelines import PipelineFactory
 from .previews import Previews
 from .sizes import sizes_of
 from .task import Workshop
+from .tiling import tiled_call
 
 _POSITIONS = {"cpu": 1 << 14, "gpu": 1 << 18}
 """Latent positions of one forward: on a CPU larger batches gain little and make others wait."""
@@ -76,6 +77,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
             trusted=type(model).__name__ in ROWS_APART,
             without_effect=ROWS_APART.get(type(model).__name__, frozenset()),
             around=adapters.around(name),
+            lighter=tiled_call,
         )
         for name, model in factory.models.items()
     }

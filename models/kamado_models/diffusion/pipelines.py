@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -165,6 +166,19 @@ def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
     if "prompt" in parameters and "prompt" not in arguments and not _has_embeddings(arguments):
         raise InvalidRequest("give a prompt: a text that says what the picture shows")
     return arguments
+
+
+@contextmanager
+def attention_kept(models: Iterable[Any]) -> Iterator[None]:
+    """What the code inside puts in place of the models' attention, it may leave there, also by failing half-way:
+    afterwards all is as it was."""
+    before = [(model, dict(model.attn_processors)) for model in models if hasattr(model, "attn_processors")]
+    try:
+        yield
+    finally:
+        for model, processors in before:
+            if dict(model.attn_processors) != processors:
+                model.set_attn_processor(dict(processors))
 
 
 _LEFT_OUT = [None, None]

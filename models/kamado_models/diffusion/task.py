@@ -17,6 +17,7 @@ from kamado.errors import GenerationFailed
 from kamado.events import Media, Preview, Progress
 from kamado.media.guards import blank_reason
 from kamado.media.pictures import pictures_from_float
+from kamado.memory.shortage import is_shortage
 from kamado.picture_requests import PictureOptions
 from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.tasks.library.standin import ModelCall
@@ -29,7 +30,7 @@ from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .hires import Refinement
 from .outpainting import Outpainting
-from .pipelines import PipelineFactory, call_arguments
+from .pipelines import PipelineFactory, attention_kept, call_arguments
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .step_cache import StepCache
@@ -62,10 +63,11 @@ class Workshop:
         call: ModelCall,
         setting: Setting | None = None,
         on_joined: Callable[[], None] = lambda: None,
+        on_eased: Callable[[], None] = lambda: None,
     ) -> Any:
         """Have the loop make a call of a component with the adapters of `setting`, and wait for its result.
-        `on_joined`: see ModelLane."""
-        return script.ask(self.lanes[component].work(call, setting, on_joined))
+        `on_joined`, `on_eased`: see ModelLane."""
+        return script.ask(self.lanes[component].work(call, setting, on_joined, on_eased))
 
     def foreign_call(self, script: Script, component: str, on_joined: Callable[[], None], call: ModelCall) -> Any:
         """Have the lane of a component make a call of a model that an adapter has brought along."""
@@ -156,20 +158,13 @@ class PictureTask(LibraryTask):
 
     def _output(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
         """What the pipeline returns: diffusers' own code from here on."""
-        factory, scheduler, adapters = self._workshop.factory, options.scheduler, self._workshop.adapters
+        if runs_alone(kind.__name__):
+            return self._whole(script, kind, options, arguments)
         generator = torch.Generator("cpu").manual_seed(options.seed + self.index)
         arguments = {**arguments, "generator": generator, "output_type": "np"}
-        if runs_alone(kind.__name__):
-            pipeline = factory.direct(kind, scheduler)
-            self.chosen.equip(pipeline)
-            cuts = CutWatch(pipeline, options.prompt, options.negative)
-            whole = adapters.during(self.chosen, lambda: pipeline(**arguments))
-            output = script.ask(Work(self._workshop.start.name, object(), 1, whole))
-            self.notes += cuts.notes("")
-            return output
         # Draws that the code forgets to give a generator to must not shift those of the others.
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
-        pipeline = factory.make(kind, functools.partial(self._call, script, further), scheduler)
+        pipeline = self._workshop.factory.make(kind, functools.partial(self._call, script, further), options.scheduler)
         self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet", self._joined))
         if options.tiling:
             tile(pipeline)
@@ -181,6 +176,23 @@ class PictureTask(LibraryTask):
         self.notes += cuts.notes(self._workshop.cut_advice(kind))
         return output
 
+    def _whole(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
+        """What a pipeline returns that must run by itself. Each run is like the first: it may be tried again."""
+        factory = self._workshop.factory
+
+        def run() -> tuple[Any, CutWatch]:
+            pipeline = factory.direct(kind, options.scheduler)
+            self.chosen.equip(pipeline)
+            cuts = CutWatch(pipeline, options.prompt, options.negative)
+            generator = torch.Generator("cpu").manual_seed(options.seed + self.index)
+            with attention_kept(factory.models.values()):
+                return pipeline(**arguments, generator=generator, output_type="np"), cuts
+
+        within = self._workshop.adapters.during(self.chosen, run)
+        output, cuts = script.ask(Work(self._workshop.start.name, object(), 1, within))
+        self.notes += cuts.notes("")
+        return output
+
     def _call(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         """A model call of the pipeline."""
         if self._cache is None:
@@ -189,13 +201,17 @@ class PictureTask(LibraryTask):
 
     def _made(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         setting = self.chosen.settings.get(component)
-        result = self._workshop.call(script, component, call, setting, self._joined)
+
+        def eased() -> None:
+            self.notes.append(f"memory ran out in the {component}: it went on to {call.method} in tiles")
+
+        result = self._workshop.call(script, component, call, setting, self._joined, eased)
         if call.method == "encode":
             result = with_own_draws(result, further)
         finer = self._workshop.decoders.finer(component, call, result)
         if finer is None:
             return result
-        result = self._workshop.call(script, component, finer, setting, self._joined)
+        result = self._workshop.call(script, component, finer, setting, self._joined, eased)
         if not is_useless(result):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result
@@ -239,7 +255,12 @@ class PictureTask(LibraryTask):
         sizes = [(asked.width, asked.height)] if asked.width and asked.height else []
         sizes += [image.size for image in (asked.image if isinstance(asked.image, list) else [asked.image]) if image]
         call = functools.partial(self._workshop.call, script)
-        image = self._workshop.previews.picture(pipeline, latents, sizes, call)
+        try:
+            image = self._workshop.previews.picture(pipeline, latents, sizes, call)
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            image = None  # no reason to lose the picture
         if image is not None:
             self._shown += 1
             script.emit(Preview(self.id, self._steps, image, index=self.index))

@@ -6,15 +6,20 @@ with it and without it; a larger one differs a little, since no tile sees beyond
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kamado.errors import InvalidRequest
+from kamado.tasks.library.standin import ModelCall
 
 from .pipelines import PipelineFactory
 from .table import runs_alone
 
 _AUTOENCODERS = ("vae", "movq", "vqvae")
+_SMALLEST_TILE = 128
+"""Pixels of a side. Of smaller ones the seams would show."""
 
 
 def tile(pipeline: Any) -> None:
@@ -42,6 +47,38 @@ def tile_side(pipeline: Any) -> int | None:
     return max(sides, default=None)
 
 
+def tiled_call(call: ModelCall) -> ModelCall | None:
+    """A call of an autoencoder in tiles, or in tiles of half the size where it is one already. None where there is no
+    such thing, and for tiles that would be too small."""
+    if call.method == "forward" or not _can_tile(call.module):
+        return None
+    module: Any = copy.copy(call.module)  # over the same weights; what is set on it holds for this call
+    if not module.use_tiling:
+        module.enable_tiling()
+    elif not _halve_tiles(module):
+        return None
+    return replace(call, module=module)
+
+
+def _halve_tiles(module: Any) -> bool:
+    """Whether that was possible."""
+    sizes = {
+        name: value
+        for name, value in vars(module).items()
+        if name.startswith("tile_") and ("_min_" in name or "_stride_" in name) and isinstance(value, int)
+        if "num_frames" not in name
+    }
+    sides = [size for name, size in sizes.items() if name.startswith("tile_sample_min")]
+    if not sides or min(sides) // 2 < _SMALLEST_TILE or any(size % 2 for size in sizes.values()):
+        return False
+    vars(module).update({name: size // 2 for name, size in sizes.items()})
+    return True
+
+
+def _can_tile(part: Any) -> bool:
+    return hasattr(part, "use_tiling") and hasattr(part, "enable_tiling")
+
+
 def _tiled(parts: Mapping[str, Any]) -> list[Any]:
     found = (parts.get(name) for name in _AUTOENCODERS)
-    return [part for part in found if hasattr(part, "use_tiling") and hasattr(part, "enable_tiling")]
+    return [part for part in found if _can_tile(part)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from hashlib import sha256
 from typing import Any
 
@@ -45,7 +45,24 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: bool = False) -> LanguageModel:
     """See Family.load. `own_code`: the model's classes are the checkpoint's own, and may be run."""
-    tokenizer = load_tokenizer(checkpoint)
+    with ExitStack() as undone:
+        tokenizer = load_tokenizer(checkpoint)
+        undone.callback(tokenizer.close)
+        loaded = _loaded(checkpoint, plan, env, tokenizer, undone, own_code=own_code)
+        undone.pop_all()  # it is the model's now
+        return loaded
+
+
+def _loaded(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    env: LoadEnvironment,
+    tokenizer: Tokenizer,
+    undone: ExitStack,
+    *,
+    own_code: bool,
+) -> LanguageModel:
+    """`undone` gets what must be closed if it fails."""
     if env.request is not None and not own_code:
         _check_request(env.request, checkpoint, plan, tokenizer)
     env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
@@ -65,6 +82,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: 
         held = report.weight_bytes + (pack_linears(model) if packs else 0)
         _correct(env, plan, "weights", plan.weight_bytes, held)
         execution = choose_execution(model, config, plan, env, batching)
+        undone.callback(execution.close)
     facts = _facts(checkpoint, plan, config, _vocab_size(model), stepwise=env.deterministic)
     return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
 
@@ -85,11 +103,7 @@ def _check_request(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Pla
     vocab_size = _stated_vocab_size(config)
     if vocab_size is None:
         return
-    try:
-        TextIntake(checkpoint.reference, tokenizer, _facts(checkpoint, plan, config, vocab_size)).order(request)
-    except BaseException:
-        tokenizer.close()
-        raise
+    TextIntake(checkpoint.reference, tokenizer, _facts(checkpoint, plan, config, vocab_size)).order(request)
 
 
 def read_model(

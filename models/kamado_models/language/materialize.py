@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from kamado.errors import UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
@@ -184,7 +185,7 @@ def materialize(
     except _RAISED_BY_MODELS as error:
         if failures:
             raise failures[0] from None
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_shortage(error):
             raise
         last_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UnsupportedCheckpoint(

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from kamado.checkpoint.own_code import OwnClass, own_class
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import KamadoError, UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 
 from .config import OWN_CLASSES
 from .materialize import library_call
@@ -46,9 +46,11 @@ def failures_explained(checkpoint: Checkpoint, what: str) -> Iterator[None]:
     """Whatever a checkpoint's own code raises inside becomes UnsupportedCheckpoint that says `what` failed."""
     try:
         yield
-    except (KamadoError, MemoryError, torch.OutOfMemoryError):
+    except KamadoError:
         raise
     except Exception as error:
+        if is_shortage(error):
+            raise
         text = " ".join(str(error).split())[:300] or "no message"
         raise UnsupportedCheckpoint(
             f"{checkpoint.reference}: {what} ({type(error).__name__}: {text}); "

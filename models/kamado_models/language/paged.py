@@ -82,6 +82,10 @@ class PagedLane:
                 self.store.clear(self._memory.spoil(step.sequence))
         return results
 
+    def ease(self, work: Work) -> Work | None:
+        """See Lane. There is no other way; its task may cut it."""
+        return None
+
     def forward(self, steps: Sequence[TextStep]) -> Tensor:
         """Logits (S, vocab) of the last token of each of the S steps, in order."""
         tokens: list[int] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from kamado.memory.blocks import BlockPool, PagedMemory
+from kamado.memory.shortage import is_shortage
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
 
@@ -47,13 +48,17 @@ def probe_paged(model: Any, vocab_size: int, *, known: bool = False) -> PagedVer
     with torch.inference_mode():
         try:
             wanted, layers = _plain(model, prompts[0][: 1 if known else None])
-        except Exception as error:  # noqa: BLE001 - whatever a model of an unknown kind raises
+        except Exception as error:  # whatever a model of an unknown kind raises
+            if is_shortage(error):
+                raise  # says nothing of the model
             return PagedVerdict(None, f"no plain key-value cache ({_brief(error)})")
         if not isinstance(layers, tuple) or known:
             return PagedVerdict(layers) if isinstance(layers, tuple) else PagedVerdict(None, layers)
         try:
             found = _packed(model, layers, prompts)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # likewise
+            if is_shortage(error):
+                raise
             return PagedVerdict(None, f"packed tokens are not possible ({_brief(error)})")
         plain = (wanted, _plain(model, prompts[1])[0])
     worst = max(_relative_error(row, plain[which][position]) for which, position, row in found)

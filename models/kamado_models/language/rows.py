@@ -6,7 +6,6 @@ Rows stay joined between forwards as long as the same rows come together, so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from kamado.contracts import Work
+from kamado.memory.shortage import is_shortage
 from kamado.sequence import Drawn, TextStep, TokenSequence
 
 from . import rows_cache
@@ -87,10 +87,13 @@ class RowLane:
             left = {id(row.state.batch): row.state.batch for row in rows if row.state.batch is not None}
             for index, row in enumerate(rows):
                 row.state.move(batch, index)
-            with suppress(torch.OutOfMemoryError):  # saving memory is no reason to fail
-                for old in left.values():
-                    _shrink(old)
+            for old in left.values():
+                _shrink(old)
         return results
+
+    def ease(self, work: Work) -> Work | None:
+        """See Lane. There is no other way; its task may cut it."""
+        return None
 
     def _draw(self, rows: Sequence[_Row], logits: Tensor) -> list[Drawn | Exception | None]:
         results: list[Drawn | Exception | None] = [None] * len(rows)
@@ -135,7 +138,12 @@ def _shrink(batch: RowBatch) -> None:
     staying = [index for index, state in enumerate(batch.rows) if state is not None]
     if not staying or 2 * len(staying) > len(batch.rows):
         return
-    batch.cache = rows_cache.select(batch.cache, staying, batch.shapes)
+    try:
+        batch.cache = rows_cache.select(batch.cache, staying, batch.shapes)
+    except (MemoryError, RuntimeError) as error:
+        if is_shortage(error):
+            return  # saving memory is no reason to fail
+        raise
     batch.shapes = [batch.shapes[index] for index in staying]
     batch.rows = [batch.rows[index] for index in staying]
     for index, state in enumerate(batch.rows):

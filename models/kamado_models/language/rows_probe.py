@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from kamado.errors import UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 
 from . import rows_cache
 from .positions import fields_of, shifting_positions
@@ -23,6 +24,7 @@ _STEPS = 4
 _WINDOW = 8
 """Sliding windows are shortened to this in the probes' caches, so that rows grow beyond them."""
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+"""What models raise for a form that they cannot take."""
 
 
 class StateSize(NamedTuple):
@@ -81,6 +83,8 @@ def probe(model: Any, config: PreTrainedConfig, vocab_size: int, tolerance: floa
             try:
                 difference = float((attempt() - wanted()).abs().max())
             except _REFUSALS as error:
+                if is_shortage(error):
+                    raise  # says nothing of the model
                 return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]:.120}"
             return None if difference <= allowed else f"logits up to {scale:.2g} differ by {difference:.2g}"
 

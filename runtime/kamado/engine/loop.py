@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from ..contracts import Accepted, Lane, Task, Work
+from ..contracts import Accepted, Task
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, KamadoError
 from ..events import Event, FinishReason, Started
 from ..memory.residency import Residency
+from ..memory.shortage import is_shortage, request_failed
+from ..tasks.library.frames import forget_locals
+from .forwards import Forwards
 from .scheduler import Entry, Scheduler
 
 
 class Loop:
     """Runs tasks to their end, a batched forward at a time. Not thread safe: one thread owns it."""
 
-    def __init__(self, residency: Residency, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, residency: Residency, clock: Callable[[], float] = time.monotonic, *, device: str = "cpu"
+    ) -> None:
+        """`device`: the lanes', as torch says it."""
         self.residency = residency
         self.scheduler = Scheduler(residency.limits, residency.is_interactive)
         self.clock = clock
-        self.steps_by_lane: Counter[str] = Counter()
-        self.rows_by_lane: Counter[str] = Counter()
-        self.splits = 0
+        self.forwards = Forwards(residency, device)
+        self._device = device
         self._started: set[str] = set()
 
     def add(self, task: Task) -> list[Event]:
@@ -42,7 +46,7 @@ class Loop:
         lane_name, batch = picked
         begin = self.clock()
         with self.residency.hold(lane_name) as lane:
-            results = self._run_or_split(lane, [entry.work for entry in batch if entry.work is not None])
+            results = self.forwards.run(lane, batch)
         self.scheduler.charge(lane_name, self.clock() - begin)
         for entry, result in zip(batch, results, strict=True):
             events += self._settle(entry, result)
@@ -77,23 +81,6 @@ class Loop:
             return []
         return [self._fail(oldest, GenerationFailed("the request needs more state memory than its model has in all"))]
 
-    def _run_or_split(self, lane: Lane, works: Sequence[Work]) -> list[Any]:
-        """One result a work. A forward that raises is tried again in halves, down to single works, so that out of
-        memory and one request's fault hurt no other; a work that raises alone has the exception as its result."""
-        try:
-            results = list(lane.run(works))
-        except Exception as error:  # noqa: BLE001 - whatever a lane raises ends a request, never the loop
-            if len(works) == 1:
-                return [error]
-        else:
-            self.steps_by_lane[lane.name] += 1
-            self.rows_by_lane[lane.name] += len(works)
-            assert len(results) == len(works), f"lane {lane.name} gave {len(results)} results for {len(works)} works"
-            return results
-        self.splits += 1
-        half = len(works) // 2
-        return self._run_or_split(lane, works[:half]) + self._run_or_split(lane, works[half:])
-
     def _settle(self, entry: Entry, result: Any) -> list[Event]:
         task = entry.task
         events: list[Event] = []
@@ -104,7 +91,8 @@ class Loop:
             return [*events, self._fail(entry, result)]
         try:
             accepted: Accepted = task.accept(result)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - whatever a task raises ends it, never the loop
+            forget_locals(error)
             return [*events, self._fail(entry, error)]
         for spawned in accepted.spawned:
             self.scheduler.add(spawned, after=entry)
@@ -115,6 +103,8 @@ class Loop:
     def _fail(self, entry: Entry, cause: Exception) -> Event:
         if isinstance(cause, KamadoError):
             error = cause
+        elif is_shortage(cause):
+            error = request_failed(cause, self._device)
         else:
             error = GenerationFailed(f"the request failed while it ran: {type(cause).__name__}: {cause}")
             error.__cause__ = cause

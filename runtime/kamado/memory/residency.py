@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..contracts import Lane
@@ -13,6 +13,9 @@ class Residency:
 
     def __init__(self) -> None:
         self._lanes: dict[str, Lane] = {}
+        self.reclaimers: list[Callable[[str], bool]] = []
+        """Each frees something that nobody uses now, and says whether there was anything. Called with the lane that
+        needs the memory, on the loop's thread, while that lane is held."""
 
     def add(self, lane: Lane) -> None:
         """From now on works of that lane can run."""
@@ -35,6 +38,10 @@ class Residency:
     def is_interactive(self, name: str) -> bool:
         """See `Lane.interactive`."""
         return self._lanes[name].interactive
+
+    def reclaim(self, lane: str) -> bool:
+        """The lane ran out of memory: free something that nobody uses now. False: there is nothing."""
+        return any(free(lane) for free in self.reclaimers)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[Lane]:

@@ -147,7 +147,7 @@ def test_a_batch_that_runs_out_of_memory_is_split_until_it_fits() -> None:
     events = model.run()
     assert all(tokens_of(events, name) == expected(prompt, 8) for name, prompt in prompts.items())
     assert max(model.lane.batches) == 2
-    assert model.loop.splits > 0
+    assert model.loop.forwards.splits > 0
 
 
 def test_a_fault_of_one_request_ends_that_request_alone() -> None:

@@ -47,6 +47,9 @@ class ToyLane:
         self.batches.append(len(works))
         return [self._step(step) for step in steps]
 
+    def ease(self, work: Work) -> Work | None:
+        return None
+
     def _step(self, step: TextStep) -> Drawn | None:
         sequence = step.sequence
         length = sequence.num_computed + step.num_new
@@ -162,3 +165,6 @@ class CountLane:
     def run(self, works: Sequence[Work]) -> list[Any]:
         self.batches.append(len(works))
         return [None] * len(works)
+
+    def ease(self, work: Work) -> Work | None:
+        return None

@@ -10,6 +10,7 @@ import torch
 from diffusers.loaders import single_file_utils as library
 
 from kamado.errors import UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 from kamado.weights.deferred import ShapedTensor, converted
 from kamado.weights.stream import renamed
 
@@ -70,6 +71,8 @@ def _converted(
     try:
         return converted(tensors, conversion)
     except _RAISED as error:
+        if is_shortage(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UnsupportedCheckpoint(f"{what}: its tensors are not in a layout that is known: {reason}") from error
 

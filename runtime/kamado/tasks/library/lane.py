@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from ...contracts import Work
+from ...memory.shortage import is_shortage
 from .compare import rows_differ, same
 from .frames import forget_locals
 from .stacking import Form, Stacker
@@ -16,6 +16,24 @@ from .standin import ModelCall
 
 _PIXELS_OF_A_LATENT = 64
 """An autoencoder encodes pixels and decodes latents; both count in latents."""
+
+
+def _nothing() -> None:
+    """For callers who need not be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Asked:
+    """Payload of a work."""
+
+    call: ModelCall
+    form: Form | None
+    """None: it can only be made alone."""
+    state: Hashable
+    on_joined: Callable[[], None]
+    on_eased: Callable[[], None]
+    eased: bool = False
+    """Whether it is another call than the one that was asked for."""
 
 
 class ModelLane:
@@ -32,10 +50,12 @@ class ModelLane:
         trusted: bool = False,
         without_effect: frozenset[str] = frozenset(),
         around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+        lighter: Callable[[ModelCall], ModelCall | None] = lambda call: None,
     ) -> None:
         """`step_budget` is in positions (see Form). `trusted`: the model is known to compute each row for itself;
         others are compared when calls are joined for the first time. `without_effect`: see Stacker. Forwards run inside
-        `around(state)`, which puts the shared model into the state that the calls ask for."""
+        `around(state)`, which puts the shared model into the state that the calls ask for. `lighter(call)`: a call that
+        gives about the same and takes less memory, if there is one."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -45,30 +65,50 @@ class ModelLane:
         self._stacker = Stacker(without_effect)
         self._alone = 0
         self._around = around
+        self._lighter = lighter
 
-    def work(self, call: ModelCall, state: Hashable = None, on_joined: Callable[[], None] = lambda: None) -> Work:
+    def work(
+        self,
+        call: ModelCall,
+        state: Hashable = None,
+        on_joined: Callable[[], None] = _nothing,
+        on_eased: Callable[[], None] = _nothing,
+    ) -> Work:
         """The call as a work of this lane. Only calls for the same `state` of the model share forwards. `on_joined` is
-        called if this one does: its result then differs by rounding from that of the call alone."""
+        called if this one does: its result then differs by rounding from that of the call alone. `on_eased` is called
+        if memory sufficed for a lighter call only."""
         form = None if call.positional else self._stacker.form(call.arguments)
+        asked = _Asked(call=call, form=form, state=state, on_joined=on_joined, on_eased=on_eased)
         if form is None:
             self._alone += 1
-            return Work(self.name, ("alone", self._alone), 1, (call, None, state, on_joined))
+            return Work(self.name, ("alone", self._alone), 1, asked)
         key = (type(call.module), call.method, call.autocast, call.settings, form.key, state)
         positions = form.positions // _PIXELS_OF_A_LATENT if call.method == "encode" else form.positions
-        return Work(self.name, key, max(form.rows * positions, 1), (call, form, state, on_joined))
+        return Work(self.name, key, max(form.rows * positions, 1), asked)
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. A call that is alone is made exactly as the library made it."""
-        calls: list[ModelCall] = [work.payload[0] for work in works]
+        asked: list[_Asked] = [work.payload for work in works]
         try:
-            with self._around(works[0].payload[2]):
-                return [calls[0].run()] if len(calls) == 1 else self._run(works, calls)
+            with self._around(asked[0].state):
+                results = [asked[0].call.run()] if len(asked) == 1 else self._run(asked)
         except Exception as error:
             forget_locals(error)
             raise
+        for each in asked:
+            if each.eased:
+                each.on_eased()
+        return results
 
-    def _run(self, works: Sequence[Work], calls: Sequence[ModelCall]) -> list[Any]:
-        forms: list[Form] = [work.payload[1] for work in works]
+    def ease(self, work: Work) -> Work | None:
+        """See Lane."""
+        asked: _Asked = work.payload
+        lighter = self._lighter(asked.call)
+        return None if lighter is None else replace(work, payload=replace(asked, call=lighter, eased=True))
+
+    def _run(self, asked: Sequence[_Asked]) -> list[Any]:
+        calls = [each.call for each in asked]
+        forms = [each.form for each in asked if each.form is not None]
         rows = [form.rows for form in forms]
         # Some models treat rows by twos (guidance), so numbers of rows are compared apart.
         kind = (type(calls[0].module), calls[0].method, (calls[0].settings, forms[0].kind, frozenset(rows)))
@@ -78,8 +118,8 @@ class ModelLane:
         joined = self._joined(calls, rows) if verdict else None
         if joined is None:
             return [call.run() for call in calls]
-        for work in works:
-            work.payload[3]()
+        for each in asked:
+            each.on_joined()
         return joined
 
     def _joined(self, calls: Sequence[ModelCall], rows: Sequence[int]) -> list[Any] | None:
@@ -91,10 +131,10 @@ class ModelLane:
         """The results of the calls, each made alone; beside that, find out whether one forward gives the same."""
         try:
             joined = self._joined(calls, rows)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception:  # noqa: BLE001 - if it is the fault of one of the calls, that one raises again below
-            joined = None
+        except Exception as error:
+            if is_shortage(error):
+                raise  # says nothing of the model
+            joined = None  # if it is the fault of one of the calls, that one raises again below
         alone = [call.run() for call in calls]
         if joined is None or not all(map(same, joined, alone)):
             self.joins[kind] = False
@@ -117,3 +157,7 @@ class HostLane:
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane."""
         return [None if work.payload is None else work.payload() for work in works]
+
+    def ease(self, work: Work) -> Work | None:
+        """See Lane. What runs as a whole is not known here."""
+        return None

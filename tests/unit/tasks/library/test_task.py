@@ -59,8 +59,8 @@ def test_requests_with_other_numbers_of_steps_share_forwards(unet: Denoiser, tru
         events = hearth.run()
     compared = [] if trusted else [1, 1, 1, 1]
     assert unet.batches == [4, *compared, 4, 4, 3, 3, 1, 1]
-    assert hearth.loop.steps_by_lane == {"start": 1, "unet": 7}
-    assert hearth.loop.rows_by_lane == {"start": 4, "unet": sum(steps.values())}
+    assert hearth.loop.forwards.steps_by_lane == {"start": 1, "unet": 7}
+    assert hearth.loop.forwards.rows_by_lane == {"start": 4, "unet": sum(steps.values())}
     for name in steps:
         end = end_of(events, name)
         assert (end.reason, end.error) == ("complete", None)
@@ -303,7 +303,7 @@ def test_a_forward_that_fails_ends_the_request_that_it_fails_for(unet: Denoiser,
     for name in ("x", "y"):
         assert end_of(events, name).reason == "complete"
         assert torch.allclose(end_of(events, name).output, denoised(unet, 4, 1), atol=1e-5)
-    assert hearth.loop.splits > 0
+    assert hearth.loop.forwards.splits > 0
 
 
 def test_out_of_memory_halves_the_batch_and_ends_nobody(unet: Denoiser) -> None:

@@ -49,7 +49,7 @@ def test_generate_of_transformers_makes_a_forward_a_token(language_model: Any) -
         end = end_of(events, name)
         assert end.error is None
         assert end.output.tolist() == wanted[name]
-    assert hearth.loop.rows_by_lane["model"] == 3 * 5
+    assert hearth.loop.forwards.rows_by_lane["model"] == 3 * 5
 
 
 def test_a_language_models_stand_in_answers_what_transformers_asks(language_model: Any) -> None:
@@ -99,7 +99,7 @@ def test_the_autoencoder_of_diffusers_encodes_and_decodes_for_several_at_once() 
         events = hearth.run()
         for seed, picture in enumerate(pictures):
             assert torch.allclose(end_of(events, str(seed)).output, through(autoencoder, picture, seed), atol=1e-5)
-    assert hearth.loop.steps_by_lane["autoencoder"] == 2
+    assert hearth.loop.forwards.steps_by_lane["autoencoder"] == 2
 
 
 def test_tiling_is_one_requests_own() -> None:
@@ -124,7 +124,7 @@ def test_tiling_is_one_requests_own() -> None:
     assert in_tiles.shape != plain.shape, "tiles of this size leave a mark"
     for name, wanted in (("plain", plain), ("tiled", in_tiles), ("tiled too", in_tiles)):
         assert torch.allclose(end_of(events, name).output, wanted, atol=1e-5)
-    assert hearth.loop.steps_by_lane["autoencoder"] == 2
+    assert hearth.loop.forwards.steps_by_lane["autoencoder"] == 2
 
 
 def test_attention_processors_are_one_requests_own() -> None:
@@ -205,6 +205,6 @@ def test_a_cache_in_a_result_is_taken_apart(language_model: Any) -> None:
             events = hearth.run()
             for number, ids in enumerate(prompts):
                 assert torch.allclose(end_of(events, str(number)).output, read_on(language_model, ids), atol=1e-5)
-            assert hearth.loop.rows_by_lane["model"] == 4 * (repeat + 1)
+            assert hearth.loop.forwards.rows_by_lane["model"] == 4 * (repeat + 1)
     assert list(hearth.lanes["model"].joins.values()) == [True]
-    assert hearth.loop.steps_by_lane["model"] == 2 * 3
+    assert hearth.loop.forwards.steps_by_lane["model"] == 2 * 3
