@@ -26,6 +26,7 @@ METHODS: Mapping[str, Method] = {
     "modelopt": float8.find_modelopt,
 }
 
+_NEEDS_SCALES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")
 # Libraries stack the experts of a layer, so they are needed as plain tensors.
 _STACKED = re.compile(r"(^|\.)experts\.\d+\.")
 # Their layers hold matrices (in, out), which quantized files turn around.
@@ -64,6 +65,9 @@ def understood(entries: Entries, config: Mapping[str, Any], what: str) -> dict[s
     if method is None:
         return dict(entries)
     found = METHODS[method](entries, config["quantization_config"], what).all()
+    for name, entry in found.items():
+        if name.endswith(".weight") and entry.dtype in _NEEDS_SCALES:
+            raise UnsupportedCheckpoint(f"{what}: {name} is of type {entry.dtype}, and nothing says with which scales")
     return {name: _unstacked(entry) for name, entry in found.items()}
 
 
