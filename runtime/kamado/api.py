@@ -30,9 +30,7 @@ from .memory.tenant import Tenant
 from .model import Model as Model
 from .quant import QuantLike, parse_quant
 from .results import Result
-from .units import parse_bytes
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from .units import check_counts, parse_bytes
 
 
 class Runtime:
@@ -75,6 +73,7 @@ class Runtime:
         dtype: str = "auto",
         quant: QuantLike = None,
         kv_tokens: int | None = None,
+        kv_dtype: str = "auto",
         allow_code: str | Path | None = None,
         components: Parts | None = None,
         base: str | Path | None = None,
@@ -86,7 +85,7 @@ class Runtime:
         With `allow_code` (see `load`), sizes are asked of the checkpoint's own classes, which runs its code."""
         allowed = allowed_name(allow_code)
         checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
-        family, options = find(checkpoint), self._plan_options(dtype, quant, kv_tokens, allowed)
+        family, options = find(checkpoint), self._plan_options(dtype, quant, kv_tokens, kv_dtype, allowed)
         return self._keeper.plan_of(lambda room: family.plan(checkpoint, replace(options, budget_bytes=room)))
 
     def load(  # noqa: PLR0913 - a name for each thing that can be said of it
@@ -96,6 +95,7 @@ class Runtime:
         dtype: str = "auto",
         quant: QuantLike = None,
         kv_tokens: int | None = None,
+        kv_dtype: str = "auto",
         step_budget: int | None = None,
         max_rows: int | None = None,
         allow_code: str | Path | None = None,
@@ -110,8 +110,8 @@ class Runtime:
         """Load a model, pulling it first if need be. Idle models leave memory for it, least recently used first, and
         come back with their next request.
 
-        `kv_tokens`: tokens of KV cache to hold. `step_budget`: the most tokens in one forward. `max_rows`: the most
-        requests in one forward. `progress(done_bytes, total_bytes)` is called while weights are read.
+        `kv_tokens`, `kv_dtype`: tokens of KV cache to hold, and their form (`kamado.memory.plan.KV_DTYPES`).
+        `step_budget`, `max_rows`: the most tokens and requests in one forward. `progress(done, total)`: of bytes read.
         `quant`: the form of the weights: a name in `kamado.quant.SCHEMES`, a `Quant`, or a table with its fields.
         `allow_code`: the reference once more, to allow that this checkpoint's own code is run, with all the rights of
         this process; of a repository without its revision, too, of a folder also its full path. Without it a
@@ -119,16 +119,15 @@ class Runtime:
         `components`: what takes the place of a pipeline's components, by name; see `kamado.checkpoint.parts`.
         `base`: the pipeline that has what a single file lacks: tokenizers, configurations, further components.
         `request`: options of one that will follow; what can be found wrong with it is raised before weights are read.
-        `keep_alive`: seconds without a request after which it leaves memory; None or -1: it stays until its room is
-        needed.
+        `keep_alive`: seconds without a request after which it leaves memory; None or -1: only when room is needed.
         `pinned`: it stays in memory whatever happens; see `Model.pin`.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
         allowed, stay_s = allowed_name(allow_code), _seconds(keep_alive)
-        _check_counts(kv_tokens=kv_tokens, step_budget=step_budget, max_rows=max_rows)
+        check_counts(kv_tokens=kv_tokens, step_budget=step_budget, max_rows=max_rows)
         checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
         family = find(checkpoint)
-        options = self._plan_options(dtype, quant, kv_tokens, allowed)
+        options = self._plan_options(dtype, quant, kv_tokens, kv_dtype, allowed)
         with self._keeper.moving():
             if self._closed:
                 raise InvalidRequest("the runtime is closed")
@@ -179,9 +178,9 @@ class Runtime:
 
         return Tenant(owner=environment.owner, plan=plan, load=load)
 
-    def _plan_options(self, dtype: str, quant: QuantLike, kv_tokens: int | None, allow_code: str | None) -> PlanOptions:
-        if dtype not in DTYPES:
-            raise InvalidRequest(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    def _plan_options(
+        self, dtype: str, quant: QuantLike, kv_tokens: int | None, kv_dtype: str, allow_code: str | None
+    ) -> PlanOptions:
         form = parse_quant(quant)
         if form is not None:
             form.check_device(self.device.name, self.device.features)
@@ -192,14 +191,9 @@ class Runtime:
             budget_bytes=self.budget_bytes,
             good_dtypes=self.device.good_dtypes,
             kv_tokens=kv_tokens,
+            kv_dtype=kv_dtype,
             allow_code=allow_code,
         )
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise InvalidRequest(f"{name} must be at least 1, not {value}")
 
 
 def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Bytes and seconds, as people write them."""
+"""Bytes, seconds and counts, as people write them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def parse_bytes(text: str | int) -> int:
     if not 0 < size < 2**60:
         raise InvalidRequest(f"{text!r} is not a usable size: it must be above 0 and below 1 EiB")
     return size
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise InvalidRequest for one that is given and below 1."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InvalidRequest(f"{name} must be at least 1, not {value}")
 
 
 def format_bytes(size: int) -> str:

@@ -11,7 +11,7 @@ import torch
 import kamado
 import tiny
 from kamado.weights.packed import PackedLinear
-from kamado_models.language.attention import PageStore
+from kamado_models.language.pages import PageStore
 from unit.sampling.test_scratch import Peak
 
 KV_TOKENS = 4096

@@ -11,11 +11,10 @@ Shapes: T packed tokens, B rows, L keys, H query heads, K key-value heads, D hea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -23,76 +22,10 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .pages import PageStore
+
 MAX_PADDING = 2
 """Decoding rows share one padded gather while the longest has at most this many times the pages of the shortest."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What one attention layer keeps of a token."""
-
-    num_heads: int
-    key_dim: int
-    value_dim: int
-    window: int | None = None
-    """Tokens that it looks back at most, itself included, wherever in the sequence it is; None: all of them."""
-
-    @property
-    def values_per_token(self) -> int:
-        return self.num_heads * (self.key_dim + self.value_dim)
-
-
-class PageStore:
-    """The pages of all layers: keys and values as (pages, page tokens, K, D) tensors."""
-
-    def __init__(
-        self, layers: Sequence[LayerShape], num_blocks: int, block_tokens: int, dtype: torch.dtype, device: str
-    ) -> None:
-        self.block_tokens = block_tokens
-
-        def pages(num_heads: int, dim: int) -> Tensor:
-            # Zeros, because masked positions are multiplied by 0, and 0 times an uninitialized NaN is NaN.
-            shape = (num_blocks, block_tokens, num_heads, dim)
-            if device != "cpu":
-                return torch.zeros(shape, dtype=dtype, device=device)
-            # The system hands these out as zeros when they are first touched: loading does not wait for it.
-            raw = numpy.zeros(math.prod(shape) * dtype.itemsize, dtype=numpy.uint8)
-            return torch.from_numpy(raw).view(dtype).view(shape)
-
-        self.keys = [pages(layer.num_heads, layer.key_dim) for layer in layers]
-        self.values = [pages(layer.num_heads, layer.value_dim) for layer in layers]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
-
-    def write(self, layer: int, slots: Tensor | range, keys: Tensor, values: Tensor) -> None:
-        """Put (1, K, T, D) keys and values of new tokens at `slots` (T,) = page * page tokens + offset."""
-        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            flat, rows = store.view(-1, *store.shape[2:]), new[0].transpose(0, 1)
-            if isinstance(slots, range):
-                flat[slots.start : slots.stop].copy_(rows)
-            else:
-                flat.index_copy_(0, slots, rows)
-
-    def read(self, layer: int, pages: Tensor | range, length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values of pages (B, P), as (B, K, L, D): the first `length`, or all P * page tokens. Of one row
-        whose pages lie one behind the other nothing is copied."""
-
-        def gather(store: Tensor) -> Tensor:
-            if isinstance(pages, range):
-                picked = store[pages.start : pages.stop].view(1, -1, *store.shape[2:])
-            else:
-                picked = store.index_select(0, pages.flatten()).view(pages.shape[0], -1, *store.shape[2:])
-            return picked[:, :length].transpose(1, 2)
-
-        return gather(self.keys[layer]), gather(self.values[layer])
-
-    def clear(self, blocks: Sequence[int]) -> None:
-        """Zero pages that may hold NaN."""
-        index = torch.tensor(blocks, device=self.keys[0].device)
-        for store in (*self.keys, *self.values):
-            store.index_fill_(0, index, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,9 +141,8 @@ class PackedCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """See transformers' Cache."""
-        self.store.write(layer_idx, self.step.slots, key_states, value_states)
         self.layer = layer_idx
-        return key_states, value_states
+        return self.store.write(layer_idx, self.step.slots, key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """See transformers' Cache: positions are always passed, so nothing is derived from this."""

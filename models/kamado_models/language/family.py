@@ -5,6 +5,7 @@ Importing this loads no torch; `load` does.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,24 +15,18 @@ from kamado.checkpoint.own_code import wishes
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
-from kamado.memory.plan import LanePlan, Plan, PlanOptions
-from kamado.sampling.scratch import scratch_bytes
-from kamado.units import format_bytes
+from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
 
 from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
-from .rows_memory import WORKSPACE_FACTOR
-from .shape import TextShape, describe, has_plain_embedding, text_shape, weight_bytes
+from .needs import BLOCK_TOKENS, Needs, needs, what_would_fit
+from .shape import TextShape, describe, text_shape
 
-BLOCK_TOKENS = 16
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
 """Held where nobody asks for another number and it fits; up to four times that where one long context needs it."""
 _UNBOUNDED_CONTEXT = 32768
-_LEAST_TOKENS = 256
-_LEAST_STEP = 32
 _OWN_CODE_RUNS = "the checkpoint's own code runs, as allowed, with all rights of this process"
 
 
@@ -61,7 +56,10 @@ class LanguageFamily:
                 raise
             # What its own code calls the sizes is not known without running it, which describing never does.
             return {"architecture": checkpoint.config["architectures"][0], "batching": UNKNOWN}
-        return describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape)}
+        facts = describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape)}
+        if facts["batching"] == PAGED:
+            facts["kv_bytes_per_token"] |= {name: shape.kv_bytes_per_token(1, name) for name in KV_DTYPES[1:]}
+        return facts
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family."""
@@ -70,56 +68,36 @@ class LanguageFamily:
         shape, how = _shape(checkpoint, own)
         if own:  # What its class ties is known to that alone, so all that is stored counts.
             checkpoint = replace(checkpoint, config={**checkpoint.config, "tie_word_embeddings": False})
-        dtype = _dtype(checkpoint, options)
-        width = DTYPE_BYTES[dtype]
+        _check_kv(checkpoint, how, options)
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
-        budget, rows = step_limits(options.device)
-        weights = weight_bytes(checkpoint, dtype, options.quant)
-        has_plain_head = (options.quant is None or options.quant.embeddings is None) and has_plain_embedding(checkpoint)
-        if packs_linears(options.device, dtype, how) and shape.tied and has_plain_head:
-            # The output matrix gets a layout of its own, beside the embedding's.
-            weights += shape.vocab_size * shape.hidden_size * width
-        per_token = shape.kv_values_per_token * width
-        state = shape.state_values_per_sequence * width
 
-        # Rows that come together in a new batch hold their state twice until the new one is final; pages never move.
-        copies = 1 if how == PAGED else WORKSPACE_FACTOR
+        def needed(options: PlanOptions) -> Needs:
+            return needs(checkpoint, shape, how, context, _dtype(checkpoint, options), options)
 
-        def activations(tokens: int, num_rows: int, length: int, held: int) -> int:
-            forward = shape.activation_bytes(
-                tokens=tokens, rows=num_rows, context=length, dtype_bytes=width, held_tokens=held
-            )
-            return max(forward, scratch_bytes(num_rows, shape.vocab_size))
-
-        least_tokens = _blocks(min(context, options.kv_tokens or _LEAST_TOKENS)) * BLOCK_TOKENS
-        least_state = least_tokens * per_token + state
-        minimum = weights + activations(_LEAST_STEP, 1, least_tokens, least_tokens) + copies * least_state
-        # Longer sequences need larger temporaries, so what is left for pages is found in two rounds.
-        kv_tokens, sequences = least_tokens, rows
-        for _ in range(2):
-            peak = activations(budget, rows, min(context, kv_tokens), kv_tokens)
-            left = max(options.budget_bytes - weights - peak, 0)
-            sequences = _num_sequences(state, per_token, left // copies, rows)
-            kv_tokens = _kv_tokens(options, context, per_token, left // copies - sequences * state)
-        peak += (copies - 1) * (kv_tokens * per_token + sequences * state)
+        need = needed(options)
+        kv_tokens, sequences, peak = _room(need, options)
+        lane = LanePlan(
+            lane="lm", device=options.device, dtype=need.dtype, weight_bytes=need.weights, activation_bytes=peak
+        )
+        fits = need.minimum <= options.budget_bytes
+        pages, quantizable = how == PAGED, not checkpoint.config.get("quantization_config")
         return Plan(
             reference=checkpoint.reference,
             family=self.name,
             architecture=shape.architecture,
             device=options.device,
-            dtype=dtype,
+            dtype=need.dtype,
             quant=options.quant,
-            lanes=(
-                LanePlan(lane="lm", device=options.device, dtype=dtype, weight_bytes=weights, activation_bytes=peak),
-            ),
+            lanes=(lane,),
             context_tokens=context,
             kv_tokens=kv_tokens,
-            kv_bytes_per_token=per_token,
-            state_bytes_per_sequence=state,
-            max_sequences=sequences if state else 0,
+            kv_bytes_per_token=need.per_token,
+            kv_dtype=options.kv_dtype,
+            state_bytes_per_sequence=need.state,
+            max_sequences=sequences if need.state else 0,
             available_bytes=options.budget_bytes,
-            minimum_bytes=minimum,
-            options=_smaller(checkpoint, shape, dtype, options, minimum) if minimum > options.budget_bytes else (),
+            minimum_bytes=need.minimum,
+            options=() if fits else what_would_fit(need, options, needed, pages=pages, quantizable=quantizable),
             notes=(how, *([_OWN_CODE_RUNS] if own else [])),
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
@@ -150,12 +128,6 @@ def step_limits(device: str) -> tuple[int, int]:
     return (512, 64) if device == "cpu" else (4096, 256)
 
 
-def packs_linears(device: str, dtype: str, how: str) -> bool:
-    """Whether linear layers are laid out for the CPU's kernels: for the model types of which the tests compare every
-    token with transformers' plain layers."""
-    return device == "cpu" and dtype == "float32" and how == PAGED
-
-
 def configured(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with a configuration in the form of a `config.json`, also where it came from a GGUF header."""
     config = language_config(checkpoint)
@@ -181,8 +153,33 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
     return "float32"
 
 
-def _blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK_TOKENS)
+def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
+    """Raise InvalidRequest where the KV cache cannot have the form that was asked for."""
+    if options.kv_dtype != "auto" and how != PAGED:
+        raise InvalidRequest(
+            f"kv_dtype {options.kv_dtype!r} is for models that are known to run over pages, and {checkpoint.reference} "
+            f"is not ({how}); leave kv_dtype (--kv-dtype) out"
+        )
+    if options.kv_dtype == "fp8" and options.device.startswith("mps"):
+        raise InvalidRequest(f"{options.device} has no 8-bit floats; use kv_dtype 'int8' (--kv-dtype int8)")
+
+
+def _room(need: Needs, options: PlanOptions) -> tuple[int, int, int]:
+    """Tokens of KV cache, sequences with a state, and the peak of temporary tensors, for what may be used."""
+    budget, rows = step_limits(options.device)
+
+    def held_beside(kv_tokens: int) -> tuple[int, int, bool]:
+        """Sequences and the peak, and whether it all fits. Longer sequences need larger temporaries."""
+        peak = need.activations(budget, rows, min(need.context, kv_tokens), kv_tokens)
+        left = max(options.budget_bytes - need.weights - peak, 0) // need.copies
+        sequences = _num_sequences(need.state, need.per_token, left, rows)
+        return sequences, peak, kv_tokens * need.per_token + sequences * need.state <= left
+
+    steps = range(need.least_tokens, max(_wanted_tokens(options, need), need.least_tokens) + 1, BLOCK_TOKENS)
+    fitting = bisect_left(steps, True, key=lambda kv_tokens: not held_beside(kv_tokens)[2])
+    kv_tokens = steps[max(fitting - 1, 0)] if need.per_token else 0
+    sequences, peak, _ = held_beside(kv_tokens)
+    return kv_tokens, sequences, peak + (need.copies - 1) * (kv_tokens * need.per_token + sequences * need.state)
 
 
 def _num_sequences(state: int, per_token: int, left: int, rows: int) -> int:
@@ -193,32 +190,12 @@ def _num_sequences(state: int, per_token: int, left: int, rows: int) -> int:
     return max(1, min(rows, share // state))
 
 
-def _kv_tokens(options: PlanOptions, context: int, per_token: int, left: int) -> int:
-    if not per_token:
-        return 0
+def _wanted_tokens(options: PlanOptions, need: Needs) -> int:
+    """Tokens of KV cache that are of use where there is room for them."""
     if options.kv_tokens is not None:
-        return _blocks(options.kv_tokens) * BLOCK_TOKENS
+        return need.least_tokens
     usual = _USUAL_KV_TOKENS["cpu" if options.device == "cpu" else "gpu"]
-    wanted = max(usual, min(context, 4 * usual))
-    fitting = max(left // per_token, min(context, _LEAST_TOKENS))
-    return max(min(wanted, fitting) // BLOCK_TOKENS, 1) * BLOCK_TOKENS
-
-
-def _smaller(
-    checkpoint: Checkpoint, shape: TextShape, dtype: str, options: PlanOptions, minimum: int
-) -> tuple[str, ...]:
-    """What would make it fit; nothing that would not."""
-    found: list[str] = []
-    half = next((good for good in options.good_dtypes if good != "float32"), None)
-    if dtype == "float32" and half is not None and minimum // 2 <= options.budget_bytes:
-        found.append(f"--dtype {half} needs about {format_bytes(minimum // 2)}.")
-    if options.kv_tokens is not None and options.kv_tokens > _LEAST_TOKENS:
-        per_token = shape.kv_values_per_token * DTYPE_BYTES[dtype]
-        saved = (options.kv_tokens - _LEAST_TOKENS) * per_token
-        if minimum - saved <= options.budget_bytes:
-            found.append(f"Fewer KV tokens (--kv-tokens) save {format_bytes(1000 * per_token)} for each 1000.")
-    found.append(f"Give it --memory {-(-minimum // 2**20)}MiB or more, or take a smaller model.")
-    return tuple(found)
+    return max(usual, min(need.context, 4 * usual)) // BLOCK_TOKENS * BLOCK_TOKENS
 
 
 FAMILY = LanguageFamily()

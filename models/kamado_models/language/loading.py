@@ -23,17 +23,18 @@ from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.stored.reading import stored_tensors
 from kamado.weights.stream import ReadProgress
 
-from .attention import LayerShape, PageStore
 from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN, batching_of
 from .config import as_stored, transformers_classes
-from .family import BLOCK_TOKENS, packs_linears, step_limits
+from .family import step_limits
 from .gguf.tensors import tensors_from_gguf
 from .intake import TextFacts, TextIntake
 from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel
+from .needs import BLOCK_TOKENS, packs_linears
 from .own_code import failures_explained
 from .paged import PagedLane
 from .paged_probe import probe_paged
+from .pages import LayerShape, page_store
 from .positions import fields_of, longrope_switch, shifting_positions
 from .rows import RowLane, RowMemory, measure_state, probe
 from .rows_memory import WORKSPACE_FACTOR
@@ -140,6 +141,8 @@ def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment, 
         verdict = probe_paged(model, vocab_size, known=batching == PAGED)
         if verdict.layers is not None:
             return _paged(model, verdict.layers, plan, env)
+    if plan.kv_dtype != "auto":
+        raise InvalidRequest(f"{plan.reference} cannot run over pages here, so its KV cache cannot be {plan.kv_dtype}")
     return _rows(model, config, vocab_size, plan, env)
 
 
@@ -156,11 +159,11 @@ def _stated_vocab_size(config: Any) -> int | None:
 
 def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:
     budget, rows = step_limits(plan.device)
-    block_bytes = BLOCK_TOKENS * sum(layer.values_per_token for layer in layers) * model.dtype.itemsize
+    block_bytes = BLOCK_TOKENS * sum(layer.bytes_per_token(model.dtype, plan.kv_dtype) for layer in layers)
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
     env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
     windows = [layer.window for layer in layers if layer.window is not None]
-    store = PageStore(layers, num_blocks, BLOCK_TOKENS, model.dtype, plan.device)
+    store = page_store(layers, num_blocks, BLOCK_TOKENS, model.dtype, plan.device, plan.kv_dtype)
     memory = PagedMemory(
         BlockPool(num_blocks),
         BLOCK_TOKENS,

@@ -114,7 +114,8 @@ class LanguageModel:
 
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
-        return {"batching": self.execution.batching, **self.execution.memory.usage()}
+        kv = {"kv_dtype": self.plan.kv_dtype} if self.plan.kv_tokens else {}
+        return {"batching": self.execution.batching, **kv, **self.execution.memory.usage()}
 
     def close(self) -> None:
         """See LoadedModel."""
@@ -156,6 +157,7 @@ class LanguageModel:
             "device": self.plan.device,
             "dtype": self.plan.dtype,
             "quant": self.plan.quant_json,
+            "kv_dtype": self.plan.kv_dtype,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,

@@ -18,7 +18,8 @@ from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.sampling.sampler import Sampler
 from kamado.sequence import TextStep
 
-from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, PageStore, Rows, Span
+from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
+from .pages import PageStore
 
 
 class PagedLane:

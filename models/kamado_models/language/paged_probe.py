@@ -19,8 +19,8 @@ from kamado.memory.shortage import is_shortage
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
 
-from .attention import LayerShape, PageStore
 from .paged import PagedLane
+from .pages import LayerShape, PageStore
 
 _BLOCK_TOKENS = 4
 _LENGTHS = (12, 7)

@@ -20,6 +20,10 @@ from .shape_layers import ATTENTION, RECURRENT, LayerKind, layer_kinds, window_o
 from .shape_state import attention_heads, state_values
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+KV_SCALE_BYTES = 4
+"""Of each vector of a KV cache in 8 bits."""
+_ROUNDING_BYTES = 8
+"""Laid out for each number that is rounded to 8 bits."""
 _LOGITS_BYTES = 4
 _WHOLE_NUMBERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _STORED_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -58,6 +62,8 @@ class TextShape:
     """For each layer: tokens that it looks back at most; None: all of them."""
     kv_values_per_token: int
     """Numbers of keys and values of one token over all layers, those with a window included."""
+    kv_vectors_per_token: int
+    """Keys and values of one token over all layers and heads, each counted once."""
     cross_values_per_token: int
     """The same for a source token of an encoder-decoder model; otherwise 0."""
     state_values_per_sequence: int
@@ -84,8 +90,22 @@ class TextShape:
             return None
         return max(window for window in windows if window is not None)
 
+    def kv_bytes_per_token(self, dtype_bytes: int, kv_dtype: str = "auto") -> int:
+        """Bytes of keys and values of one token, where numbers of the compute precision take `dtype_bytes`; `kv_dtype`:
+        one of `kamado.memory.plan.KV_DTYPES`."""
+        if kv_dtype == "auto":
+            return self.kv_values_per_token * dtype_bytes
+        return self.kv_values_per_token + self.kv_vectors_per_token * KV_SCALE_BYTES
+
     def activation_bytes(
-        self, *, tokens: int, rows: int, context: int, dtype_bytes: int, held_tokens: int | None = None
+        self,
+        *,
+        tokens: int,
+        rows: int,
+        context: int,
+        dtype_bytes: int,
+        held_tokens: int | None = None,
+        kv_dtype: str = "auto",
     ) -> int:
         """Peak of temporary tensors in one forward of `tokens` tokens of which `rows` are sampled, an estimate that is
         meant to lie above it.
@@ -96,6 +116,8 @@ class TextShape:
         read = rows * context if held_tokens is None else min(rows * context, 2 * held_tokens)
         kept = self.kv_values_per_token // max(sum(kind in ATTENTION for kind in self.kinds), 1)
         attention = tokens * needs.projections + max(context * needs.expanded, read * kept)
+        if kv_dtype != "auto":  # what is read is a copy always; new tokens are rounded, and seen rounded
+            attention += context * kept + tokens * kept * (1 + _ROUNDING_BYTES // dtype_bytes)
         layer = max(attention, tokens * needs.feed_forward, tokens * needs.scan)
         masks = 5 * tokens * context if needs.projections else 0
         scores = 4 * needs.scores * tokens * context
@@ -112,9 +134,8 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
     kinds = layer_kinds(fields, num_layers)
     layers = [(fields.of_layer(index), kind) for index, kind in enumerate(kinds)]
     heads = [attention_heads(own, kind) for own, kind in layers if kind in ATTENTION]
-    per_layer = [layer.values_per_token for layer in heads]
-    if fields.model_type == "longcat_flash":
-        per_layer *= 2  # two attentions in each layer
+    attentions = 2 if fields.model_type == "longcat_flash" else 1  # in each layer
+    per_token = attentions * sum(layer.values_per_token for layer in heads)
     states = [state_values(fields, kind) for kind in kinds if kind in RECURRENT]
     num_heads = fields.find("num_heads") or 0
     head_dim = max((layer.key_dim for layer in heads), default=0)
@@ -136,8 +157,9 @@ def text_shape(config: Mapping[str, Any]) -> TextShape:
         head_dim=head_dim,
         kinds=kinds,
         window=tuple(window_of(own, kind) for own, kind in layers),
-        kv_values_per_token=sum(per_layer),
-        cross_values_per_token=sum(per_layer) if encoder_decoder else 0,
+        kv_values_per_token=per_token,
+        kv_vectors_per_token=attentions * sum(2 * layer.num_kv_heads for layer in heads),
+        cross_values_per_token=per_token if encoder_decoder else 0,
         state_values_per_sequence=sum(guess if values is None else values for values in states),
         state_exact=None not in states,
         num_experts=fields.find("num_experts") or 0,

@@ -299,7 +299,7 @@ def _check_made_alike(earlier: Mapping[str, Any] | None, result: Result) -> None
     then, now = earlier["recipe"] or {}, dict(result.recipe)
     if then.get("model") != now.get("model"):
         raise InvalidRequest("the model's files are not those that gave the earlier answers; start anew with --restart")
-    for name in ("device", "dtype", "quant"):
+    for name in ("device", "dtype", "quant", "kv_dtype"):
         if then.get(name) != now.get(name):
             raise InvalidRequest(
                 f"the earlier answers were made with another {name} ({then.get(name)!r}, now {now.get(name)!r}); "

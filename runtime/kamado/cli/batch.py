@@ -115,6 +115,7 @@ def _identity(model: str, load: LoadOptions) -> dict[str, Any]:
         "device": _device_identity(load.device),
         "dtype": load.dtype,
         "quant": load.quant,
+        "kv_dtype": load.kv_dtype,
         "deterministic": load.deterministic,
         "components": load.components,
         "base": load.base,

@@ -99,6 +99,7 @@ class LoadOptions:
     offline: bool = False
     deterministic: bool = False
     kv_tokens: int | None = None
+    kv_dtype: str = "auto"
     allow_code: str | None = None
     """Only typed: no file may give leave to run code."""
     components: Mapping[str, list[str] | None] | None = None
@@ -114,6 +115,7 @@ class LoadOptions:
             "dtype": self.dtype,
             "quant": self.quant,
             "kv_tokens": self.kv_tokens,
+            "kv_dtype": self.kv_dtype,
             "allow_code": self.allow_code,
             "components": self.components,
             "base": self.base,
@@ -121,8 +123,11 @@ class LoadOptions:
         }
 
 
-_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "step_budget")
-_TYPED_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "allow_code", "base", "offline", "deterministic")
+_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "step_budget")
+_TYPED_NAMES = (
+    *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype"),
+    *("allow_code", "base", "offline", "deterministic"),
+)
 
 
 def parse_components(items: Sequence[str]) -> dict[str, list[str] | None] | None:
@@ -169,6 +174,9 @@ def model_options(command: Command) -> Command:
         click.option("--quant", metavar="NAME", help="Quantize the weights.  [none]"),
         click.option("--memory", metavar="SIZE", help="The most memory to use, like 8GiB.  [most of what is free]"),
         click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
+        click.option(
+            "--kv-dtype", type=click.Choice(["auto", "int8", "fp8"]), help="Hold attention state in 8 bits.  [auto]"
+        ),
         click.option(
             "--allow-code", metavar="NAME", help="Run the checkpoint's own code, with your rights; NAME is MODEL again."
         ),

@@ -50,6 +50,7 @@ def describe(plan: Plan) -> list[str]:
         *format_table(("lane", "device", "dtype", "weights", "activations"), rows, right=("weights", "activations")),
     ]
     kv = f"{format_bytes(plan.kv_bytes)} for {plan.kv_tokens} tokens ({format_bytes(plan.kv_bytes_per_token)} each)"
+    kv += f" in {plan.kv_dtype}" if plan.kv_dtype != "auto" else ""
     state = f"{format_bytes(plan.state_bytes)} for {plan.max_sequences} sequences"
     sums = format_facts(
         [

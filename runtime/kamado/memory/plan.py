@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import DoesNotFit
+from ..errors import DoesNotFit, InvalidRequest
 from ..quant import Quant
 from ..units import format_bytes
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+KV_DTYPES = ("auto", "int8", "fp8")
+"""Forms of the KV cache: the compute precision, or 8 bits with a scale for each token and head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What was asked for, and what there is."""
+    """What was asked for, and what there is. Raises InvalidRequest."""
 
     device: str
     """`cpu`, `cuda:0`, ...: already resolved, never `auto`."""
@@ -24,8 +28,15 @@ class PlanOptions:
     """Compute precisions that the device is fast at, best for inference first."""
     kv_tokens: int | None = None
     """Tokens of KV cache to hold; None: as the family sees fit within the budget."""
+    kv_dtype: str = "auto"
+    """One of KV_DTYPES."""
     allow_code: str | None = None
     """The name of the one checkpoint whose own code may be run; see `kamado.checkpoint.own_code.check_permission`."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("dtype", DTYPES), ("kv_dtype", KV_DTYPES)):
+            if getattr(self, name) not in known:
+                raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +66,9 @@ class Plan:
     """Longest prompt plus answer; 0 where the family has no such thing."""
     kv_tokens: int = 0
     kv_bytes_per_token: int = 0
+    """Scales included, where it is held in 8 bits."""
+    kv_dtype: str = "auto"
+    """Its form, one of KV_DTYPES."""
     state_bytes_per_sequence: int = 0
     """State that does not grow with length (state-space models)."""
     max_sequences: int = 0
