@@ -97,3 +97,16 @@ def test_the_advice_is_in_the_error(folder: Path) -> None:
     with pytest.raises(kamado.DoesNotFit, match=r"--\S+ \S+ needs about ") as caught:
         _plan(folder, enough * 3 // 4).check()
     assert any(sentence.startswith("--quant int8 needs about") for sentence in caught.value.options)
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """The emoji model: weights of a known size, of which only those that quantize get smaller."""
+    enough = _plan("emoji-diffusion:64", 2**30).minimum_bytes
+    said = [_plan("emoji-diffusion:64", enough * part // 40).options for part in range(1, 40)]
+    assert all(options[-1].startswith(f"Allow {format_bytes(enough)} (--memory)") for options in said)
+    for part, (*changes, _) in enumerate(said, start=1):
+        for sentence in changes:
+            other = _plan("emoji-diffusion:64", enough * part // 40, **_asked(sentence))
+            assert other.minimum_bytes <= enough * part // 40
+            assert sentence.endswith(f" needs about {format_bytes(other.minimum_bytes)}."), sentence
+    assert {name for options in said for sentence in options for name in _asked(sentence)} >= {"quant"}

@@ -12,6 +12,7 @@ from typing import Any
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.memory.advice import forms_that_fit
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.quant import Quant
 from kamado.units import format_bytes
@@ -74,19 +75,9 @@ class DiffusionFamily:
         if options.kv_dtype != "auto":
             raise InvalidRequest("kv_dtype (--kv-dtype) is for language models; this one makes pictures")
         dtype = _dtype(checkpoint, options)
-        dtypes = component_dtypes(checkpoint, dtype)
         width, height = picture_size(checkpoint)
-        lanes = tuple(
-            LanePlan(
-                lane=name,
-                device=options.device,
-                dtype=dtypes[name],
-                weight_bytes=_weight_bytes(checkpoint, name, dtypes[name], options.quant),
-                activation_bytes=component_peak(checkpoint, name, width, height, DTYPE_BYTES[dtypes[name]]),
-            )
-            for name in sorted(checkpoint.metadata["components"])
-        )
-        needed = sum(lane.weight_bytes for lane in lanes) + max((lane.activation_bytes for lane in lanes), default=0)
+        lanes = _lanes(checkpoint, options)
+        needed = _needed(lanes)
         fits = needed <= options.budget_bytes
         return Plan(
             reference=checkpoint.reference,
@@ -99,7 +90,7 @@ class DiffusionFamily:
             context_tokens=0,
             available_bytes=options.budget_bytes,
             minimum_bytes=needed,
-            options=() if fits else (_advice(options, needed),),
+            options=() if fits else _advice(checkpoint, options, dtype, needed),
             notes=(f"activations for one picture of {width} x {height}", *_swapped(checkpoint)),
         )
 
@@ -112,7 +103,6 @@ class DiffusionFamily:
                 from .loading import load
 
             return load(assembled(with_tokenizers(checkpoint, offline=env.offline)), plan, env)
-
 
     def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
         """See Family. Folders only; convolutions keep their precision, since no format has others."""
@@ -165,6 +155,27 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
     return options.good_dtypes[0]
 
 
+def _lanes(checkpoint: Checkpoint, options: PlanOptions) -> tuple[LanePlan, ...]:
+    """One for each component."""
+    dtypes = component_dtypes(checkpoint, _dtype(checkpoint, options))
+    width, height = picture_size(checkpoint)
+    return tuple(
+        LanePlan(
+            lane=name,
+            device=options.device,
+            dtype=dtypes[name],
+            weight_bytes=_weight_bytes(checkpoint, name, dtypes[name], options.quant),
+            activation_bytes=component_peak(checkpoint, name, width, height, DTYPE_BYTES[dtypes[name]]),
+        )
+        for name in sorted(checkpoint.metadata["components"])
+    )
+
+
+def _needed(lanes: Sequence[LanePlan]) -> int:
+    """Bytes without which it does not run."""
+    return sum(lane.weight_bytes for lane in lanes) + max((lane.activation_bytes for lane in lanes), default=0)
+
+
 def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str, quant: Quant | None) -> int:
     return sum(
         tensor_bytes(f"{name}/{key}", entry, DTYPE_BYTES[dtype], quant)
@@ -180,8 +191,9 @@ def _swapped(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _advice(options: PlanOptions, needed: int) -> str:
-    return f"Allow {format_bytes(needed)} (--memory), or choose a smaller model."
+def _advice(checkpoint: Checkpoint, options: PlanOptions, dtype: str, needed: int) -> tuple[str, ...]:
+    forms = forms_that_fit(options, lambda others: _needed(_lanes(checkpoint, others)), dtype=dtype, quantizable=True)
+    return (*forms, f"Allow {format_bytes(needed)} (--memory), or choose a smaller model.")
 
 
 FAMILY = DiffusionFamily()

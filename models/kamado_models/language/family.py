@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kamado.checkpoint.own_code import wishes
@@ -16,6 +17,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
+from kamado.quant import Quant
 
 from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
@@ -110,6 +112,23 @@ class LanguageFamily:
             from .loading import load
 
             return load(checkpoint, plan, env, own_code=own)
+
+    def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
+        """See Family."""
+        checkpoint = configured(checkpoint)
+        check_runnable(checkpoint, None)
+        with environment_kept():
+            from .writing import write_quantized
+
+            write_quantized(checkpoint, quant, folder)
+
+    def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
+        """See Family. Over a text that comes with this package."""
+        with environment_kept():
+            from .quality import text_figures
+
+            plan = reference[1]
+            return text_figures(configured(reference[0]), configured(other[0]), dtype=plan.dtype, device=plan.device)
 
 
 def _shape(checkpoint: Checkpoint, own_code: bool) -> tuple[TextShape, str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from kamado.checkpoint.types import Checkpoint
+from kamado.memory.advice import forms_that_fit
 from kamado.memory.plan import PlanOptions
-from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
-from kamado.units import format_bytes
 
 from .batching import PAGED
 from .rows_memory import WORKSPACE_FACTOR
@@ -105,42 +103,13 @@ def what_would_fit(
 ) -> tuple[str, ...]:
     """Sentences on what would make a model fit that does not; nothing that would not. `other` says what it needs with
     other options. `pages`: it runs over pages; `quantizable`: its weights can be quantized."""
-    budget = options.budget_bytes
-    found: list[str] = []
-    for changes in _changes(asked, options, pages=pages, quantizable=quantizable):
-        if len(changes) > 1 and found:
-            continue  # one will do
-        needed = other(replace(options, **changes)).minimum
-        if needed <= budget:
-            flags = " ".join(f"--{name.replace('_', '-')} {_typed(value)}" for name, value in changes.items())
-            found.append(f"{flags} needs about {format_bytes(needed)}.")
+    found = forms_that_fit(
+        options, lambda others: other(others).minimum, dtype=asked.dtype, quantizable=quantizable, pages=pages
+    )
     if options.kv_tokens is not None and asked.per_token:
-        left = budget - (asked.minimum - asked.copies * asked.least_tokens * asked.per_token)
+        left = options.budget_bytes - (asked.minimum - asked.copies * asked.least_tokens * asked.per_token)
         fitting = left // (asked.copies * asked.per_token) // BLOCK_TOKENS * BLOCK_TOKENS
         if fitting >= min(_LEAST_TOKENS, asked.context):
             found.append(f"--kv-tokens {fitting} would fit.")
     found.append(f"Give it --memory {-(-asked.minimum // 2**20)}MiB or more, or take a smaller model.")
     return tuple(found)
-
-
-def _changes(asked: Needs, options: PlanOptions, *, pages: bool, quantizable: bool) -> Iterator[Mapping[str, Any]]:
-    """Options that take less than those asked for, the least loss first."""
-    half = next((good for good in options.good_dtypes if good != "float32"), None)
-    halves = asked.dtype == "float32" and half is not None
-    if halves:
-        yield {"dtype": half}
-    shrinks = pages and options.kv_dtype == "auto"
-    if shrinks:
-        yield {"kv_dtype": "int8"}
-    if options.quant is None and quantizable:
-        eight, four = Quant(scheme="int8"), Quant(scheme="int4")
-        yield {"quant": eight}
-        yield {"quant": four}
-        if shrinks:
-            yield {"quant": four, "kv_dtype": "int8"}
-        if halves:
-            yield {"quant": four, "dtype": half}
-
-
-def _typed(value: Any) -> str:
-    return value.scheme if isinstance(value, Quant) else str(value)
