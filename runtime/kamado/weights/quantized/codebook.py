@@ -68,7 +68,7 @@ class Codebook(Packed):
         """See Packed."""
         values, scale = self.parts["values"][index], self.parts["scale"][index]
         numbers = look_up(values, self._table_of_pairs())
-        return scaled(numbers.view(*scale.shape, -1), scale, dtype).view(numbers.shape)
+        return scaled(numbers.view(*scale.shape, self.block_size), scale, dtype).view(numbers.shape)
 
     def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
         """See Packed."""
@@ -90,8 +90,7 @@ class Codebook(Packed):
 
 def quantize_codebook(weight: Tensor, *, kind: str, block_size: int) -> Codebook:
     """Round `weight` (out, in) to the nearest of the numbers of `kind` (`nf4`, `fp4`) times the largest magnitude of
-    each `block_size` values of a row. A block with NaN or an infinity becomes
-    NaN as a whole."""
+    each `block_size` values of a row. A block with NaN or an infinity has no number left afterwards."""
     rows, columns = weight.shape
     bounds, order = _bounds(kind, weight.device)
     scale = torch.empty((rows, columns // block_size), dtype=torch.float32, device=weight.device)

@@ -80,7 +80,8 @@ def quantize_dynamic(weight: Tensor, *, outlier: float = 0.0) -> Integers:
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
     """int8 (rows, in) times int8 (out, in), transposed: the exact sums, int32 (rows, out). All magnitudes up to 127."""
     rows, (out, columns) = len(left), right.shape
-    if not rows or not can_multiply(left.device):
+    # oneDNN reads a single column with wrong strides, up to torch 2.13 at least.
+    if not rows or columns == 1 or not can_multiply(left.device):
         return _float_product(left, right)
     if left.device.type == "cpu":
         if rows <= _FEW_ROWS and out * columns >= _LARGE:

@@ -34,7 +34,8 @@ class Floats(Packed):
         # As bytes, since not every operation knows the 8-bit floats.
         values = self.parts["values"].view(torch.uint8)[index].view(torch.float8_e4m3fn)
         scale = self.parts["scale"][index]
-        return scaled(float8_values(values).view(*scale.shape, -1), scale, dtype).view(values.shape)
+        group = self.shape[1] // self.parts["scale"].shape[1]
+        return scaled(float8_values(values).view(*scale.shape, group), scale, dtype).view(values.shape)
 
     def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
         """See Packed."""

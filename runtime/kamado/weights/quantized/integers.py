@@ -44,7 +44,7 @@ class Integers(Packed):
         stored, scale = self.parts["values"][index], self.parts["scale"][index]
         values = stored if self.bits == 8 else look_up(stored, signed_nibble_pairs(stored.device))
         offset = self.parts["offset"][index] if "offset" in self.parts else None
-        result = scaled(values.view(*scale.shape, -1), scale, dtype, offset).view(values.shape)
+        result = scaled(values.view(*scale.shape, self.group_size), scale, dtype, offset).view(values.shape)
         if "order" in self.parts:
             unordered = torch.empty_like(result)
             unordered[..., self.parts["order"]] = result

@@ -20,7 +20,7 @@ def pairs_of_nibbles(table: Tensor, *, high_first: bool) -> Tensor:
 def look_up(codes: Tensor, pairs: Tensor) -> Tensor:
     """float32 (rows, 2 * n) for `codes` (rows, n), integers that are places in `pairs`."""
     found = pairs.index_select(0, codes.reshape(-1).to(torch.int32))
-    return found.view(torch.float32).view(*codes.shape[:-1], -1)
+    return found.view(torch.float32).view(*codes.shape[:-1], 2 * codes.shape[-1])
 
 
 def float8_values(stored: Tensor) -> Tensor:
