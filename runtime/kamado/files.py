@@ -43,6 +43,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, _usual_mode(path))
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not know whose write failed
+            error.filename = os.fspath(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)

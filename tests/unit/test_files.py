@@ -91,3 +91,12 @@ def test_a_new_file_where_files_cannot_have_two_names(tmp_path: Path, monkeypatc
     monkeypatch.setattr(files.os, "link", refused)
     names = [write_new(tmp_path / "x.png", lambda file: write_json(file, 1)).name for _ in range(3)]
     assert names == ["x.png", "x-2.png", "x-3.png"] and sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "picture.png"
+    with pytest.raises(OSError, match="No space") as caught, replacing(target) as file:
+        file.write(b"x")
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(target)
+    assert list(tmp_path.iterdir()) == []
