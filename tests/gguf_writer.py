@@ -162,9 +162,17 @@ def gguf_tensors(arch: str, tensors: dict[str, Tensor], config: Any) -> dict[str
 
 
 def write_gguf(
-    path: Path, arch: str, tensors: dict[str, Tensor], metadata: dict[str, Any], *, half: bool = True
+    path: Path,
+    arch: str,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, Any],
+    *,
+    half: bool = True,
+    blocks: str | None = None,
 ) -> Path:
-    """`metadata`: key -> value; `{arch}` in a key is filled in. Matrices are stored as float16 where `half`."""
+    """`metadata`: key -> value; `{arch}` in a key is filled in. Matrices are stored as float16 where `half`, or in the
+    GGML type `blocks` where their rows are whole blocks of it."""
+    packed = None if blocks is None else gguf.GGMLQuantizationType[blocks]
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata.items():
         name = key.format(arch=arch)
@@ -180,6 +188,9 @@ def write_gguf(
             writer.add_array(name, value)
     for name, weight in tensors.items():
         array = weight.detach().contiguous().numpy()
+        if packed is not None and array.ndim > 1 and array.shape[-1] % gguf.GGML_QUANT_SIZES[packed][0] == 0:
+            writer.add_tensor(name, gguf.quants.quantize(array.astype(np.float32), packed), raw_dtype=packed)
+            continue
         writer.add_tensor(name, array.astype(np.float16) if half and array.ndim > 1 else array.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

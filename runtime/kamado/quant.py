@@ -79,6 +79,9 @@ class Scheme:
         return (rows * columns * self.bits + 7) // 8 + groups * self.scale_bytes
 
 
+STORED = "stored"
+"""In place of a scheme: weights stay as the file has them. For checkpoints that were quantized with one of the usual
+methods that is so anyway; the blocks of GGUF files are decoded unless this is asked for."""
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
@@ -120,10 +123,10 @@ SCHEMES: Mapping[str, Scheme] = {
 class Quant:
     """How the weights of a model are held.
 
-    `scheme`: a name in SCHEMES. `group_size`: values with one scale, in place of the scheme's own. `embeddings`: the
-    scheme of token tables and output matrices, `convolutions` that of convolutions; None leaves them. `skip`: patterns
-    of tensor names (as of file names: `*.down_proj.*`) that keep the compute precision. `overrides`: (pattern, scheme)
-    pairs; the first that matches counts. Raises InvalidRequest.
+    `scheme`: a name in SCHEMES, or STORED. `group_size`: values with one scale, in place of the scheme's own.
+    `embeddings`: the scheme of token tables and output matrices, `convolutions` that of convolutions; None leaves them.
+    `skip`: patterns of tensor names (as of file names: `*.down_proj.*`) that keep the compute precision. `overrides`:
+    (pattern, scheme) pairs; the first that matches counts. Raises InvalidRequest.
     """
 
     scheme: str
@@ -137,9 +140,10 @@ class Quant:
         for name in (self.embeddings, self.convolutions):
             if name is not None:
                 _known(name)
-        scheme, size = SCHEMES[_known(self.scheme)], self.group_size
-        if size is not None and (type(size) is not int or size < 8 or size & (size - 1) or not scheme.group_size):
-            may = "must be a power of two from 8 on" if scheme.group_size else "cannot be chosen"
+        scheme, size = SCHEMES.get(_known(self.scheme)), self.group_size
+        grouped = scheme is not None and scheme.group_size > 0
+        if size is not None and (type(size) is not int or size < 8 or size & (size - 1) or not grouped):
+            may = "must be a power of two from 8 on" if grouped else "cannot be chosen"
             raise InvalidRequest(f"group_size of {self.scheme} {may}, not {size!r:.40}")
         if not _is_tuple(self.skip) or not all(isinstance(each, str) for each in self.skip):
             raise InvalidRequest(f"skip must be a list of patterns of names, not {self.skip!r:.80}")
@@ -151,7 +155,7 @@ class Quant:
     def check_device(self, name: str, features: Sequence[str]) -> None:
         """Raise InvalidRequest for a scheme that the device called `name`, with these `features`, cannot do."""
         for chosen in (self.scheme, self.embeddings, self.convolutions, *(scheme for _, scheme in self.overrides)):
-            needs = SCHEMES[chosen].needs if chosen is not None else ""
+            needs = SCHEMES[chosen].needs if chosen is not None and chosen in SCHEMES else ""
             if needs and needs not in features:
                 raise InvalidRequest(
                     f"{chosen} needs a GPU that computes in {needs} (NVIDIA, from capability 8.9 on), which {name} "
@@ -169,7 +173,7 @@ class Quant:
                 return None
             by_role = {"linear": self.scheme, "embedding": self.embeddings, "convolution": self.convolutions}
             chosen = by_role[role] if role != "modulation" else self._modulation()
-        if chosen is None:
+        if chosen is None or chosen == STORED:
             return None
         scheme = SCHEMES[chosen]
         if self.group_size is not None and chosen == self.scheme:
@@ -181,12 +185,14 @@ class Quant:
         return scheme if scheme.fits(shape) else None
 
     def _modulation(self) -> str:
+        if self.scheme == STORED:
+            return STORED
         scheme = SCHEMES[self.scheme]
         return scheme.name if scheme.bits == 8 and not scheme.dynamic else "int8"
 
     def as_json(self) -> str | dict[str, Any]:
         """What `parse_quant` reads: the name alone where that says all."""
-        if self == Quant(scheme=self.scheme):
+        if self == parse_quant(self.scheme):
             return self.scheme
         return {
             "scheme": self.scheme,
@@ -209,7 +215,7 @@ def parse_quant(value: QuantLike) -> Quant | None:
     if isinstance(value, Quant):
         return value
     if isinstance(value, str):
-        return parse_quant(_read(Path(value))) if value.endswith(".toml") else Quant(scheme=_known(value))
+        return parse_quant(_read(Path(value)) if value.endswith(".toml") else {"scheme": _known(value)})
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"quant must be a name or a table, not {value!r:.80}")
     unknown = sorted(map(str, set(value) - set(Quant.__slots__)))
@@ -220,11 +226,12 @@ def parse_quant(value: QuantLike) -> Quant | None:
     skip, overrides = value.get("skip") or (), value.get("overrides") or ()
     if isinstance(overrides, Mapping):
         overrides = tuple(overrides.items())
+    others = None if value["scheme"] == STORED else "int8"
     return Quant(
         scheme=value["scheme"],
         group_size=value.get("group_size"),
-        embeddings=_or_none(value.get("embeddings", "int8")),
-        convolutions=_or_none(value.get("convolutions", "int8")),
+        embeddings=_or_none(value.get("embeddings", others)),
+        convolutions=_or_none(value.get("convolutions", others)),
         skip=tuple(skip) if isinstance(skip, (list, tuple)) else skip,
         overrides=tuple(map(_paired, overrides)) if isinstance(overrides, (list, tuple)) else overrides,
     )
@@ -255,8 +262,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _known(name: Any) -> str:
-    if not isinstance(name, str) or name not in SCHEMES:
-        raise InvalidRequest(f"quant must be one of none, {', '.join(SCHEMES)}, not {name!r:.80}")
+    if not isinstance(name, str) or (name not in SCHEMES and name != STORED):
+        raise InvalidRequest(f"quant must be one of none, {', '.join(SCHEMES)}, {STORED}, not {name!r:.80}")
     return name
 
 

@@ -17,7 +17,7 @@ from .files import write_json
 from .memory.devices import DeviceFacts, default_budget, resolve_device
 from .memory.plan import Plan, PlanOptions
 from .quality import FILE, Quality
-from .quant import Quant, QuantLike, parse_quant
+from .quant import STORED, Quant, QuantLike, parse_quant
 from .units import format_bytes, parse_bytes
 
 
@@ -56,7 +56,7 @@ def quantize(
     that is refused.
     """
     form, folder = parse_quant(quant), Path(out)
-    if form is None:
+    if form is None or form.scheme == STORED:
         raise InvalidRequest("say in which form the weights shall be (--quant int8, --quant int4)")
     if folder.exists():
         raise InvalidRequest(f"{folder} is there already; name a new folder")

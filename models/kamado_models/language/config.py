@@ -14,9 +14,11 @@ from typing import Any
 from kamado.checkpoint.own_code import check_permission, names_class
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
+from kamado.quant import STORED, Quant
 from kamado.weights.quantized.stored.methods import method_of, understood
 
 from .gguf import config_from_gguf
+from .gguf.names import packed_tensors
 
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _SENSES = ("vision_config", "audio_config", "image_token_id", "speech_config")
@@ -70,9 +72,12 @@ def check_runnable(checkpoint: Checkpoint, allow_code: str | None) -> bool:
     return allowed and has_own_classes(checkpoint)
 
 
-def as_stored(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its quantized weights in place of the tensors that make them up. Raises
-    UnsupportedCheckpoint."""
+def as_stored(checkpoint: Checkpoint, quant: Quant | None = None) -> Checkpoint:
+    """The checkpoint with its quantized weights in place of the tensors that make them up. The blocks of a GGUF file
+    count as quantized weights where `quant` is to keep what is stored. Raises UnsupportedCheckpoint."""
+    if checkpoint.layout == "gguf":
+        keeps = quant is not None and quant.scheme == STORED
+        return replace(checkpoint, tensors=packed_tensors(checkpoint)) if keeps else checkpoint
     return replace(checkpoint, tensors=understood(checkpoint.tensors, checkpoint.config, checkpoint.reference))
 
 

@@ -65,7 +65,7 @@ class LanguageFamily:
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         """See Family."""
-        checkpoint = as_stored(configured(checkpoint))
+        checkpoint = as_stored(configured(checkpoint), options.quant)
         own = check_runnable(checkpoint, options.allow_code)
         shape, how = _shape(checkpoint, own)
         if own:  # What its class ties is known to that alone, so all that is stored counts.

@@ -123,7 +123,8 @@ def read_model(
     torch_dtype = _DTYPES[dtype]
     if checkpoint.layout == "gguf":
         meter = ReadProgress(checkpoint.weight_bytes, progress) if progress is not None else None
-        tensors: Mapping[str, Any] = tensors_from_gguf(checkpoint, config, torch_dtype, progress=meter)
+        stored = as_stored(checkpoint, quant)
+        tensors: Mapping[str, Any] = tensors_from_gguf(stored, config, torch_dtype, progress=meter)
         progress = None
     else:
         tensors = stored_tensors(as_stored(checkpoint).tensors, torch_dtype)

@@ -222,7 +222,7 @@ def tensor_bytes(name: str, entry: TensorEntry, size: int, quant: Quant | None) 
 
 def has_plain_embedding(checkpoint: Checkpoint) -> bool:
     """Whether its table of token vectors is stored in full precision."""
-    names = [name for name in checkpoint.tensors if _EMBEDDING.search(name)]
+    names = [name for name in checkpoint.tensors if _EMBEDDING.search(name) or name == "token_embd.weight"]
     return not any(isinstance(checkpoint.tensors[name], StoredWeight) for name in names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -13,38 +14,17 @@ import torch
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 from kamado.weights.ggml_tensor import TransformedTensor, gguf_tensor, row_slices
+from kamado.weights.quantized.stored.entries import StoredWeight
+from kamado.weights.quantized.stored.reading import StoredTensor
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
 from .architecture import ALWAYS_IGNORED, Architecture
 from .families import find_architecture
+from .names import look_up, split, template
 from .source import GgufSource
 from .transforms import MERGES, TRANSFORMS
 
-_LAYER = re.compile(r"\A(blk)\.(0|[1-9][0-9]{0,4})\.")
 _OLD_EXPERT = re.compile(r"\Ablk\.([0-9]+)\.(ffn_gate|ffn_up|ffn_down)\.([0-9]+)\.weight\Z")
-_SUFFIXES = (".weight", ".bias")
-
-
-def _template(name: str) -> tuple[str, str]:
-    """`blk.12.attn_q.weight` -> (`blk.{n}.attn_q.weight`, `12`)."""
-    match = _LAYER.match(name)
-    return (f"blk.{{n}}.{name[match.end() :]}", match.group(2)) if match else (name, "")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """`x.weight` -> (`x`, `.weight`); names with another end have no suffix."""
-    for suffix in _SUFFIXES:
-        if name.endswith(suffix):
-            return name[: -len(suffix)], suffix
-    return name, ""
-
-
-def _look_up(table: Any, template: str) -> tuple[Any, str]:
-    """What `table` says of a name, and the suffix that the answer still lacks."""
-    if template in table:
-        return table[template], ""
-    stem, suffix = _split(template)
-    return (table[stem], suffix) if stem in table else (None, "")
 
 
 class _Map:
@@ -63,6 +43,7 @@ class _Map:
         self._config = config
         self._dtype = dtype
         self._progress = progress
+        self._one_at_a_time = threading.Lock()
         self._used: set[str] = set()
         self._names = dict(architecture.names)
         if architecture.names_if is not None and source.has(architecture.names_if[0]):
@@ -71,6 +52,17 @@ class _Map:
 
     def _reader(self, entry: TensorEntry, dtype: torch.dtype) -> ReadableTensor:
         return gguf_tensor(entry, dtype=dtype, progress=self._progress)
+
+    def _packed(self, entry: StoredWeight, transform: str | None) -> StoredTensor:
+        rows = None
+        if transform is not None:
+            try:
+                rows = TRANSFORMS[transform](self._config, torch.arange(entry.shape[0]))
+            except RuntimeError as error:
+                raise UnsupportedCheckpoint(
+                    f"{self._source.file}: {entry.name} has {entry.shape[0]} rows, which are no whole heads"
+                ) from error
+        return StoredTensor(entry, self._dtype, self._one_at_a_time, rows=rows, progress=self._progress)
 
     def _add(self, name: str, tensor: ReadableTensor) -> None:
         if name in self.result:
@@ -98,13 +90,15 @@ class _Map:
 
     def single(self, entry: TensorEntry) -> bool:
         """A tensor that stays one. False: the architecture does not name it."""
-        template, layer = _template(entry.name)
-        target, suffix = _look_up(self._names, template)
+        generic, layer = template(entry.name)
+        target, suffix = look_up(self._names, generic)
         if target is None:
             return False
         name = target.format(n=layer) + suffix
-        transform, _ = _look_up(self._architecture.transforms, template)
-        if transform is None:
+        transform, _ = look_up(self._architecture.transforms, generic)
+        if isinstance(entry, StoredWeight):
+            self._add(name, self._packed(entry, transform))
+        elif transform is None:
             self._add(name, self._reader(entry, self._dtype))
         else:
             self._add(name, self._changed((entry,), name, partial(TRANSFORMS[transform], self._config)))
@@ -112,14 +106,14 @@ class _Map:
 
     def experts(self, entry: TensorEntry) -> bool:
         """A stack of experts, cut into one tensor each. False: it is none."""
-        template, layer = _template(entry.name)
+        generic, layer = template(entry.name)
         old = _OLD_EXPERT.match(entry.name)
         if old is not None:
             target = self._architecture.experts.get(f"blk.{{n}}.{old.group(2)}_exps")
             if target is not None:
                 self._add(target.format(n=old.group(1), e=old.group(3)) + ".weight", self._reader(entry, self._dtype))
             return target is not None
-        target, suffix = _look_up(self._architecture.experts, template)
+        target, suffix = look_up(self._architecture.experts, generic)
         if target is None:
             return False
         for e, part in row_slices(entry).items():
@@ -128,8 +122,8 @@ class _Map:
 
     def parts(self, entry: TensorEntry) -> bool:
         """A tensor whose rows are several tensors. False: it is none."""
-        template, layer = _template(entry.name)
-        targets, suffix = _look_up(self._architecture.parts, template)
+        generic, layer = template(entry.name)
+        targets, suffix = look_up(self._architecture.parts, generic)
         if targets is None:
             return False
         count = len(targets)
@@ -141,10 +135,10 @@ class _Map:
         return True
 
     def ignored(self, entry: TensorEntry) -> bool:
-        template, _ = _template(entry.name)
-        stem, _ = _split(template)
+        generic, _ = template(entry.name)
+        stem, _ = split(generic)
         names = (*ALWAYS_IGNORED, *self._architecture.ignored)
-        return template in names or stem in names
+        return generic in names or stem in names
 
     def _other(self, entry: TensorEntry) -> bool:
         return self.experts(entry) or self.parts(entry) or self.ignored(entry)
@@ -167,8 +161,9 @@ def tensors_from_gguf(
     """The tensors of `checkpoint` as transformers' loader wants them; nothing is read yet.
 
     `config`: the transformers config object made of `config_from_gguf(checkpoint)`. Packed tensors decode to `dtype`;
-    plain ones keep their type, and the loader converts them. Experts come one by one, as in a checkpoint that
-    `save_pretrained` wrote. Raises UnsupportedCheckpoint for an unknown architecture, tensor or packed format.
+    plain ones keep their type, and the loader converts them; those that are a StoredWeight stay packed. Experts come
+    one by one, as in a checkpoint that `save_pretrained` wrote. Raises UnsupportedCheckpoint for an unknown
+    architecture, tensor or packed format.
     """
     source = GgufSource(checkpoint)
     return _Map(source, find_architecture(source), config, dtype, progress).everything()

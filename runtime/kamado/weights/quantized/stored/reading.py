@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
-from ...stream import LazyTensor
+from ...stream import LazyTensor, ReadProgress
 from ..packed import Packed
 from ..tensor import QuantTensor
 from . import unpack, unpack_floats
@@ -21,6 +21,7 @@ UNPACK: Mapping[str, Callable[[StoredWeight, Mapping[str, Tensor]], Packed | Ten
     "awq": unpack.awq,
     "codebook": unpack_floats.codebook,
     "float8": unpack_floats.float8,
+    "ggml": unpack.ggml,
     "gptq": unpack.gptq,
     "integers": unpack.integers,
     "packed-integers": unpack.packed_integers,
@@ -40,14 +41,24 @@ def stored_tensors(entries: Mapping[str, TensorEntry], dtype: torch.dtype) -> di
 class StoredTensor:
     """See ReadableTensor. One is read at a time, because taking one apart needs memory of its size."""
 
-    def __init__(self, entry: StoredWeight, dtype: torch.dtype, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        entry: StoredWeight,
+        dtype: torch.dtype,
+        lock: threading.Lock,
+        *,
+        rows: Tensor | None = None,
+        progress: ReadProgress | None = None,
+    ) -> None:
+        """`rows`: which of the stored rows comes at each place."""
         self.name = entry.name
         self.nbytes = entry.nbytes
         self.dtype = dtype
         self.shape = entry.shape
         self._entry = entry
-        self._parts = {name: LazyTensor(part) for name, part in entry.parts.items()}
+        self._parts = {name: LazyTensor(part, progress=progress) for name, part in entry.parts.items()}
         self._lock = lock
+        self._rows = rows
 
     def get_shape(self) -> list[int]:
         return list(self.shape)
@@ -60,6 +71,8 @@ class StoredTensor:
         with self._lock, torch.no_grad():
             read = {name: part.read() for name, part in self._parts.items()}
             made = UNPACK[self._entry.form](self._entry, read)
+            if self._rows is not None:
+                made = _picked(made, self._rows)
             parts = made.parts.items() if isinstance(made, Packed) else (("value", made),)
             for name, part in parts:
                 if part.is_floating_point() and part.itemsize > 1 and not bool(torch.isfinite(part).all()):
@@ -72,3 +85,10 @@ class StoredTensor:
     def __getitem__(self, index: object) -> Tensor:
         tensor = self.read()
         return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
+
+
+def _picked(made: Packed | Tensor, rows: Tensor) -> Packed | Tensor:
+    """Some rows of a matrix whose parts all have a row for each of its own."""
+    if isinstance(made, Tensor):
+        return made[rows]
+    return made.like((len(rows), made.shape[1]), {name: part[rows] for name, part in made.parts.items()})

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from ....errors import UnsupportedCheckpoint
+from ...ggml import BLOCK_FORMATS
 from ..integers import Integers, pack4, unpack4
 from .entries import StoredWeight
+from .ggml import KEPT
 
 _ONES = {4: 0x11111111, 8: 0x01010101}
 """One in each value of a word."""
 _AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in a word each of 8 neighbouring outputs lies."""
+_PIECE_VALUES = 1 << 20
+"""Values that are taken out of GGML's blocks at once: bounds the temporaries."""
 
 Read = Mapping[str, Tensor]
 
@@ -127,3 +131,27 @@ def _scales(scales: Tensor, rows: int) -> Tensor:
     if scales.ndim == 1:
         return scales.unsqueeze(1)
     return scales if len(scales) == rows else scales.repeat_interleave(rows // len(scales), dim=0)
+
+
+def ggml(entry: StoredWeight, read: Read) -> Integers:
+    """blocks uint8 (L, bytes of a row)."""
+    how, split = KEPT[entry.dtype], BLOCK_FORMATS[entry.dtype].split
+    assert split is not None
+    rows, columns = entry.shape
+    scale_type = torch.float16 if how.scale == "F16" else torch.float32
+    grid = (rows, columns // how.group)
+    parts = {
+        "values": torch.empty((rows, columns * how.bits // 8), dtype=torch.int8 if how.bits == 8 else torch.uint8),
+        "scale": torch.empty(grid, dtype=scale_type),
+        **({"offset": torch.empty(grid)} if how.offset else {}),
+    }
+    step = max(1, _PIECE_VALUES // columns)
+    for start in range(0, rows, step):
+        some = slice(start, min(start + step, rows))
+        numbers, scale, offset = split(read["blocks"][some].view(-1, how.nbytes))
+        shifted = numbers.view(torch.int8).reshape(-1, columns) - how.shift
+        parts["values"][some] = shifted if how.bits == 8 else pack4(shifted)
+        parts["scale"][some] = scale.reshape(-1, grid[1]).to(scale_type)
+        if offset is not None:
+            parts["offset"][some] = (offset + how.shift * scale).reshape(-1, grid[1])
+    return Integers((rows, columns), parts, bits=how.bits)
