@@ -114,6 +114,13 @@ class PictureTask(LibraryTask):
         self._workshop = workshop
         self._arguments = arguments
 
+    def release(self) -> None:
+        """See Task. Whoever keeps a finished request does not keep the model with it, which may have left memory."""
+        super().release()
+        if self._finished:
+            self.chosen = replace(self.chosen, adapters=(), settings={})
+            vars(self).pop("_workshop", None)
+
     def described(self) -> dict[str, Any]:
         """The options as a recipe has them."""
         names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", *_MORE)

@@ -22,7 +22,7 @@ from ..errors import Cancelled, GenerationFailed, InvalidRequest, KamadoError
 from .ledger import Ledger
 from .plan import Plan
 from .residency import Residency
-from .room import Room
+from .room import STEPS, Room
 from .tenant import LoopThread, Tenant
 
 
@@ -128,6 +128,7 @@ class Keeper:
         with self._changed:
             self._tenants[tenant.owner] = tenant
             tenant.place = "loading"
+            self._share_steps()
         loaded: LoadedModel | None = None
         try:
             loaded = load()
@@ -227,6 +228,10 @@ class Keeper:
         tenant.has_timer = True
         self._thread.later(tenant.last_used + tenant.keep_alive_s, lambda: self._time_is_up(tenant))
 
+    def _share_steps(self) -> None:
+        """While a model is read, the room for steps is its to use; at the end it gets what is left."""
+        self._room.share_steps([] if any(t.place == "loading" for t in self._tenants.values()) else self._here())
+
     def _here(self) -> list[Tenant]:
         return [tenant for tenant in self._tenants.values() if tenant.place == "in"]
 
@@ -240,8 +245,7 @@ class Keeper:
             return here, sorted(idle, key=lambda tenant: tenant.last_used)
 
     def _bring_back(self, tenant: Tenant) -> LoadedModel:
-        begin, plan = self._clock(), tenant.plan
-        needed = tenant.held_bytes + plan.activation_bytes
+        begin, plan, needed = self._clock(), tenant.plan, tenant.needed_bytes
         try:
             self.make_room(lambda available: replace(plan, available_bytes=available, minimum_bytes=needed))
             loaded = self.bring_in(tenant, tenant.load)
@@ -263,10 +267,11 @@ class Keeper:
             for lane in loaded.lanes:
                 self._residency.add(lane)
             tenant.loaded, tenant.place = loaded, "in"
-            tenant.held_bytes = self._ledger.held(self._device, tenant.owner)
             tenant.was_in, tenant.users = True, 1
             tenant.last_used = self._clock()
-            self._room.share_steps(self._here())
+            self._share_steps()
+            steps = min(tenant.plan.activation_bytes, self._ledger.held(self._device, STEPS))
+            tenant.needed_bytes = self._ledger.held(self._device, tenant.owner) + steps
             self._changed.notify_all()
 
     def _detach(self, tenant: Tenant) -> LoadedModel:
@@ -288,7 +293,7 @@ class Keeper:
                 tenant.place = "out"
                 tenant.gone = tenant.gone or not tenant.was_in
                 self._forget(tenant)
-                self._room.share_steps(self._here())
+                self._share_steps()
                 self._changed.notify_all()
 
     def _evict(self, tenant: Tenant, due: Callable[[], bool] = lambda: True) -> bool:

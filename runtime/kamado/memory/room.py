@@ -35,11 +35,11 @@ class Room:
     ) -> tuple[Plan, Sequence[Tenant]]:
         """A plan, and who of `idle` leaves for it, the first ones first: as few as give room for its minimum and enough
         state. If all of them are too few, the plan does not fit."""
-        best = self._planned(planned, here, idle)
+        best, _ = self._planned(planned, here, idle)
         for count in range(len(idle)):
-            plan = self._planned(planned, here, idle[:count])
+            plan, is_roomy = self._planned(planned, here, idle[:count])
             enough = ENOUGH_STATE * (plan.kv_bytes + plan.state_bytes) >= best.kv_bytes + best.state_bytes
-            if plan.minimum_bytes <= plan.available_bytes and enough:
+            if plan.minimum_bytes <= plan.available_bytes and is_roomy and enough:
                 return plan, idle[:count]
         return best, idle
 
@@ -65,12 +65,15 @@ class Room:
             options=(*ways, *plan.options),
         )
 
-    def _planned(self, planned: Callable[[int], Plan], here: Sequence[Tenant], leaving: Sequence[Tenant]) -> Plan:
-        """The plan once `leaving` have left."""
+    def _planned(
+        self, planned: Callable[[int], Plan], here: Sequence[Tenant], leaving: Sequence[Tenant]
+    ) -> tuple[Plan, bool]:
+        """The plan once `leaving` have left, and whether those who stay keep all the room for their steps."""
         available = self.ledger.free(self.device) + self.ledger.held(self.device, STEPS)
         available += sum(self.ledger.held(self.device, tenant.owner) for tenant in leaving)
         staying = max((tenant.plan.activation_bytes for tenant in here if tenant not in leaving), default=0)
         plan = planned(available)
         # Of two peaks the larger one is shared, and the plan counts its own.
-        more = staying - plan.activation_bytes
-        return planned(max(available - more, 0)) if more > 0 else plan
+        if (more := staying - plan.activation_bytes) > 0:
+            plan = planned(max(available - more, 0))
+        return plan, plan.total_bytes - plan.activation_bytes + staying <= available

@@ -47,8 +47,8 @@ class Tenant:
     users: int = 0
     """Requests that are prepared or in flight."""
     last_used: float = 0.0
-    held_bytes: int = 0
-    """What it held when it had just come in."""
+    needed_bytes: int = 0
+    """What it had when it had just come in: its own, and room for its steps."""
     num_returns: int = 0
     return_s: float = 0.0
     """What all returns took: making room, and reading."""
