@@ -23,6 +23,8 @@ from kamado.memory.shortage import is_shortage
 from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
+from ..own_draws import OwnDraws
+
 MAX_NAMED = 5
 """Keys that an error message names."""
 
@@ -125,11 +127,9 @@ def _check(info: Mapping[str, Any], class_name: str) -> None:
 
 
 @contextlib.contextmanager
-def library_call(device: str = "cpu") -> Iterator[None]:
+def library_call() -> Iterator[None]:
     """While inside, one thread at a time: the library may neither print nor spend the host program's random numbers."""
-    placed = torch.device(device)
-    devices = [placed.index or 0] if placed.type == "cuda" else []
-    with _LOADING, _quiet(), torch.random.fork_rng(devices=devices):
+    with _LOADING, _quiet(), OwnDraws():
         yield
 
 
@@ -137,7 +137,7 @@ def _from_pretrained(
     model_class: Any, state_dict: Mapping[str, Any], arguments: dict[str, Any]
 ) -> tuple[Any, Mapping[str, Any]]:
     """`from_pretrained` in the present thread."""
-    with library_call((arguments.get("device_map") or {"": "cpu"})[""]):
+    with library_call():
         return model_class.from_pretrained(  # type: ignore[no-any-return]
             None,
             state_dict=dict(state_dict),
