@@ -225,7 +225,7 @@ def quantize_folder(
     folder: Path, write: Writer, config: Mapping[str, Any], *, of: str = ".layers."
 ) -> dict[str, torch.Tensor]:
     """Quantize the matrices of a checkpoint whose names have `of` in them. Returns all weights as they are meant."""
-    file = folder / "model.safetensors"
+    (file,) = folder.glob("*.safetensors")
     stored: dict[str, torch.Tensor] = {}
     meant: dict[str, torch.Tensor] = {}
     for name, tensor in load_file(file).items():
