@@ -115,11 +115,27 @@ class Session:
             self._wake.notify()
 
     def _main(self) -> None:
-        with self._thread_context():
-            while self._next_commands():
-                self._route(self._guarded_step())
-            for request_id in list(self._sinks):
-                self.end(request_id)
+        try:
+            with self._thread_context():
+                while self._next_commands():
+                    self._route(self._guarded_step())
+                self._end_all()
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """The thread ends. Where nobody closed the session (its context could not be entered, say), nobody may be left
+        waiting for an answer, and further requests are refused."""
+        with self._wake:
+            self._closed = True
+        self._next_commands()  # those that came meanwhile: requests among them end below
+        _guarded(self._end_all)
+        for request_id in list(self._sinks):  # the loop is broken, too
+            _guarded(self._sinks.pop(request_id).close)
+
+    def _end_all(self) -> None:
+        for request_id in list(self._sinks):
+            self.end(request_id)
 
     def _next_commands(self) -> bool:
         """Wait for something to do, and carry out what was sent. False: closed."""
@@ -141,7 +157,7 @@ class Session:
         """A step; a fault of the loop itself ends the requests in flight, not the thread."""
         try:
             return self._loop.step()
-        except Exception as error:  # noqa: BLE001 - the thread must outlive any fault
+        except BaseException as error:  # noqa: BLE001 - the thread must outlive any fault; those of Rust are no Exception
             failure = GenerationFailed(f"the loop failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             return [event for request_id in list(self._sinks) for event in self._loop.cancel(request_id, failure)]
@@ -161,6 +177,6 @@ def _guarded(function: Callable[[], None]) -> None:
     thread goes on."""
     try:
         function()
-    except Exception as error:  # noqa: BLE001 - nobody else's request may suffer
+    except BaseException as error:  # noqa: BLE001 - nobody else's request may suffer
         arguments = (type(error), error, error.__traceback__, threading.current_thread())
         threading.excepthook(threading.ExceptHookArgs(arguments))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...contracts import Work
+from ...errors import GenerationFailed
 from ...memory.shortage import is_shortage
 from .compare import rows_differ, same
 from .frames import forget_locals
@@ -87,13 +88,16 @@ class ModelLane:
         return Work(self.name, key, max(form.rows * positions, 1), asked)
 
     def run(self, works: Sequence[Work]) -> list[Any]:
-        """See Lane. A call that is alone is made exactly as the library made it."""
+        """See Lane. A call that is alone is made exactly as the library made it. Raises GenerationFailed for code that
+        wants to end the program."""
         asked: list[_Asked] = [work.payload for work in works]
         try:
             with self._around(asked[0].state):
                 results = [asked[0].call.run()] if len(asked) == 1 else self._run(asked)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             forget_locals(error)
+            if isinstance(error, SystemExit):
+                raise _wanted_to_exit(error) from error
             raise
         for each in asked:
             if each.eased:
@@ -155,9 +159,18 @@ class HostLane:
         self.max_rows = max_rows
 
     def run(self, works: Sequence[Work]) -> list[Any]:
-        """See Lane."""
-        return [None if work.payload is None else work.payload() for work in works]
+        """See Lane. Raises GenerationFailed for code that wants to end the program."""
+        try:
+            return [None if work.payload is None else work.payload() for work in works]
+        except SystemExit as error:
+            forget_locals(error)
+            raise _wanted_to_exit(error) from error
 
     def ease(self, work: Work) -> Work | None:
         """See Lane. What runs as a whole is not known here."""
         return None
+
+
+def _wanted_to_exit(error: SystemExit) -> GenerationFailed:
+    """It would end the loop's thread, and with it every request."""
+    return GenerationFailed(f"the library wanted to end the program: exit({error.code!r})")
