@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PIECE_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}
+PIECE_VALUES = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Values that are brought back to full precision at once: what stays in a CPU's cache, and what a GPU has room for."""
 
 
