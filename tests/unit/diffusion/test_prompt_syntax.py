@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,33 @@ def parsed(prompt: str) -> list[list[tuple[str, float]]]:
 )
 def test_documented_forms(prompt: str, spans: list[tuple[str, float]]) -> None:
     assert parsed(prompt) == [spans]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "(" + ":" + "1" * 100_000,
+        "(a:" + "1" * 50_000 + "." + "1" * 50_000,
+        "(a:" + "." + "1" * 100_000 + "x)",
+        "(a:" + " " * 50_000 + "1" + " " * 50_000,
+        ":" * 100_000,
+        "(:1 " * 33 + "(b:1)" * 18_000,
+        "B" * 100_000,
+        "\\(" * 50_000,
+    ],
+)
+def test_long_prompts_take_no_longer_than_their_length(prompt: str) -> None:
+    """In processor time; what takes back digits or spaces needs minutes."""
+    began = time.process_time()
+    (part,) = parse_weights(prompt)
+    assert time.process_time() - began < 5
+    assert part
+
+
+def test_a_weight_of_many_digits() -> None:
+    assert parsed("(a:1." + "0" * 100_000 + ")") == [[("a", 1)]]
+    with pytest.raises(InvalidRequest, match="the largest is 100"):
+        parse_weights("(a:" + "1" * 100_000 + ")")
 
 
 def test_break_begins_a_chunk() -> None:
