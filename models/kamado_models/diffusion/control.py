@@ -13,7 +13,7 @@ from kamado.checkpoint.parts import SEVERAL
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.picture_requests import PictureOptions
 
-from ..language.materialize import library_call
+from .auto import auto_pipeline
 
 Task = Literal["text", "image", "mask"]
 """What a picture is made from, beside the ControlNet's picture."""
@@ -104,9 +104,7 @@ def completed(options: PictureOptions, reference: str, nets: Sequence[nn.Module]
 
 
 def _mappings() -> dict[Task, Mapping[str, Any]]:
-    with library_call():  # importing some of the classes prints
-        from diffusers.pipelines import auto_pipeline as auto
-
+    auto = auto_pipeline()
     return {
         "text": auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
         "image": auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,

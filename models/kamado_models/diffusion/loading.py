@@ -15,6 +15,7 @@ from kamado.weights.quantized.tensor import held_bytes
 
 from ..language.materialize import library_call
 from .adapters import Adapters
+from .auto import auto_pipeline
 from .components import build_components, check_parts, component_entries, fresh_tool, load_weights, pipeline_class
 from .guards import FinerDecoders
 from .intake import Intake, check_adapters
@@ -38,6 +39,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     """See Family.load."""
     with library_call():
         kind = pipeline_class(checkpoint)
+    auto_pipeline()
     check_parts(checkpoint, kind)
     parts = component_entries(checkpoint)
     settings = {

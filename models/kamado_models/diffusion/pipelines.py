@@ -14,8 +14,8 @@ from kamado.errors import InvalidRequest
 from kamado.picture_requests import PictureOptions
 from kamado.tasks.library.standin import ModelCall, stand_in
 
-from ..language.materialize import library_call
 from . import control
+from .auto import auto_pipeline
 from .schedulers import new_scheduler
 
 
@@ -105,9 +105,7 @@ class PipelineFactory:
 
     def _sibling(self, *, inpaint: bool) -> Any:
         """The class of the same models that takes a picture, and a mask. Raises InvalidRequest."""
-        with library_call():  # importing some of them prints
-            from diffusers.pipelines import auto_pipeline as auto
-
+        auto = auto_pipeline()
         whole: Any = (
             (auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING),
             auto.AUTO_INPAINT_PIPELINES_MAPPING,
