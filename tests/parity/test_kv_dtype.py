@@ -12,6 +12,7 @@ from torch import Tensor
 
 import kamado
 import tiny
+from kamado.cli.plan import describe
 from kamado.memory.plan import KV_DTYPES
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
@@ -185,5 +186,6 @@ def test_show_and_recipe_say_it(folders: dict[str, Path]) -> None:
             "fp8": each + 24,
         }
         assert model.plan.as_dict()["kv_dtype"] == "fp8"
+        assert any("tokens (96 B each) in fp8" in line for line in describe(model.plan))
         result = model.generate(prompt_tokens=[5, 6], max_tokens=1)
         assert result.recipe["kv_dtype"] == "fp8"

@@ -80,6 +80,18 @@ def test_zeros_stay_zeros_and_nan_stays_nan(form: EightBits) -> None:
         assert not bool(seen[1].isfinite().any())
 
 
+@FORMS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_every_code_is_read_as_torch_reads_it(form: EightBits, dtype: torch.dtype) -> None:
+    codes = torch.arange(-128, 128, dtype=torch.int8).view(16, 16)
+    wanted = codes.view(form.code).to(torch.float32)
+    for scale in (1.0, 2.0**-20, 0.3):
+        seen = torch.empty(codes.shape, dtype=dtype)
+        form.decode(codes, torch.full((16, 1), scale), seen)
+        number = wanted.isfinite()  # two codes of 8-bit floats are no number, and are never written with a finite scale
+        assert torch.equal(seen[number], (wanted * torch.tensor(scale)).to(dtype)[number])
+
+
 def _filled(kv_dtype: str, num_blocks: int = 6) -> tuple[PageStore, list[tuple[Tensor, Tensor]]]:
     """A store whose every slot was written, and what writing said of each layer: (1, K, slots, D)."""
     store = page_store(LAYERS, num_blocks, 4, torch.float32, "cpu", kv_dtype)
