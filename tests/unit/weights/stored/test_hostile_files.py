@@ -21,6 +21,7 @@ from kamado.checkpoint.safetensors_header import read_safetensors_header
 from kamado.errors import UnsupportedCheckpoint
 from kamado.weights.quantized.stored.methods import METHODS, method_of, understood
 from kamado.weights.quantized.stored.reading import stored_tensors
+from kamado.weights.quantized.tensor import QuantTensor
 
 FORMATS: dict[str, tuple[files.Writer, dict[str, Any]]] = {
     "gptq": (files.gptq(act_order=True, symmetric=False), {"quant_method": "gptq", "desc_act": True, "sym": False}),
@@ -52,6 +53,8 @@ def load(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str,
         read = tensor.read()
         assert tuple(read.shape) == found[name].shape
         assert (read + 0).shape == read.shape  # in full precision, too
+        if isinstance(read, QuantTensor):
+            assert all(part.is_contiguous() for part in read.packed.parts.values())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -114,6 +117,16 @@ def test_indices_of_groups(name: str, groups: list[int], tmp_path: Path) -> None
     tensors[place] = torch.tensor(groups, dtype=torch.int32)
     with pytest.raises(UnsupportedCheckpoint, match="3 groups of 32 columns"):
         load(tmp_path / "file", tensors, FORMATS[name][1])
+
+
+@pytest.mark.parametrize("block", [[2**70, 2**70], [1, 1], [32, 96], [2**40, 96]], ids=str)
+def test_absurd_blocks(block: list[int], tmp_path: Path) -> None:
+    tensors = written("fp8")
+    settings = {"quant_method": "fp8", "weight_block_size": block}
+    with pytest.raises(UnsupportedCheckpoint, match="scales of the shape"):
+        load(tmp_path / "file", tensors, settings)
+    tensors["x.weight_scale_inv"] = torch.ones(32, 96) if block == [1, 1] else torch.ones(1, 1)
+    load(tmp_path / "file", tensors, settings)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def add_float8(parts: Parts, stem: str, values: TensorEntry, scale: TensorEntry,
         block = (1, columns)
     elif block is None and len(scale.shape) == 2 and not (rows % scale.shape[0] or columns % scale.shape[1]):
         block = (rows // scale.shape[0], columns // scale.shape[1])
+    if block is not None:
+        block = (min(block[0], rows), min(block[1], columns))
     grid = None if block is None else (-(-rows // block[0]), -(-columns // block[1]))
     if block is None or (scale.numel != 1 and scale.shape not in (grid, (rows,))):
         raise parts.refused(stem, f"has scales of the shape {list(scale.shape)} for {rows} x {columns} values")

@@ -91,7 +91,8 @@ def _made(
         if order is not None:
             parts["order"] = order
             parts["values"] = values[:, order] if bits == 8 else pack4(unpack4(values)[:, order])
-    return Integers((rows, columns), parts, bits=bits)
+    # Products go through the rows, wherever the file began.
+    return Integers((rows, columns), {name: part.contiguous() for name, part in parts.items()}, bits=bits)
 
 
 def _order(entry: StoredWeight, groups: Tensor, count: int) -> Tensor | None:

@@ -22,7 +22,7 @@ def float8(entry: StoredWeight, read: Read) -> Floats:
     grid = read["scales"].float().reshape(-(-rows // height), -(-columns // width))
     # Of a block that is cut off at the right there are fewer groups than of others, so each group looks for its own.
     places = torch.arange(columns // group) * group // width
-    scale = grid.repeat_interleave(height, dim=0)[:rows][:, places].contiguous()
+    scale = grid[torch.arange(rows) // height][:, places]
     return Floats((rows, columns), {"values": read["values"], "scale": scale})
 
 
