@@ -14,6 +14,8 @@ from .errors import InvalidRequest
 MAX_PICTURES = 1024
 MAX_STEPS = 10_000
 MAX_SIDE = 65_536
+MAX_PROMPT_CHARACTERS = 100_000
+"""Of any text: recipes with the longest fit into their files, and reading it keeps others waiting for a moment only."""
 MAX_ADAPTERS = 32
 MAX_ADAPTER_WEIGHT = 1000.0
 ALIASES: Mapping[str, str] = {
@@ -159,6 +161,8 @@ def _adapters(name: str, value: Any) -> tuple[AdapterUse, ...]:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be text, not {type(value).__name__}")
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        raise InvalidRequest(f"{name} has {len(value)} characters; at most {MAX_PROMPT_CHARACTERS} can be given")
     return value
 
 
