@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -237,7 +239,14 @@ def test_a_fault_of_one_call_is_no_verdict() -> None:
     assert list(over.joins.values()) == [True]
 
 
-@pytest.mark.parametrize("error", [MemoryError("host"), torch.OutOfMemoryError("device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("host"),
+        torch.OutOfMemoryError("device"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_running_out_of_memory_is_no_verdict(error: Exception) -> None:
     class Large(nn.Module):
         def forward(self, sample: Tensor) -> Tensor:
@@ -252,6 +261,32 @@ def test_running_out_of_memory_is_no_verdict(error: Exception) -> None:
     assert over.joins == {}
     run(over, calls[:2])
     assert list(over.joins.values()) == [True]
+
+
+def test_a_lighter_call_takes_the_place_of_one_and_tells_when_it_was_made() -> None:
+    model, told = Autoencoder(), []
+
+    def lighter(each: ModelCall) -> ModelCall | None:
+        if each.module.use_tiling:
+            return None
+        module: Any = copy.copy(each.module)
+        module.enable_tiling()
+        return dataclasses.replace(each, module=module)
+
+    over = lane(lighter=lighter)
+    work = over.work(call(model, torch.ones(1, 2), method="decode"), on_eased=lambda: told.append("eased"))
+    (plain,) = over.run([work])
+    assert told == []
+    eased = over.ease(work)
+    assert eased is not None
+    assert over.ease(eased) is None
+    assert told == []
+    (tiled,) = over.run([eased])
+    assert told == ["eased"]
+    assert torch.equal(tiled, plain - 1)
+    assert not model.use_tiling
+    assert lane().ease(work) is None
+    assert HostLane("host", 1).ease(work) is None
 
 
 def test_calls_with_other_settings_methods_states_or_autocast_do_not_meet() -> None:
