@@ -127,6 +127,7 @@ class Keeper:
         Raises what `load` raises, and InvalidRequest if it was unloaded meanwhile; then it holds nothing."""
         with self._changed:
             self._tenants[tenant.owner] = tenant
+            is_first = tenant.needed_bytes is None
             tenant.place = "loading"
             self._share_steps()
         loaded: LoadedModel | None = None
@@ -136,6 +137,12 @@ class Keeper:
             self._thread.call(lambda: self._attach(tenant, new))
         except BaseException as error:
             _forget_locals(error)  # they hold what was read so far
+            with self._changed:
+                tenant.gone = tenant.gone or is_first
+                was_attached, tenant.place = tenant.loaded is not None, "leaving"
+            if was_attached:  # Ctrl-C, while this thread waited for the loop's thread
+                self._thread.call(lambda: self._end_and_detach(tenant))
+                self.done(tenant)
             self._empty(tenant, loaded)
             raise
         return loaded
@@ -152,14 +159,12 @@ class Keeper:
                 if tenant.place != "in":
                     return None
                 tenant.place = "leaving"
-            tenant.end_requests()
-            return self._detach(tenant)
+            return self._end_and_detach(tenant)
 
         if tenant.gone and tenant.owner not in self._tenants:
             return
         with suppress(Cancelled):  # the runtime is closed, and that unloads everything
-            if (loaded := self._thread.call(leave)) is not None:
-                self._empty(tenant, loaded)
+            self._have_leave(tenant, leave)
             with self._changed:
                 if not self._thread.is_own_thread():
                     self._changed.wait_for(lambda: tenant.place == "out")
@@ -245,7 +250,7 @@ class Keeper:
             return here, sorted(idle, key=lambda tenant: tenant.last_used)
 
     def _bring_back(self, tenant: Tenant) -> LoadedModel:
-        begin, plan, needed = self._clock(), tenant.plan, tenant.needed_bytes
+        begin, plan, needed = self._clock(), tenant.plan, tenant.needed_bytes or 0
         try:
             self.make_room(lambda available: replace(plan, available_bytes=available, minimum_bytes=needed))
             loaded = self.bring_in(tenant, tenant.load)
@@ -262,17 +267,22 @@ class Keeper:
     def _attach(self, tenant: Tenant, loaded: LoadedModel) -> None:
         """On the loop's thread."""
         with self._changed:
-            if tenant.gone:
+            if tenant.gone or tenant.place != "loading":
                 raise InvalidRequest(f"{tenant.plan.reference} was unloaded while it was read")
             for lane in loaded.lanes:
                 self._residency.add(lane)
             tenant.loaded, tenant.place = loaded, "in"
-            tenant.was_in, tenant.users = True, 1
+            tenant.users = 1
             tenant.last_used = self._clock()
             self._share_steps()
             steps = min(tenant.plan.activation_bytes, self._ledger.held(self._device, STEPS))
             tenant.needed_bytes = self._ledger.held(self._device, tenant.owner) + steps
             self._changed.notify_all()
+
+    def _end_and_detach(self, tenant: Tenant) -> LoadedModel:
+        """On the loop's thread."""
+        tenant.end_requests()
+        return self._detach(tenant)
 
     def _detach(self, tenant: Tenant) -> LoadedModel:
         """On the loop's thread."""
@@ -291,7 +301,6 @@ class Keeper:
             with self._changed:
                 self._ledger.drop(tenant.owner)
                 tenant.place = "out"
-                tenant.gone = tenant.gone or not tenant.was_in
                 self._forget(tenant)
                 self._share_steps()
                 self._changed.notify_all()
@@ -306,11 +315,22 @@ class Keeper:
                 tenant.place = "leaving"
                 return self._detach(tenant)
 
-        loaded = self._thread.call(leave)
-        if loaded is None:
-            return False
-        self._empty(tenant, loaded)
-        return True
+        return self._have_leave(tenant, leave)
+
+    def _have_leave(self, tenant: Tenant, leave: Callable[[], LoadedModel | None]) -> bool:
+        """Call `leave` on the loop's thread; what it returns is let go of. False: it returned nothing."""
+        taken: list[LoadedModel | None] = []
+        try:
+            self._thread.call(lambda: taken.append(leave()))
+        except BaseException:  # Ctrl-C, while this thread waited: nobody else would empty it
+            with suppress(Cancelled):
+                self._thread.call(lambda: None)  # by now it has been called
+            if taken and taken[0] is not None:
+                self._empty(tenant, taken[0])
+            raise
+        if taken[0] is not None:
+            self._empty(tenant, taken[0])
+        return taken[0] is not None
 
     def _time_is_up(self, tenant: Tenant) -> None:
         """A timer's end, on the loop's thread; giving memory back takes a moment, and happens elsewhere."""

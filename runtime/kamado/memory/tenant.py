@@ -47,14 +47,13 @@ class Tenant:
     users: int = 0
     """Requests that are prepared or in flight."""
     last_used: float = 0.0
-    needed_bytes: int = 0
-    """What it had when it had just come in: its own, and room for its steps."""
+    needed_bytes: int | None = None
+    """What it had when it had just come in: its own, and room for its steps. None: it never was in memory, and is
+    forgotten when it fails to come in."""
     num_returns: int = 0
     return_s: float = 0.0
     """What all returns took: making room, and reading."""
     has_timer: bool = False
-    was_in: bool = False
-    """Whether it has ever been in memory. One that never was is forgotten when it fails to come in."""
 
     def why_it_stays(self) -> str | None:
         """None: it may leave."""

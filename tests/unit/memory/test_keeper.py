@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import weakref
 from typing import Any
@@ -298,6 +299,56 @@ def test_one_that_fails_to_load_is_forgotten_with_what_it_had_read() -> None:
     gc.collect()
     assert kept[0]() is None and caught.value.__traceback__ is not None
     assert house.ledger.held() == 0 and house.keeper.stats() == {}
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_ctrl_c_while_it_is_attached(attached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(budget=20)
+    call, interrupted = house.thread.call, iter([True])
+    late: list[Any] = []
+
+    def interrupt(function: Any) -> Any:
+        if not next(interrupted, False):
+            return call(function)
+        if attached:
+            call(function)
+        else:
+            late.append(function)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(house.thread, "call", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        house.load("a", 10)
+    assert house.ledger.held() == 0 and not house.residency.has("a/lm") and house.keeper.stats() == {}
+    for function in late:
+        with pytest.raises(InvalidRequest):
+            function()
+    assert house.ledger.held() == 0 and not house.residency.has("a/lm")
+
+
+@pytest.mark.parametrize(("which", "here"), [(0, ["b"]), (1, []), (2, [])])
+def test_ctrl_c_while_it_comes_back(which: int, here: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(budget=10)
+    house.load("a", 10)
+    house.load("b", 10)
+    call, calls = house.thread.call, itertools.count()
+
+    def interrupt(function: Any) -> Any:
+        result = call(function)
+        if next(calls) == which:  # the wait for what has ended, b's leaving, a's coming in
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(house.thread, "call", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        house.ask("a")
+    assert house.here() == here and house.keeper.stats()["a"]["requests"] == 0
+    house.ask("a")
+    house.ask("b")
+    assert house.here() == ["b"]
+    house.keeper.unload(house.tenants["a"])
+    house.keeper.unload(house.tenants["b"])
+    assert house.ledger.held() == 0
 
 
 def test_stats_say_where_everything_is() -> None:
