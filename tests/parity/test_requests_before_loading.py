@@ -32,6 +32,12 @@ BAD: Mapping[str, list[tuple[dict[str, Any], str]]] = {
         (TEXT | {"width": 100_000}, "width must be"),
         (TEXT | {"image": "absent.png"}, "absent.png does not exist"),
         (TEXT | {"image": []}, "empty list"),
+        (TEXT | {"image": [PICTURE, PICTURE]}, "takes 1 picture, not 2"),
+        (TEXT | {"image": Image.new("RGBA", (1, 1))}, "at least 8 x 8"),
+        (TEXT | {"image": PICTURE, "strength": 0.02, "steps": 25}, r"at least 0\.04; or .*steps=50"),
+        (TEXT | {"image": PICTURE, "steps": 1}, r"1 x 0\.8 is less than one"),
+        (TEXT | {"image": PICTURE, "width": 60, "height": 64}, "the nearest are 56 and 64"),
+        (TEXT | {"strength": 0.5}, "needs a picture"),
         (TEXT | {"mask": PICTURE}, "give image too"),
         (TEXT | {"image": PICTURE, "mask": SMALL}, "the mask has 32 x 32 pixels"),
         (TEXT | {"control": PICTURE}, "without a ControlNet"),
@@ -118,7 +124,9 @@ def test_with_a_controlnet(folders: dict[str, Path], runtime: kamado.Runtime) ->
 
     with pytest.raises(InvalidRequest, match="takes 1 picture, not 2"):
         load(control=[PICTURE, PICTURE])
-    with pytest.raises(InvalidRequest, match="StableDiffusionControlNetPipeline takes no strength"):
+    with pytest.raises(InvalidRequest, match="control is 4 x 4 pixels"):
+        load(control=Image.new("RGB", (4, 4)))
+    with pytest.raises(InvalidRequest, match=r"strength .* needs a picture"):
         load(control=PICTURE, strength=0.5)
     with pytest.raises(InvalidRequest, match="StableDiffusionControlNetInpaintPipeline takes no frames"):
         load(control=PICTURE, image=PICTURE, mask=PICTURE, frames=1)

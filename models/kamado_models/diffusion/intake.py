@@ -16,6 +16,7 @@ from .adapters_files import find_file, open_file
 from .adapters_uses import check_picture, check_scales
 from .control import completed
 from .hires import Refinement, refinement
+from .inputs import check_inputs, check_strength, fitted, plain_inputs, single_input
 from .outpainting import Outpainting, outpainting, with_defaults
 from .pipelines import PipelineFactory, call_arguments, call_parameters, takes_size
 from .prompts import check_weighting
@@ -30,7 +31,7 @@ class Order:
     """A request, checked."""
 
     asked: PictureOptions
-    """Its options, with input pictures opened."""
+    """Its options, with input pictures opened, as they were given."""
     first: PictureOptions
     """Those of the first pass."""
     kind: Any
@@ -39,6 +40,8 @@ class Order:
     """Of that pipeline's call."""
     outpainting: Outpainting | None
     refinement: Refinement | None
+    notes: tuple[str, ...]
+    """What the caller should know of what became of the input pictures."""
 
 
 class Intake:
@@ -58,13 +61,12 @@ class Intake:
         asked = _opened(sizes.completed(resolve_picture_options(options, defaults=self._checkpoint.defaults)))
         check_mask(asked)
         asked = completed(asked, factory.reference, list(factory.nets.values()))
-        grown = outpainting(asked)
-        first = asked if grown is None else grown.options
+        grown = outpainting(plain := plain_inputs(asked, factory.components))
+        first = plain if grown is None else grown.options
         kind = factory.kind(first)
-        if (kind is not factory.base or first.mask is not None) and takes_size(kind):
-            first = sizes.like_picture(first)
-        sizes.check(first, self._checkpoint, self._plan)
+        first, note = self._sized(single_input(first, kind, call_parameters(kind)), kind)
         first = with_defaults(first, call_parameters(kind))
+        check_strength(first, call_parameters(kind))
         arguments = call_arguments(kind, first)
         check_scheduler(factory.components.get("scheduler"), first.scheduler, first.steps)
         if asked.weighting is not None:
@@ -76,7 +78,27 @@ class Intake:
         second = refinement(factory, first, sizes)
         if second is not None:
             sizes.check(second.expected, self._checkpoint, self._plan)
-        return Order(asked=asked, first=first, kind=kind, arguments=arguments, outpainting=grown, refinement=second)
+        return Order(
+            asked=asked,
+            first=first,
+            kind=kind,
+            arguments=arguments,
+            outpainting=grown,
+            refinement=second,
+            notes=(note,) if note is not None else (),
+        )
+
+    def _sized(self, first: PictureOptions, kind: Any) -> tuple[PictureOptions, str | None]:
+        """The options of the first pass with the size that its pipeline is to be told, and a note. Raises
+        InvalidRequest."""
+        sizes = self._sizes
+        check_inputs(first, sizes.multiple)
+        told = takes_size(kind)
+        if (kind is not self._factory.base or first.mask is not None) and told:
+            first = sizes.like_picture(first)
+        sizes.check(first, self._checkpoint, self._plan)
+        # Others without strength, such as upscalers, make pictures of another size than the input's.
+        return fitted(first) if not told and "strength" in call_parameters(kind) else (first, None)
 
 
 def check_adapters(order: Order, *, offline: bool) -> None:

@@ -68,6 +68,7 @@ class PipelineModel:
                 first=order.first,
                 outpainting=order.outpainting,
                 refinement=order.refinement,
+                notes=order.notes,
                 index=index,
                 deadline=deadline,
             )

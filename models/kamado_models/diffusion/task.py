@@ -29,8 +29,9 @@ from .cuts import CutWatch
 from .draws import with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .hires import Refinement
+from .inputs import size_note
 from .outpainting import Outpainting
-from .pipelines import PipelineFactory, attention_kept, call_arguments
+from .pipelines import PipelineFactory, attention_kept, call_arguments, call_parameters
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .step_cache import StepCache
@@ -90,6 +91,7 @@ class PictureTask(LibraryTask):
         first: PictureOptions,
         outpainting: Outpainting | None = None,
         refinement: Refinement | None = None,
+        notes: Iterable[str] = (),
         index: int,
         deadline: float | None,
     ) -> None:
@@ -99,7 +101,7 @@ class PictureTask(LibraryTask):
         self.kind = kind
         self.chosen = chosen
         """Its adapters."""
-        self.notes: list[str] = []
+        self.notes = list(notes)
         """What the caller should know of how it was made."""
         self.batched = False
         """Whether any forward of it was shared with other pictures: then it differs by rounding from one made alone."""
@@ -137,6 +139,8 @@ class PictureTask(LibraryTask):
                 self.notes += second.notes
                 asked = second.asked(image)
                 picture, image = self._picture(script, second.kind, asked, call_arguments(second.kind, asked))
+        if note := size_note(self.options, image.size, call_parameters(self.kind)):
+            self.notes.append(note)
         if self._cache is not None:
             self.notes += self._cache.notes()
         every = self.options.preview_every

@@ -147,6 +147,16 @@ def open_picture(source: Any) -> Image.Image:
     )
 
 
+def flattened(image: Image.Image, mode: str, ground: str = "white") -> Image.Image:
+    """A picture of `open_picture` in mode `L`, `RGB` or `RGBA`: what is transparent lies over the colour `ground`,
+    unless `mode` has transparency too. The same picture where its mode is the one."""
+    if image.mode == mode:
+        return image
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
+    return image.convert(mode)
+
+
 def pictures_from_float(array: NDArray[Any]) -> list[Image.Image]:
     """8-bit pictures from floats `[pictures, height, width, 1 | 3 | 4]` in [0, 1], rounded as diffusers' `numpy_to_pil`
     does; what is a little outside of the range is brought into it. Raises ValueError for other shapes and for NaN."""

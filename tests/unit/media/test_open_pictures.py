@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from kamado.errors import InvalidRequest
 from kamado.media import pictures
-from kamado.media.pictures import READ_FORMATS, open_picture, picture_digest, pictures_from_float
+from kamado.media.pictures import READ_FORMATS, flattened, open_picture, picture_digest, pictures_from_float
 
 PIXELS = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 PICTURE = Image.fromarray(PIXELS)
@@ -274,3 +274,13 @@ def test_digest_is_that_of_the_pixels() -> None:
     assert len(digest) == 64
     others = [PICTURE.rotate(180), PICTURE.convert("RGBA"), PICTURE.resize((5, 7))]
     assert len({digest, *map(picture_digest, others)}) == 4
+
+
+def test_flattened() -> None:
+    half = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
+    assert flattened(half, "RGBA") is half
+    assert flattened(half, "RGB").getpixel((0, 0)) == (255, 127, 127)
+    assert flattened(half, "RGB", "black").getpixel((0, 0)) == (128, 0, 0)
+    assert flattened(Image.new("RGBA", (2, 2)), "L").getpixel((0, 0)) == 255
+    assert flattened(Image.new("L", (2, 2), 9), "RGB").getpixel((0, 0)) == (9, 9, 9)
+    assert flattened(Image.new("L", (2, 2), 9), "RGBA").getpixel((0, 0)) == (9, 9, 9, 255)
