@@ -39,7 +39,9 @@ _EXACT = re.compile(
     # First and last layers of denoisers and of vision encoders, and what reads time steps and sizes.
     r"(^|[./])(conv_in|conv_out|proj_out|proj_out_\d|img_in|txt_in|patch_conv|patch_embed\w*|pos_embed)(\.proj)?\.weight$|"
     r"(^|[./])(\w*_embedder|time_\w*embed\w*|time_\w*emb|(time|vector|guidance)_in|add_embedding|caption_projection|class_embed\w*|all_final_layer|"
-    r"final_layer)\."
+    r"final_layer)\.|"
+    # What RWKV's code divides in place.
+    r"(^|\.)rwkv\.blocks\.\d+\.(attention\.output|feed_forward\.value)\.weight$"
 )
 _INNER_OUTPUT = re.compile(r"(^|[./])(attentions|\w*blocks|layers)\.\d+\.([\w.]+\.)?proj_out\.weight$")
 """Not the last layer, but that of a block."""
