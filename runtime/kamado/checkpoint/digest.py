@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import KamadoError, UnsupportedCheckpoint
-from ..files import write_json
+from ..files import replacing
 from .types import Checkpoint
 
 MAX_CACHED = 4096
@@ -76,7 +77,9 @@ def _read(cache: Path) -> dict[str, str]:
 
 def _write(cache: Path, known: dict[str, str]) -> None:
     """Keep the newest. Two writers at once lose at most each other's addition, which costs only time."""
-    # The first key is the newest; sorting by name on disk does not matter, the number is what is bounded.
+    # The first one is the newest, on disk too: in order of names, the last ones would be lost to every new one.
+    newest = dict(list(known.items())[:MAX_CACHED])
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, dict(list(known.items())[:MAX_CACHED]))
+        with replacing(cache) as file:
+            file.write(json.dumps(newest, indent=1).encode())

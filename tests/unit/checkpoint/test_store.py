@@ -232,6 +232,18 @@ def test_digests_are_cached_until_the_file_changes(home: Path, tmp_path: Path, m
         file_digest(tmp_path / "missing")
 
 
+def test_of_many_digests_the_newest_are_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "MAX_CACHED", 3)
+    for name in "zabcd":
+        (tmp_path / name).write_bytes(name.encode())
+        file_digest(tmp_path / name)
+    file_digest(tmp_path / "z")
+    monkeypatch.setattr(digest, "hash_file", lambda path: f"hashed {path.name}")
+    found = [file_digest(tmp_path / name) for name in "zdc"]
+    assert found == [hashlib.sha256(name.encode()).hexdigest() for name in "zdc"]
+    assert file_digest(tmp_path / "a") == "hashed a"
+
+
 def test_digests_of_a_checkpoint(tmp_path: Path) -> None:
     from checkpoint_files import write_transformers
 
