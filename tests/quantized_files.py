@@ -181,7 +181,7 @@ def bnb8(matrix: Matrix, random: np.random.Generator) -> Written:
     return tensors, values.astype(np.float32) * most[:, None] / 127
 
 
-def bnb4(kind: str = "nf4", block: int = 32, *, nested: bool = False) -> Writer:
+def bnb4(kind: str = "nf4", block: int = 32, *, nested: bool = False, storage: torch.dtype = torch.uint8) -> Writer:
     table = np.array(NF4 if kind == "nf4" else [*FP4, *(-value for value in FP4)], np.float32)
 
     def write(matrix: Matrix, random: np.random.Generator) -> Written:
@@ -211,7 +211,7 @@ def bnb4(kind: str = "nf4", block: int = 32, *, nested: bool = False) -> Writer:
             tensors[".weight.absmax"] = torch.from_numpy(most)
         scale = most[np.arange(flat.size) // block]
         codes = np.abs((flat / scale)[:, None] - table).argmin(1).astype(np.uint8)
-        tensors[".weight"] = torch.from_numpy((codes[0::2] << 4) | codes[1::2]).unsqueeze(1)
+        tensors[".weight"] = torch.from_numpy((codes[0::2] << 4) | codes[1::2]).view(storage).unsqueeze(1)
         tensors[".weight.quant_map"] = torch.tensor(table)
         tensors[f".weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(
             list(json.dumps(state).encode()), dtype=torch.uint8

@@ -68,6 +68,10 @@ FORMATS: dict[str, tuple[files.Writer, dict[str, Any]]] = {
     "fbgemm_fp8": (files.float8("row", "weight_scale"), {"quant_method": "fbgemm_fp8"}),
     "modelopt": (files.float8("tensor", "weight_scale"), {"quant_method": "modelopt", "quant_algo": "FP8"}),
     "bitsandbytes nf4": (files.bnb4(), BNB4),
+    "bitsandbytes nf4, in bfloat16": (
+        files.bnb4(storage=torch.bfloat16),
+        BNB4 | {"bnb_4bit_quant_storage": "bfloat16"},
+    ),
     "bitsandbytes fp4": (files.bnb4("fp4"), BNB4),
     "bitsandbytes nf4, nested": (files.bnb4(nested=True), BNB4),
     "bitsandbytes 8 bits": (files.bnb8, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
