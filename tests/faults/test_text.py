@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import kamado
 import tiny
 from failing_device import ERRORS, FailingDevice, failing_runtime, tensor_bytes, together
 
-NUM_SINGLE, NUM_BURSTS = 60, 40
+NUM_SINGLE, NUM_BURSTS = 40, 30
 REQUESTS: list[dict[str, Any]] = [
     {"prompt_tokens": [9, 40, 7, 12, 30, 8], "temperature": 0.0},
     {"prompt_tokens": [11, 22, 33], "temperature": 0.9, "seed": 3, "frequency_penalty": 0.4},
@@ -111,3 +112,31 @@ def test_a_prompt_that_is_too_long_for_one_forward_is_cut(models: list[kamado.Mo
             assert all(isinstance(outcome, kamado.GenerationFailed) for outcome in found)
         assert [_answers(result) for result in together(requests)] == wanted
     assert [model.loaded.execution.memory.chunked for model in models] == [True, True, False]  # type: ignore[attr-defined]
+
+
+def test_an_idle_model_leaves_for_one_that_runs_out_of_memory(
+    device: FailingDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"prompt_tokens": [9, 40, 7, 12], "max_tokens": 3, "ignore_eos": True, "temperature": 0.0}
+    with failing_runtime(device, memory="1GiB") as runtime:
+        folder = tiny.build("llama", tmp_path / "llama")
+        pinned, idle, busy = (runtime.load(folder, kv_tokens=64) for _ in range(3))
+        pinned.pin()
+        wanted = idle.generate(**request).tokens
+        lane: Any = busy.loaded.lanes[0]
+        run, blocking = lane.run, [idle]
+
+        def crowded(works: Any) -> Any:
+            if any(model.in_memory for model in blocking):
+                raise MemoryError
+            return run(works)
+
+        monkeypatch.setattr(lane, "run", crowded)
+        assert busy.generate(**request).tokens == wanted
+        assert [model.in_memory for model in (pinned, idle, busy)] == [True, False, True]
+        assert idle.generate(**request).tokens == wanted, "it came back"
+        blocking[:] = [pinned]
+        with pytest.raises(kamado.GenerationFailed, match="out of memory on cpu"):
+            busy.generate(**request)
+        assert [model.in_memory for model in (pinned, idle, busy)] == [True, False, True]
+        assert pinned.generate(**request).tokens == wanted

@@ -48,6 +48,7 @@ class Keeper:
         """Held by who brings a model in. Never waited for on the loop's thread, which that one waits for."""
         self._changed = threading.Condition()
         """Guards all tenants; held for moments only."""
+        residency.reclaimers.append(lambda lane: self.reclaim())
 
     # ---- requests ----
 
@@ -169,6 +170,10 @@ class Keeper:
                 if not self._thread.is_own_thread():
                     self._changed.wait_for(lambda: tenant.place == "out")
                 self._forget(tenant)
+
+    def reclaim(self) -> bool:
+        """A step ran out of memory: the idle model that was not used for longest leaves. False: there is none."""
+        return any(self._evict(tenant) for tenant in self._here_and_idle()[1])
 
     def close(self, stop: Callable[[], None]) -> None:
         """Unload every model; `stop` ends the loop's thread first."""
