@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from diffusers import SchedulerMixin
 from torch import nn
 
 from kamado.checkpoint.parts import SEVERAL
@@ -17,6 +18,7 @@ from kamado.tasks.library.standin import ModelCall, stand_in
 from . import control
 from .auto import auto_pipeline
 from .schedulers import new_scheduler
+from .stepping import check_stepping, replace_scheduler
 
 
 class PipelineFactory:
@@ -36,7 +38,14 @@ class PipelineFactory:
         return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
 
     def kind(self, options: PictureOptions) -> Any:
-        """The pipeline class that serves the request. Raises InvalidRequest."""
+        """The pipeline class that serves the request. Raises InvalidRequest, also for a scheduler that it cannot run
+        with."""
+        found = self._kind(options)
+        if options.scheduler is not None:
+            check_stepping(found, self.components.get("scheduler"), options.scheduler)
+        return found
+
+    def _kind(self, options: PictureOptions) -> Any:
         if options.control is not None and (options.image is not None or options.mask is None):
             found = self._control_kind(options)
             if found is not None:
@@ -71,7 +80,7 @@ class PipelineFactory:
                 parts[name] = control.joined(kind, [models[net] for net in self.nets])
             elif name in models:
                 parts[name] = part
-            elif name == "scheduler" and part is not None:
+            elif isinstance(part, SchedulerMixin) or (name == "scheduler" and part is not None):
                 parts[name] = new_scheduler(part, None)
             elif part is not None or name in kind._optional_components or self.settings.get(name) == _LEFT_OUT:
                 parts[name] = part
@@ -84,7 +93,7 @@ class PipelineFactory:
         pipeline.set_progress_bar_config(disable=True)
         if scheduler is not None:
             # Afterwards, as people do: some pipelines correct the settings of the one that they are made with.
-            pipeline.scheduler = new_scheduler(getattr(pipeline, "scheduler", None), scheduler)
+            replace_scheduler(pipeline, scheduler)
         return pipeline
 
     def _control_kind(self, options: PictureOptions) -> Any:
