@@ -28,10 +28,18 @@ from kamado.weights.quantized.stored.reading import stored_tensors
 from kamado.weights.stream import ReadProgress
 
 from ..language.materialize import library_call, materialize
-from .control import check_nets, without_control
+from .control import check_fit, check_nets, without_control
 from .original.assemble import ORIGINAL, SCHEDULER
 from .original.convert import for_diffusers, for_transformers
 from .parts import component_tensors, home_of
+
+
+_COUNTS = re.compile(r"(?:layers?|blocks?|depths?|mappers)$")
+"""Keys of configurations that say how often something is built. In lists, those of blocks are summed."""
+_INDEXES = re.compile(r"(?<!num)_layers$")
+"""Keys with lists of places, as `vace_layers`."""
+_LEVELS = re.compile(r"(?:channels|types|mults?|multipliers|multiples|strides|rates|ratios|expansions|downsample)$")
+"""Keys with lists that have an entry for each level."""
 
 
 def component_class(reference: str, name: str, library: str, class_name: str) -> Any:
@@ -89,6 +97,7 @@ def check_parts(checkpoint: Checkpoint, pipeline: Any) -> None:
     }
     nets = {name: kind for name, kind in kinds.items() if name.startswith(SEVERAL)}
     check_nets(checkpoint.reference, without_control(pipeline), nets)
+    check_fit(checkpoint.reference, checkpoint.metadata["components"])
     types = pipeline._get_signature_types()
     for name in checkpoint.parts.keys() - nets.keys():
         if name not in types:
@@ -159,7 +168,9 @@ def build_components(checkpoint: Checkpoint) -> dict[str, Any]:
         config = checkpoint.metadata["components"].get(name)
         if config is None:
             raise UnsupportedCheckpoint(f"{checkpoint.reference}: config.json of the component {name!r} is missing")
-        components[name] = _build_model(f"{checkpoint.reference}: its {name}", kind, config)
+        what = f"{checkpoint.reference}: its {name}"
+        _check_depth(what, config, sum(key.startswith(f"{name}/") for key in checkpoint.tensors))
+        components[name] = _build_model(what, kind, config)
     return components
 
 
@@ -213,6 +224,39 @@ def _load_tool(checkpoint: Checkpoint, name: str, kind: Any) -> Any:
             return type(tool).from_config(tool.config, **told) if told else tool
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise UnsupportedCheckpoint(f"{checkpoint.reference}: its {name} cannot be loaded: {_first(error)}") from error
+
+
+def _check_depth(what: str, config: Mapping[str, Any], num_tensors: int) -> None:
+    """Every layer has a tensor. A configuration of more layers than there are tensors can only fail, and before that,
+    building them may take hours. Raises UnsupportedCheckpoint."""
+    levels = max((len(value) for key, value in config.items() if _LEVELS.search(key) and _is_list(value)), default=1)
+    counts = {"levels": levels}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_depth(what, value, num_tensors)
+        elif _COUNTS.search(key):
+            each = _numbers(value)
+            total = max(each, default=0) if _INDEXES.search(key) and _is_list(value) else sum(each)
+            counts[key] = total * levels if key.endswith("per_block") and not _is_list(value) else total
+    # A UNet has so many transformers in each of a level's layers.
+    inner = sum(_numbers(config.get("transformer_layers_per_block")))
+    counts["layers_per_block"] = counts.get("layers_per_block", 0) * max(inner, 1)
+    for key, count in counts.items():
+        if count > num_tensors:
+            raise UnsupportedCheckpoint(
+                f"{what} has {count} layers by its config.json ({key}), and only {num_tensors} tensors: they disagree"
+            )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _numbers(value: Any) -> list[int]:
+    """The whole numbers above 0 in a value of a configuration: itself, or those in its lists."""
+    if _is_list(value):
+        return [number for each in value for number in _numbers(each)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) and value > 0 else []
 
 
 def _build_model(what: str, kind: Any, config: Mapping[str, Any]) -> nn.Module:

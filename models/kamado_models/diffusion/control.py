@@ -20,6 +20,11 @@ Task = Literal["text", "image", "mask"]
 
 _TASKS: tuple[Task, ...] = ("text", "image", "mask")
 _ENDINGS = ("-controlnet", "-controlnet-union")
+_SHARED = (
+    *("cross_attention_dim", "projection_class_embeddings_input_dim", "block_out_channels"),
+    *("joint_attention_dim", "pooled_projection_dim"),
+)
+"""What configurations of nets say as their denoisers' do."""
 _UNLISTED = {"text": "ControlNetPipeline", "image": "ControlNetImg2ImgPipeline", "mask": "ControlNetInpaintPipeline"}
 """How diffusers names those classes that its mappings do not list."""
 
@@ -70,6 +75,41 @@ def check_nets(reference: str, base: Any, nets: Mapping[str, type]) -> None:
         raise UnsupportedCheckpoint(f"{reference}: no pipeline for {base.__name__} takes a ControlNet ({given})")
     several = f"{len(kinds)} of them" if all(kind.__name__ in known for kind in kinds) else given
     raise UnsupportedCheckpoint(f"{reference}: its controlnet must be {' or '.join(sorted(known))}, not {several}")
+
+
+def check_fit(reference: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UnsupportedCheckpoint for ControlNets that were made for another denoiser, by the configurations of the
+    components: diffusers finds out in the middle of the first step."""
+    name = next((each for each in ("unet", "transformer") if each in configs), None)
+    if name is None:
+        return
+    for net, config in configs.items():
+        if net != SEVERAL and not net.startswith(f"{SEVERAL}_"):
+            continue
+        facts, wanted = _facts(config), _facts(configs[name])
+        for key in facts:
+            if key in wanted and facts[key] != wanted[key]:
+                raise UnsupportedCheckpoint(
+                    f"{reference}: its {net} was made for another family of models: its {key} is {facts[key]}, and "
+                    f"that of the {name} {wanted[key]}"
+                )
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a net has in common with its denoiser, as far as its configuration says so."""
+    found = {key: value for key in _SHARED if (value := config.get(key)) is not None}
+    if "base_block_out_channels" in config:  # a net that is narrower than its denoiser
+        found["block_out_channels"] = config["base_block_out_channels"]
+    for key, value in found.items():
+        if isinstance(value, (list, tuple)):
+            same = key == "cross_attention_dim" and len(set(map(str, value))) == 1
+            found[key] = value[0] if same else list(value)
+    if "addition_embed_type" in config:
+        found["addition_embed_type"] = config["addition_embed_type"]
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    if isinstance(heads, int) and isinstance(width, int):
+        found["width"] = heads * width
+    return found
 
 
 def joined(kind: Any, nets: Sequence[nn.Module]) -> Any:

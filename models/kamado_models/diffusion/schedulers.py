@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +36,25 @@ SHORT_NAMES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "pndm": ("PNDMScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
+OTHER_NAMES: Mapping[str, str] = {
+    "dpm++-2m": "dpm++",
+    "dpm++-2m-sde": "dpm++-sde",
+    "dpm++-2m-sde-gpu": "dpm++-sde",
+    "dpm2": "kdpm2",
+    "dpm2-a": "kdpm2-a",
+    "plms": "pndm",
+    "uni-pc": "unipc",
+}
+"""What AUTOMATIC1111's web UI and ComfyUI call them, as `_plain_name` writes it."""
+_KARRAS = "-karras"
+_WITH_KARRAS = frozenset(
+    {
+        *("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
+        *("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler"),
+        *("KDPM2AncestralDiscreteScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler"),
+    }
+)
+"""Classes whose noise levels may be those of Karras et al. 2022."""
 _FLOW_OPTIONS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
@@ -68,10 +89,13 @@ def _chosen(base: Any, name: str) -> tuple[Any, dict[str, Any]]:
         raise InvalidRequest(f"this model has no scheduler to choose; leave {name!r} out")
     import diffusers
 
-    class_name, changes = SHORT_NAMES.get(name.lower(), (name, {}))
+    class_name, changes = _named(name)
     kind = getattr(diffusers, class_name, None)
+    if absent := _absent(kind):
+        raise InvalidRequest(f"the scheduler {name!r} needs {absent}, which is not installed (pip install {absent})")
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise InvalidRequest(f"no scheduler is called {name!r}; known are {', '.join(SHORT_NAMES)}")
+        known = [short for short, (other, _) in SHORT_NAMES.items() if not _absent(getattr(diffusers, other))]
+        raise InvalidRequest(f"no scheduler is called {name!r}; known are {', '.join(known)}")
     if not _fits(base, kind):
         usable = [short for short, (other, _) in SHORT_NAMES.items() if _fits(base, getattr(diffusers, other))]
         raise InvalidRequest(
@@ -81,6 +105,33 @@ def _chosen(base: Any, name: str) -> tuple[Any, dict[str, Any]]:
     if _is_flow(base) and not kind.__name__.startswith("FlowMatch"):
         return kind, {**_FLOW_OPTIONS, "flow_shift": base.config.get("shift", 1.0), **changes}
     return kind, dict(changes)
+
+
+def _named(name: str) -> tuple[str, Mapping[str, Any]]:
+    """(class, settings) of a name."""
+    plain = _plain_name(name)
+    found = SHORT_NAMES.get(plain)
+    stem = plain.removesuffix(_KARRAS)
+    if found is None and stem != plain and (base := SHORT_NAMES.get(stem)) and base[0] in _WITH_KARRAS:
+        found = base[0], {**base[1], "use_karras_sigmas": True}
+    return found or (name, {})
+
+
+def _plain_name(name: str) -> str:
+    """A name as SHORT_NAMES has it: `Euler a`, `euler_ancestral` and `euler-a` are the same."""
+    words = re.sub(r"[\s_-]+", "-", name.strip().lower())
+    words = words.replace("dpmpp", "dpm++").replace("dpm-2", "dpm2")
+    karras = _KARRAS if words.endswith(_KARRAS) else ""
+    stem = words.removesuffix(_KARRAS)
+    if stem.endswith("-ancestral"):
+        stem = stem.removesuffix("ancestral") + "a"
+    return OTHER_NAMES.get(stem, stem) + karras
+
+
+def _absent(kind: Any) -> str | None:
+    """The library that a scheduler class needs and that is not installed: diffusers has a placeholder for such."""
+    missing = [name for name in getattr(kind, "_backends", ()) if not importlib.util.find_spec(name)]
+    return missing[0] if missing else None
 
 
 def _is_flow(scheduler: Any) -> bool:

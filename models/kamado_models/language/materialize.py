@@ -23,7 +23,7 @@ from kamado.memory.shortage import is_shortage
 from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
-from ..own_draws import OwnDraws
+from .own_draws import OwnDraws
 
 MAX_NAMED = 5
 """Keys that an error message names."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kamado_models.own_draws import OwnDraws
+from kamado_models.language.own_draws import OwnDraws
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "rand": lambda: torch.rand(3),
