@@ -344,3 +344,12 @@ def test_what_components_cannot_do(made: Callable[[str], Path], runtime: kamado.
         runtime.plan(made("sd15"), components={"controlnet": tmp_path})
     with pytest.raises(InvalidRequest, match="is one model, so there are no components"):
         runtime.plan(made("sd15") / "text_encoder", components={"vae": made("vae")})
+
+
+@pytest.mark.parametrize(("name", "net"), [("sd15", "controlnet-sdxl"), ("sdxl", "controlnet-sd15")])
+def test_a_controlnet_of_another_family(
+    name: str, net: str, made: Callable[[str], Path], runtime: kamado.Runtime
+) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match=r"controlnet was made for another family of models: its \w+ is "):
+        runtime.load(made(name), components={"controlnet": made(net)}, progress=lambda done, total: pytest.fail("read"))
+    assert runtime.ledger.held() == 0
