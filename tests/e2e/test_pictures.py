@@ -89,6 +89,7 @@ def test_several_pictures_and_json(kamado: Kamado, folder: Path) -> None:
         (("--scheduler", "magic"), b"no scheduler is called 'magic'"),
         (("--option", "class_labels=[1]"), b"takes no class_labels"),
         (("--kv-tokens", "5"), b"--kv-tokens"),
+        (("--kv-dtype", "int8"), b"--kv-dtype"),
     ],
 )
 def test_bad_options_are_status_2(kamado: Kamado, folder: Path, args: tuple[str, ...], words: bytes) -> None:

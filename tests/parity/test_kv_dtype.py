@@ -16,6 +16,7 @@ from kamado.cli.plan import describe
 from kamado.memory.plan import KV_DTYPES
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
+from unit.sampling.test_scratch import Peak
 
 # Grouped heads; one wide head and a window; a softcap; sinks and a window; latents.
 NAMES = ("llama", "gemma", "gemma2", "gemma3", "gpt_oss", "deepseek_v3")
@@ -136,6 +137,24 @@ def test_more_tokens_fit_in_the_same_memory(tmp_path: Path) -> None:
         model = runtime.load(folder, kv_dtype="int8")
         assert model.loaded.lanes[0].store.nbytes == less.kv_bytes  # type: ignore[attr-defined]
         assert runtime.ledger.held() <= limit
+
+
+@pytest.mark.parametrize("kv_dtype", EIGHT_BITS)
+def test_temporaries_stay_within_the_plan(kv_dtype: str, tmp_path: Path) -> None:
+    """Rounded copies of new tokens, and what is restored of all earlier ones."""
+    folder = tiny.build("llama", tmp_path / "llama", num_attention_heads=8, num_key_value_heads=8, head_dim=64)
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        model = _load(runtime, folder, kv_dtype)
+        lane: Any = model.loaded.lanes[0]
+        peak, run = Peak(), lane.run
+
+        def watched(works: Any) -> Any:
+            with peak:
+                return run(works)
+
+        lane.run = watched
+        model.generate_many(_requests(4))
+        assert model.plan.activation_bytes / 20 < peak.peak_bytes < model.plan.activation_bytes
 
 
 @pytest.mark.parametrize("kv_dtype", EIGHT_BITS)
