@@ -33,14 +33,24 @@ class Room:
     def choose(
         self, planned: Callable[[int], Plan], here: Sequence[Tenant], idle: Sequence[Tenant]
     ) -> tuple[Plan, Sequence[Tenant]]:
-        """A plan, and who of `idle` leaves for it, the first ones first: as few as give room for its minimum and enough
-        state. If all of them are too few, the plan does not fit."""
+        """A plan, and who of `idle` leaves for it: the first ones, until there is room for its minimum and enough
+        state; but none who could stay all the same. If all are too few, the plan does not fit."""
         best, _ = self._planned(planned, here, idle)
-        for count in range(len(idle)):
-            plan, is_roomy = self._planned(planned, here, idle[:count])
+
+        def attempt(leaving: Sequence[Tenant]) -> Plan | None:
+            plan, is_roomy = self._planned(planned, here, leaving)
             enough = ENOUGH_STATE * (plan.kv_bytes + plan.state_bytes) >= best.kv_bytes + best.state_bytes
-            if plan.minimum_bytes <= plan.available_bytes and is_roomy and enough:
-                return plan, idle[:count]
+            return plan if plan.minimum_bytes <= plan.available_bytes and is_roomy and enough else None
+
+        for count in range(len(idle) + 1):
+            leaving, plan = list(idle[:count]), attempt(idle[:count])
+            if plan is None:
+                continue
+            for tenant in idle[:count]:
+                rest = [other for other in leaving if other is not tenant]
+                if (with_rest := attempt(rest)) is not None:
+                    leaving, plan = rest, with_rest
+            return plan, leaving
         return best, idle
 
     def check(self, plan: Plan, staying: Sequence[Tenant]) -> None:

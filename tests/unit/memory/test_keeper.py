@@ -41,6 +41,15 @@ def test_only_as_many_leave_as_must() -> None:
     assert house.here() == ["c", "d", "e"]
 
 
+def test_a_small_one_does_not_leave_beside_a_large_one_in_vain() -> None:
+    house = House(budget=22)
+    for name, size in (("small", 2), ("large", 18)):
+        house.load(name, size)
+        house.now += 1
+    house.load("other", 18)
+    assert house.here() == ["other", "small"]
+
+
 def test_the_busy_and_the_pinned_stay_and_the_error_says_so() -> None:
     house = House(budget=20)
     house.load("a", 8, pinned=True)

@@ -46,7 +46,11 @@ class Keeping(RuleBasedStateMachine):
         idle.sort(key=lambda model: model.last_used)
         for count in range(len(idle) + 1):
             if self.fits(size, peak, leaving=idle[:count]):
+                leaving = idle[:count]
                 for model in idle[:count]:
+                    rest = [other for other in leaving if other is not model]
+                    leaving = rest if self.fits(size, peak, leaving=rest) else leaving
+                for model in leaving:
                     model.here = False
                 return True
         return False
