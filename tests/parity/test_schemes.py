@@ -75,6 +75,27 @@ def test_text_is_the_same_alone_and_in_a_batch_and_of_the_planned_size(llama: Pa
     assert held < 0.3 * 4 * 511_000
 
 
+@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+def test_every_architecture(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library does with weights while it loads and runs: plans and loads agree, batches change nothing."""
+    monkeypatch.setattr("kamado.quant._MIN_VALUES", 64)
+    scheme = RUNNABLE[sum(architecture.encode()) % len(RUNNABLE)]
+    folder = tiny.build(architecture, tmp_path / architecture)
+    requests = [{"prompt_tokens": prompt, "max_tokens": 5, "temperature": 0, "ignore_eos": True} for prompt in PROMPTS]
+    bytes_of: dict[str, tuple[int, int]] = {}
+    for name in ("none", scheme):
+        with kamado.Runtime(device="cpu", memory="2GiB") as runtime:
+            planned = runtime.plan(folder, quant=name, dtype="float32", kv_tokens=512).weight_bytes
+            model = runtime.load(folder, quant=name, dtype="float32", kv_tokens=512)
+            bytes_of[name] = planned, runtime.ledger.snapshot()["cpu"][model.owner]["weights"]
+            if name == scheme:
+                alone = [model.generate(**request).tokens for request in requests]
+                assert [result.tokens for result in model.generate_many(requests)] == alone
+    (planned, held), (planned_less, held_less) = bytes_of["none"], bytes_of[scheme]
+    assert held_less < held
+    assert planned - planned_less == pytest.approx(held - held_less, abs=0.01 * held)
+
+
 @cache
 def pictures(folder: Path, name: str, scheme: str | None) -> tuple[list[Any], list[Any], int, int]:
     """Made alone, made together, bytes of weights as planned, and as held."""
