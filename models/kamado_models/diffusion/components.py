@@ -33,7 +33,6 @@ from .original.assemble import ORIGINAL, SCHEDULER
 from .original.convert import for_diffusers, for_transformers
 from .parts import component_tensors, home_of
 
-
 _COUNTS = re.compile(r"(?:layers?|blocks?|depths?|mappers)$")
 """Keys of configurations that say how often something is built. In lists, those of blocks are summed."""
 _INDEXES = re.compile(r"(?<!num)_layers$")

@@ -20,6 +20,8 @@ _MAX_LEVELS = 16
 """Of halving sizes: 65 536 pixels are left of one."""
 _MAX_WIDTH = 1 << 20
 """Channels, heads, latents of a side: beyond what any model has."""
+_MAX_LAYERS = 1000
+"""Of one level."""
 _ROWS = 2
 """With and without the prompt: classifier-free guidance."""
 
@@ -44,13 +46,9 @@ def picture_size(checkpoint: Checkpoint) -> tuple[int, int]:
     """(width, height) in pixels that the model makes unless told otherwise."""
     for name in ("unet", "transformer", "prior"):
         config, scale = _component(checkpoint, name), vae_scale(checkpoint)
-        side = config.get("sample_size")
-        if isinstance(side, (list, tuple)) and len(side) >= 2:
-            sides = _wholes(config, "sample_size")
-            return sides[-1] * scale, sides[-2] * scale
-        if isinstance(side, int) and side > 0:
-            side = _whole(config, "sample_size", 0, _MAX_WIDTH)
-            return side * scale, side * scale
+        sides = _wholes(config, "sample_size")
+        if sides:
+            return sides[-1] * scale, sides[max(len(sides) - 2, 0)] * scale
     return _DEFAULT_SIDE, _DEFAULT_SIDE
 
 
@@ -90,7 +88,7 @@ def _unet_numbers(config: Mapping[str, Any]) -> int:
     down: the joined, normalized and activated copies, and the sum. Transformers have their gated layer of 8 times the
     width, in and out. Each level has a quarter of the latents of the one above."""
     widths, kinds = _wholes(config, "block_out_channels"), config.get("down_block_types")
-    layers = _wholes(config, "layers_per_block") or [2]
+    layers = _wholes(config, "layers_per_block", _MAX_LAYERS) or [2]
     widest = 0
     for level, width in enumerate(widths):
         below = widths[min(level + 1, len(widths) - 1)]
@@ -141,8 +139,8 @@ def _whole(config: Mapping[str, Any], name: str, default: int, high: int) -> int
     return value
 
 
-def _wholes(config: Mapping[str, Any], name: str) -> list[int]:
-    """The values of a configuration's list, or its one value; none where there are none. Raises UnsupportedCheckpoint."""
+def _wholes(config: Mapping[str, Any], name: str, high: int = _MAX_WIDTH) -> list[int]:
+    """The values of a configuration's list, or its one value, without empty ones. Raises UnsupportedCheckpoint."""
     value = config.get(name)
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if len(values) > _MAX_LEVELS:
@@ -150,4 +148,4 @@ def _wholes(config: Mapping[str, Any], name: str) -> list[int]:
             f"config.json of {config.get('_class_name', 'a component')!s:.60}: {name} has {len(values)} levels; models "
             f"have from 1 to {_MAX_LEVELS}"
         )
-    return [whole for each in values if (whole := _whole({**config, name: each}, name, 0, _MAX_WIDTH))]
+    return [whole for each in values if (whole := _whole({**config, name: each}, name, 0, high))]
