@@ -29,7 +29,7 @@ def device() -> FailingDevice:
 @pytest.fixture(scope="module")
 def model(device: FailingDevice, folders: dict[str, Path]) -> Iterator[kamado.Model]:
     with failing_runtime(device, memory="4GiB") as runtime:
-        yield runtime.load(folders["sd15"])
+        yield runtime.load(folders["sd15"], pinned=True)
 
 
 def _requests(model: kamado.Model, **options: Any) -> list[tuple[kamado.Model, dict[str, Any]]]:
@@ -99,7 +99,7 @@ def test_any_operation_of_a_pipeline_that_runs_as_a_whole_may_fail(
     folder = shutil.copytree(folders["sd15"], tmp_path / "pag")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPAGPipeline"}))
-    whole = model.runtime.load(folder)
+    whole = model.runtime.load(folder, pinned=True)
     unet: Any = whole.loaded._workshop.factory.models["unet"]  # type: ignore[attr-defined]
     before = dict(unet.attn_processors)
     _check(whole, device, _requests(whole, pag_scale=2.0), 12, 6)

@@ -32,7 +32,7 @@ def models(device: FailingDevice, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("tiny")
     with failing_runtime(device, memory="8GiB") as runtime:
         yield [
-            runtime.load(tiny.build(name, folder / name), **options)
+            runtime.load(tiny.build(name, folder / name), pinned=True, **options)
             for name, options in {"llama": {"kv_tokens": 128}, "bloom": {"kv_tokens": 256}, "mamba": {}}.items()
         ]
 

@@ -4,7 +4,7 @@ When memory runs out, in this order:
 
     the batch           is run in halves, down to single works
     a work              is cut, where its task can cut it (a prompt's piece)
-    what is idle        is freed, and the allocator's cache; then the work is tried again as it is
+    the work            is tried once more, and again after each thing that was idle and could be freed
     the lane            is asked for another way that takes less (an autoencoder in tiles)
     the request         fails, alone
 
@@ -79,14 +79,14 @@ class Forwards:
             if not isinstance(results, Exception):
                 return self._found(results)
             error = results
-        more = True
-        while is_shortage(error) and more:
-            more = self._residency.reclaim(lane.name)
+        freed = True  # who else was short of memory for a moment may be done: nobody leaves for that
+        while is_shortage(error) and freed:
             release_cached(self._device)
             results = self._tried(lane, [_work(entry)])
             if not isinstance(results, Exception):
                 return self._found(results)
             error = results
+            freed = is_shortage(error) and self._residency.reclaim(lane.name)
         while is_shortage(error) and (other := lane.ease(_work(entry))) is not None:
             entry.work = other
             results = self._tried(lane, [other])
