@@ -17,6 +17,7 @@ from kamado.tasks.library.standin import ModelCall, stand_in
 
 from . import control
 from .auto import auto_pipeline
+from .refusals import check_typed, not_taken
 from .schedulers import new_scheduler
 from .stepping import check_stepping, replace_scheduler
 
@@ -164,11 +165,12 @@ def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
         if value is None:
             continue
         if name not in parameters:
-            raise InvalidRequest(f"{kind.__name__} takes no {option}; it takes {_listed(parameters)}")
+            raise not_taken(kind, option, _taken(parameters))
         arguments[name] = value
     for name, value in options.extra.items():
         if name not in parameters or name in _RESERVED:
-            raise InvalidRequest(f"{kind.__name__} takes no {name}; it takes {_listed(parameters)}")
+            raise not_taken(kind, name, _taken(parameters))
+        check_typed(name, value, parameters[name])
         arguments[name] = value
     if "prompt" in parameters and "prompt" not in arguments and not _has_embeddings(arguments):
         raise InvalidRequest("give a prompt: a text that says what the picture shows")
@@ -196,14 +198,6 @@ _RESERVED = frozenset(
         *("callback_on_step_end_tensor_inputs", "callback_steps", "num_images_per_prompt", "batch_size"),
     }
 )
-_OPTION_NAMES = {
-    "negative_prompt": "negative",
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "mask_image": "mask",
-    "control_image": "control",
-    "controlnet_conditioning_scale": "control_scale",
-}
 
 
 def _guidance_name(parameters: Mapping[str, inspect.Parameter]) -> str:
@@ -218,6 +212,5 @@ def _has_embeddings(arguments: Mapping[str, Any]) -> bool:
     return any(name.endswith("prompt_embeds") for name in arguments)
 
 
-def _listed(parameters: Mapping[str, inspect.Parameter]) -> str:
-    taken = [_OPTION_NAMES.get(name, name) for name in parameters if name not in _RESERVED]
-    return ", ".join(taken)
+def _taken(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [name for name in parameters if name not in _RESERVED]

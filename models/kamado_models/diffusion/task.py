@@ -34,6 +34,7 @@ from .outpainting import Outpainting
 from .pipelines import PipelineFactory, attention_kept, call_arguments, call_parameters
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
+from .refusals import blamed, unused_negative
 from .step_cache import StepCache
 from .table import runs_alone
 from .tiling import tile
@@ -183,7 +184,9 @@ class PictureTask(LibraryTask):
         cuts = CutWatch(pipeline, options.prompt, options.negative)
         if options.weighting:
             arguments = with_embeddings(pipeline, arguments)
-        output = pipeline(**arguments)
+        with blamed(options, lambda: self._steps):
+            output = pipeline(**arguments)
+        self.notes += unused_negative(pipeline, options.negative, arguments)
         self.notes += cuts.notes(self._workshop.cut_advice(kind))
         return output
 
