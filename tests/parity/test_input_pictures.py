@@ -12,6 +12,7 @@ from PIL import Image
 
 import kamado
 import tiny_pipelines as tiny
+from kamado.errors import InvalidRequest
 
 REQUEST: Mapping[str, Any] = {"prompt": "a", "steps": 2, "strength": 1.0, "seed": 1}
 
@@ -80,3 +81,27 @@ def test_sizes_are_told(folders: dict[str, Path], runtime: kamado.Runtime) -> No
     assert model.generate(**REQUEST, image=even).notes == ()
     again = model.generate(**result.recipe["options"], image=odd)
     assert numpy.array_equal(again.pixels[0], result.pixels[0])
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [({"clip_skip": 9}, r"\(clip_skip\)"), ({"timesteps": [1, "x"]}, r"\(timesteps\)"), ({"eta": "x"}, "eta must be")],
+    ids=["clip_skip", "timesteps", "eta"],
+)
+def test_options_that_the_library_cannot_use(
+    option: dict[str, Any], words: str, folders: dict[str, Path], runtime: kamado.Runtime
+) -> None:
+    model = runtime.load(folders["sd15"])
+    with pytest.raises(InvalidRequest, match=words) as raised:
+        model.generate(prompt="a", steps=2, seed=1, **option)
+    assert "<class" not in str(raised.value)
+
+
+def test_a_negative_prompt_that_is_not_read(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    request: dict[str, Any] = {"prompt": "a", "negative": "b", "steps": 1, "seed": 1}
+    sd, flux = runtime.load(folders["sd15"]), runtime.load(folders["flux"])
+    told = [
+        any("negative was not used" in note for note in model.generate(**request, **more).notes)
+        for model, more in ((sd, {}), (sd, {"guidance": 1.0}), (flux, {}), (flux, {"true_cfg_scale": 2.0}))
+    ]
+    assert told == [False, True, True, False]

@@ -21,7 +21,8 @@ BAD: Mapping[str, list[tuple[dict[str, Any], str]]] = {
     "sd15": [
         ({}, "give a prompt"),
         (TEXT | {"num_frames": 8}, "takes no num_frames"),
-        (TEXT | {"max_tokens": 8}, "takes no max_tokens"),
+        (TEXT | {"max_tokens": 8}, "max_tokens is for text models, and this model makes pictures"),
+        (TEXT | {"eta": "x"}, "eta must be a number, not 'x'"),
         (TEXT | {"steps": 0}, "steps must be"),
         (TEXT | {"scheduler": "magic"}, "no scheduler is called 'magic'"),
         (TEXT | {"scheduler": "flow-euler"}, "'flow-euler' does not work with this model"),
