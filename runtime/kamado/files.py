@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ def _prefix(path: Path) -> str:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what `replacing(path)` left behind when it was killed. Nobody may be writing `path` now."""
+    name = re.compile(re.escape(_prefix(path)) + "[0-9a-f]{16}" + re.escape(_SUFFIX))
     for leftover in path.parent.iterdir():
-        if leftover.name.startswith(_prefix(path)) and leftover.name.endswith(_SUFFIX):
+        if name.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
 
 
@@ -36,12 +38,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         return
     # Its name is known before it is made, so that it goes away even if Ctrl-C comes while it is being made.
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{_SUFFIX}")
+    mode = _mode(path)
+    # The kernel takes the umask off, which a program cannot read without changing it for all of its threads.
+    first_mode = 0o666 if mode is None else 0o600
     try:
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as file:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, first_mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _usual_mode(path))
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is None:  # a full disk does not know whose write failed
@@ -85,13 +91,12 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def _usual_mode(path: Path) -> int:
-    """The permissions that the file has, or that a new one gets from most people's umask (which cannot be read without
-    changing it for the whole process)."""
+def _mode(path: Path) -> int | None:
+    """The permissions of the file; None if there is none."""
     try:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:
-        return 0o644
+        return None
 
 
 def flush(path: Path) -> None:

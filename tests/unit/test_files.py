@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ def test_what_fails_half_way_changes_nothing(tmp_path: Path) -> None:
 
 def test_permissions_and_links_stay(tmp_path: Path) -> None:
     real, link = tmp_path / "real.json", tmp_path / "link.json"
+    (tmp_path / "usual").touch()
     write_json(real, 1)
-    assert real.stat().st_mode & 0o777 == 0o644
+    assert real.stat().st_mode == (tmp_path / "usual").stat().st_mode
     real.chmod(0o600)
     link.symlink_to(real)
     write_json(link, 2)
@@ -49,9 +52,29 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     with replacing(tmp_path / "x.json"):
         (leftover,) = os.listdir(tmp_path)
     (tmp_path / leftover).touch()
-    (tmp_path / leftover.replace("x.json", "y.json")).touch()
+    others = [leftover.replace("x.json", name) for name in ("y.json", "x.json.gz", "x.json.0123456789abcdef", "xxjson")]
+    others += [".x.json.part", ".x.json.0123.part", leftover.replace(".part", ".partly")]
+    for name in others:
+        (tmp_path / name).touch()
     remove_leftovers(tmp_path / "x.json")
-    assert sorted(os.listdir(tmp_path)) == [leftover.replace("x.json", "y.json"), "x.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "x.json"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
+def test_a_new_file_has_what_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    script = f"""
+import os, pathlib, kamado.files
+os.umask({umask})
+kamado.files.write_json(pathlib.Path("new"), 1)
+kamado.files.write_new(pathlib.Path("newer"), lambda file: kamado.files.write_json(file, 1))
+pathlib.Path("old").touch()
+os.chmod("old", 0o646)
+kamado.files.write_json(pathlib.Path("old"), 2)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)  # the umask is the whole process's
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert found == {"new": mode, "newer": mode, "old": 0o646}
 
 
 def test_ctrl_c_while_the_file_is_being_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
