@@ -21,7 +21,7 @@ from .files import write_new
 from .media.compare import Comparison, compare_pictures, keeps_pixels
 from .media.inputs import INPUTS, described_inputs
 from .media.pictures import WRITE_FORMATS, check_picture_path, open_picture, read_recipe, save_picture
-from .media.recipe import differences, recipe_loading, recipe_request, rounding_levels
+from .media.recipe import check_recorded, differences, recipe_loading, recipe_request, rounding_levels
 from .picture_requests import ALIASES, MAX_ADAPTERS
 from .results import Result
 
@@ -155,6 +155,7 @@ def replayable(
     """What `replay` would do; see there. Nothing is loaded yet. Raises InvalidRequest and ModelNotFound."""
     source = Path(path)
     recipe = read_recipe(source)
+    check_recorded(recipe, source)
     original = open_picture(source)
     if model is not None:
         facts = recipe.get("model")

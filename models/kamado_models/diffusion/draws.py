@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,3 +28,24 @@ def with_own_draws(encoded: Any, generator: torch.Generator) -> Any:
     return pytree.tree_map(
         lambda leaf: _Own(leaf, generator) if isinstance(leaf, DiagonalGaussianDistribution) else leaf, encoded
     )
+
+
+def seed_noise(pipeline: Any, seed: int) -> None:
+    """Have a scheduler that makes its noise from a seed of its own make it from the request's."""
+    scheduler: Any = getattr(pipeline, "scheduler", None)
+    if hasattr(scheduler, "noise_sampler_seed") and scheduler.noise_sampler_seed is None:
+        scheduler.noise_sampler_seed = seed
+
+
+def missing_labels(
+    kind: Any, models: Mapping[str, Any], arguments: Mapping[str, Any], generator: torch.Generator
+) -> dict[str, Any]:
+    """`{"class_labels": [number]}`, drawn, for a pipeline class that would draw it itself, without the seed."""
+    parameter = inspect.signature(kind.__call__).parameters.get("class_labels")
+    if parameter is None or parameter.default is not None or arguments.get("class_labels") is not None:
+        return {}
+    config = getattr(models.get("unet"), "config", {})
+    classes = config.get("num_class_embeds")
+    if not isinstance(classes, int):
+        return {}
+    return {"class_labels": [int(torch.randint(0, classes, (1,), generator=generator))]}

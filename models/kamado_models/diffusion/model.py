@@ -132,6 +132,7 @@ class PipelineModel:
             "pipeline": task.kind.__name__,
             **({"adapters": list(map(dict, task.chosen.recipe))} if task.chosen.recipe else {}),
             "options": task.described(),
+            **({"unrecorded": missing} if (missing := task.unrecorded()) else {}),
             **({"inputs": inputs} if (inputs := described_inputs(_pictures(task.options))) else {}),
             "device": self.plan.device,
             "hardware": self._hardware,

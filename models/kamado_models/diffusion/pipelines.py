@@ -13,13 +13,13 @@ from torch import nn
 from kamado.checkpoint.parts import SEVERAL
 from kamado.errors import InvalidRequest
 from kamado.picture_requests import PictureOptions
-from kamado.tasks.library.standin import ModelCall, stand_in
+from kamado.tasks.library.standin import ModelCall, dissolve, stand_in
 
 from . import control
 from .auto import auto_pipeline
 from .refusals import check_typed, not_taken
 from .schedulers import new_scheduler
-from .stepping import check_stepping, replace_scheduler
+from .stepping import check_stepping, inner_pipelines, replace_scheduler
 
 
 class PipelineFactory:
@@ -133,6 +133,19 @@ class PipelineFactory:
         raise InvalidRequest(f"{self.reference} ({self.base.__name__}) takes no {'mask' if inpaint else 'picture'}")
 
 
+def take_apart(pipeline: Any) -> None:
+    """Let go of what a pipeline of a request holds; it cannot be used afterwards. Its stand-ins, its scheduler and who
+    made it hold each other: without this they would live until the garbage collector looks for such rings."""
+    for each in (*inner_pipelines(pipeline), pipeline):
+        for part in list(vars(each).values()):
+            if isinstance(part, nn.Module):
+                for model in (*getattr(part, "nets", ()), part):  # ControlNets are several
+                    dissolve(model)
+            elif isinstance(part, SchedulerMixin):
+                vars(part).pop("step", None)
+        vars(each).clear()
+
+
 def call_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
     """What the pipeline's `__call__` takes."""
     return inspect.signature(kind.__call__).parameters
@@ -171,10 +184,21 @@ def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
         if name not in parameters or name in _RESERVED:
             raise not_taken(kind, name, _taken(parameters))
         check_typed(name, value, parameters[name])
-        arguments[name] = value
+        if name in _SEEDLESS:
+            raise InvalidRequest(f"{name} cannot be used: {kind.__name__} draws what it needs for it without the seed")
+        arguments[name] = own_containers(value)
     if "prompt" in parameters and "prompt" not in arguments and not _has_embeddings(arguments):
         raise InvalidRequest("give a prompt: a text that says what the picture shows")
     return arguments
+
+
+def own_containers(value: Any) -> Any:
+    """The same values in dictionaries, lists and tuples of one's own: some pipelines write into theirs."""
+    if type(value) is dict:
+        return {key: own_containers(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(own_containers, value))
+    return value
 
 
 @contextmanager
@@ -198,6 +222,8 @@ _RESERVED = frozenset(
         *("callback_on_step_end_tensor_inputs", "callback_steps", "num_images_per_prompt", "batch_size"),
     }
 )
+_SEEDLESS = frozenset({"gligen_inpaint_image"})
+"""Arguments for which the library draws from the random numbers of the whole program."""
 
 
 def _guidance_name(parameters: Mapping[str, inspect.Parameter]) -> str:

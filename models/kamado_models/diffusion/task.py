@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from kamado.contracts import Work
 from kamado.errors import GenerationFailed
 from kamado.events import Media, Preview, Progress
 from kamado.media.guards import blank_reason
+from kamado.media.inputs import INPUTS
 from kamado.media.pictures import pictures_from_float
 from kamado.memory.shortage import is_shortage
 from kamado.picture_requests import PictureOptions
@@ -26,12 +28,19 @@ from kamado.tasks.library.task import LibraryTask, Script
 from .adapters import Adapters
 from .adapters_uses import Chosen, Setting
 from .cuts import CutWatch
-from .draws import with_own_draws
+from .draws import missing_labels, seed_noise, with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .hires import Refinement
 from .inputs import size_note
 from .outpainting import Outpainting
-from .pipelines import PipelineFactory, attention_kept, call_arguments, call_parameters
+from .pipelines import (
+    PipelineFactory,
+    attention_kept,
+    call_arguments,
+    call_parameters,
+    own_containers,
+    take_apart,
+)
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .refusals import blamed, unused_negative
@@ -98,7 +107,7 @@ class PictureTask(LibraryTask):
     ) -> None:
         """`options` are those that were asked for, `first` those of the first pass, whose `arguments` are given."""
         super().__init__(request_id, self._run, start_lane=workshop.start.name, deadline=deadline, index=index)
-        self.options = options
+        self.options = replace(options, extra=own_containers(dict(options.extra)))  # the recipe is of what was asked
         self.kind = kind
         self.chosen = chosen
         """Its adapters."""
@@ -106,6 +115,12 @@ class PictureTask(LibraryTask):
         """What the caller should know of how it was made."""
         self.batched = False
         """Whether any forward of it was shared with other pictures: then it differs by rounding from one made alone."""
+        self._drawn: dict[str, Any] = {}
+        """Arguments that the seed has chosen."""
+        if missing := self.unrecorded():
+            self.notes.append(
+                f"the recipe cannot hold {', '.join(missing)}, so the picture cannot be made again from it"
+            )
         self._first = first
         self._outpainting = outpainting
         self._refinement = refinement
@@ -122,14 +137,23 @@ class PictureTask(LibraryTask):
         super().release()
         if self._finished:
             self.chosen = replace(self.chosen, adapters=(), settings={})
-            vars(self).pop("_workshop", None)
+            self.output = None  # Finished has it
+            for name in ("_workshop", "_arguments", "_first", "_outpainting", "_refinement", "_cache"):
+                vars(self).pop(name, None)
 
     def described(self) -> dict[str, Any]:
         """The options as a recipe has them."""
         names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", *_MORE)
         asked = {name: value for name in names if (value := getattr(self.options, name)) is not None}
         plain = {name: value for name, value in self.options.extra.items() if _is_plain(value)}
-        return {**asked, **plain, "seed": self.options.seed, "n": self.options.n}
+        # What was drawn for one of several pictures does not hold for the others; each has it from its own seed.
+        drawn = self._drawn if self.options.n == 1 else {}
+        return {**asked, **plain, **drawn, "seed": self.options.seed, "n": self.options.n}
+
+    def unrecorded(self) -> list[str]:
+        """The options that a recipe cannot hold: tensors and the like. Of input pictures it has the hashes."""
+        extra = self.options.extra
+        return [name for name, value in extra.items() if name not in INPUTS and not _is_plain(value)]
 
     def _run(self, script: Script) -> Any:
         """The body."""
@@ -173,20 +197,29 @@ class PictureTask(LibraryTask):
         if runs_alone(kind.__name__):
             return self._whole(script, kind, options, arguments)
         generator = torch.Generator("cpu").manual_seed(options.seed + self.index)
-        arguments = {**arguments, "generator": generator, "output_type": "np"}
+        arguments = {**own_containers(dict(arguments)), "generator": generator, "output_type": "np"}
         # Draws that the code forgets to give a generator to must not shift those of the others.
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
+        labels = missing_labels(kind, self._workshop.factory.models, arguments, further)
+        if labels:
+            arguments |= labels
+            self._drawn |= labels
+            self.notes.append(f"no class_labels were given; the seed {generator.initial_seed()} chose {labels}")
         pipeline = self._workshop.factory.make(kind, functools.partial(self._call, script, further), options.scheduler)
-        self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet", self._joined))
-        if options.tiling:
-            tile(pipeline)
-        self._watch(script, pipeline, generator, options)
-        cuts = CutWatch(pipeline, options.prompt, options.negative)
-        if options.weighting:
-            arguments = with_embeddings(pipeline, arguments)
-        with blamed(options, lambda: self._steps):
-            output = pipeline(**arguments)
-        self.notes += unused_negative(pipeline, options.negative, arguments)
+        try:
+            self.chosen.equip(pipeline, functools.partial(self._workshop.foreign_call, script, "unet", self._joined))
+            if options.tiling:
+                tile(pipeline)
+            seed_noise(pipeline, generator.initial_seed())
+            self._watch(script, pipeline, generator, options)
+            cuts = CutWatch(pipeline, options.prompt, options.negative)
+            if options.weighting:
+                arguments = with_embeddings(pipeline, arguments)
+            with blamed(options, lambda: self._steps):
+                output = pipeline(**arguments)
+            self.notes += unused_negative(pipeline, options.negative, arguments)
+        finally:
+            take_apart(pipeline)
         self.notes += cuts.notes(self._workshop.cut_advice(kind))
         return output
 
@@ -199,8 +232,10 @@ class PictureTask(LibraryTask):
             self.chosen.equip(pipeline)
             cuts = CutWatch(pipeline, options.prompt, options.negative)
             generator = torch.Generator("cpu").manual_seed(options.seed + self.index)
+            seed_noise(pipeline, generator.initial_seed())
+            own = own_containers(dict(arguments))
             with attention_kept(factory.models.values()):
-                return pipeline(**arguments, generator=generator, output_type="np"), cuts
+                return pipeline(**own, generator=generator, output_type="np"), cuts
 
         within = self._workshop.adapters.during(self.chosen, run)
         output, cuts = script.ask(Work(self._workshop.start.name, object(), 1, within))
@@ -290,7 +325,7 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    return isinstance(value, (bool, int, float, str))
+    return isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _judge(picture: Any, output: Any, models: Iterable[nn.Module]) -> None:

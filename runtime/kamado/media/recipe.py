@@ -7,7 +7,9 @@
      "base": {"reference", "revision", "files"} of the pipeline that completed a single file, or "tokenizers", if it
          had no more than these,
      "adapters": [{"reference", "weight", "sha256"}],
-     "inputs": {"image": {"sha256", "name"}, "mask": {...}},
+     "unrecorded": [names of options that JSON cannot hold, like tensors]; not there if there are none,
+     "inputs": {"image": {"sha256"}, "mask": {...}}, of several pictures a list,
+     "pipeline": name of the class that made it,
      "device", "hardware": name of the product, "threads" of a CPU, "dtype", "quant", "versions": {library: version},
      "batched": true if forwards were shared with other pictures; otherwise it is not there}
 
@@ -84,6 +86,17 @@ def recipe_request(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise InvalidRequest("the recipe holds no options, so there is nothing to make again")
     pinned = _pinned(reference, _text(model.get("revision")))
     return pinned, {str(name): value for name, value in options.items() if value is not None}
+
+
+def check_recorded(recipe: Mapping[str, Any], source: Any) -> None:
+    """Raise InvalidRequest if the output in the file `source` was made with options that its recipe could not hold."""
+    names = recipe.get("unrecorded")
+    if isinstance(names, list) and names:
+        listed = ", ".join(map(_shown, names[:MAX_DIFFERENCES]))
+        raise InvalidRequest(
+            f"{source} was made with {listed}, which its recipe does not hold, so it cannot be made again from it; "
+            "call Model.generate with the options in the recipe and these"
+        )
 
 
 def rounding_levels(recipe: Mapping[str, Any], *, batched: bool = False) -> int:

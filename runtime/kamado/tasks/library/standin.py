@@ -29,6 +29,9 @@ _CONTEXTS = ("cache_context",)
 """Methods that give caches on the model (diffusers' hooks) a name for the calls inside. No model here has such caches:
 requests would share them."""
 
+_END = "_kamado_dissolve"
+"""Attribute of a stand-in that takes it apart."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelCall:
@@ -69,8 +72,21 @@ def stand_in(model: M, divert: Callable[[ModelCall], Any]) -> M:
     replaced = {name: _entry(model, name, lambda: views, divert) for name in _ENTRIES if _is_entry(model, name)}
     replaced |= dict.fromkeys(_MOVES, lambda *_, **__: views.root)
     replaced |= dict.fromkeys((name for name in _CONTEXTS if hasattr(model, name)), lambda *_, **__: nullcontext())
+
+    def end() -> None:
+        views.dissolve()
+
+    replaced[_END] = end
     views = Views(model, replaced)
     return views.root
+
+
+def dissolve(stand: nn.Module) -> None:
+    """Take a stand-in apart, which cannot be used afterwards: until then its parts, and who set it up, hold each other.
+    Anything else stays as it is."""
+    end = vars(stand).get(_END)
+    if end is not None:
+        end()
 
 
 def _is_entry(model: nn.Module, name: str) -> bool:

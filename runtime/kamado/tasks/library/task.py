@@ -79,6 +79,7 @@ class LibraryTask:
         """See Task. What has finished drops all that it computed with."""
         if self._finished:
             self._coroutine.close()
+            self._events.clear()
 
     def accept(self, result: Any) -> Accepted:
         """See Task: the code goes on up to its next forward."""

@@ -60,6 +60,12 @@ class Views(Generic[M]):
         for view in self._views.values():
             view.refresh()
 
+    def dissolve(self) -> None:
+        """Let go of the model and of all that was set: the views hold each other, and can no longer be used."""
+        for view in self._views.values():
+            view.module.__dict__.clear()
+        self.__dict__.clear()
+
     def _named_modules(self, *args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1)
         if caller.f_code is nn.Module.modules.__code__ and caller.f_back is not None:
