@@ -53,7 +53,7 @@ class Delta:
     """(out, rank), of a convolution (out, rank, 1, ...)."""
     bias: Tensor | None
     scale: float
-    """alpha / rank"""
+    """alpha / rank; of rank-stabilized LoRAs, alpha / sqrt(rank)"""
 
     @property
     def nbytes(self) -> int:
@@ -325,7 +325,7 @@ class _Settings:
         self._alpha = stored.get("lora_alpha")
         self._is_rs = stored.get("use_rslora") is True
         patterns = stored.get("alpha_pattern")
-        self._patterns: Mapping[str, Any] = patterns if isinstance(patterns, Mapping) else {}
+        self._patterns = _Patterns(patterns if isinstance(patterns, Mapping) else {})
         if stored.get("use_dora") is True:
             raise UnsupportedCheckpoint(f"{what} is a DoRA, which this version cannot apply")
 
@@ -334,8 +334,7 @@ class _Settings:
         LoRAs (Kalajdzievski 2023) divide by its root."""
         value: Any = alpha
         if value is None:
-            matches = (each for pattern, each in self._patterns.items() if _is_named(path, pattern))
-            value = next(matches, self._alpha)
+            value = self._patterns.first(path, self._alpha)
         if value is None:
             value = rank
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
@@ -343,8 +342,21 @@ class _Settings:
         return float(value) / (sqrt(rank) if self._is_rs else rank)
 
 
-def _is_named(path: str, pattern: str) -> bool:
-    """Whether peft's pattern, a name or the end of one, means the layer. Those with more than a name are not run."""
-    anchored = pattern.startswith("^")
-    name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    return path == name or (not anchored and path.endswith(f".{name}"))
+class _Patterns:
+    """Values by peft's patterns: a layer's name, or the end of one. Those with more than a name are not run.
+
+    Looking one up takes no longer where there are many: files of strangers may have one for every layer, or more."""
+
+    def __init__(self, patterns: Mapping[str, Any]) -> None:
+        self._exact: dict[str, tuple[int, Any]] = {}
+        self._endings: dict[str, tuple[int, Any]] = {}
+        for order, (pattern, value) in enumerate(patterns.items()):
+            name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+            (self._exact if pattern.startswith("^") else self._endings).setdefault(name, (order, value))
+
+    def first(self, path: str, default: Any) -> Any:
+        """The value of the first pattern that means the layer."""
+        parts = path.split(".")
+        found = [self._exact.get(path), *(self._endings.get(".".join(parts[n:])) for n in range(len(parts)))]
+        known = [each for each in found if each is not None]
+        return min(known, key=lambda each: each[0])[1] if known else default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,12 +38,17 @@ class Adapter:
     """Whether its content is on the device, and in the ledger."""
     users: int = 0
     """Running requests that need it."""
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def have(self) -> Content:
-        """Its content, read again if need be."""
+        """Its content, read again if need be. Any thread may ask. All get the same object, as long as its memory is not
+        taken back: what is on the device must be what counts."""
         content = self.content
         if content is None:
-            content = self.content = self.read()
+            with self._reading:
+                content = self.content
+                if content is None:
+                    content = self.content = self.read()
         return content
 
 
