@@ -32,6 +32,7 @@ from .control import check_fit, check_nets, without_control
 from .original.assemble import ORIGINAL, SCHEDULER
 from .original.convert import for_diffusers, for_transformers
 from .parts import component_tensors, home_of
+from .previews import TINY_DECODER
 
 _COUNTS = re.compile(r"(?:layers?|blocks?|depths?|mappers)$")
 """Keys of configurations that say how often something is built. In lists, those of blocks are summed."""
@@ -88,6 +89,8 @@ def component_entries(checkpoint: Checkpoint) -> dict[str, tuple[str, str]]:
 def check_parts(checkpoint: Checkpoint, pipeline: Any) -> None:
     """Raise UnsupportedCheckpoint for a part (see Checkpoint.parts) of another class than the pipeline takes, and
     InvalidRequest for one that it has no place for."""
+    import diffusers
+
     entries = component_entries(checkpoint)
     kinds = {
         name: component_class(checkpoint.reference, name, *entries[name])
@@ -97,10 +100,11 @@ def check_parts(checkpoint: Checkpoint, pipeline: Any) -> None:
     nets = {name: kind for name, kind in kinds.items() if name.startswith(SEVERAL)}
     check_nets(checkpoint.reference, without_control(pipeline), nets)
     check_fit(checkpoint.reference, checkpoint.metadata["components"])
-    types = pipeline._get_signature_types()
+    # The pipeline knows nothing of the decoder that makes previews.
+    types = {**pipeline._get_signature_types(), TINY_DECODER: (diffusers.AutoencoderTiny,)}
     for name in checkpoint.parts.keys() - nets.keys():
         if name not in types:
-            known = ", ".join(sorted((types.keys() & entries.keys()) | {SEVERAL}))
+            known = ", ".join(sorted((types.keys() & entries.keys()) | {SEVERAL, TINY_DECODER}))
             raise InvalidRequest(f"{checkpoint.reference} has no component {name}; it has {known}")
         wanted = [each for each in types[name] if isinstance(each, type)]
         kind = kinds.get(name)
