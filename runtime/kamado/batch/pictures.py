@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.reference import must_be_path
 from ..errors import InvalidRequest
 from ..media.inputs import INPUTS
 from ..picture_requests import ALIASES, PICTURE_OPTION_NAMES
@@ -29,7 +30,8 @@ class PictureAnswers:
     """See kamado.batch.runner.Answers."""
 
     def __init__(self, folder: Path, inputs: Path, file_format: str = "png") -> None:
-        """`folder` is the batch's; relative paths of input pictures start from `inputs`; `file_format`: see FORMATS."""
+        """`folder` is the batch's; relative paths of input pictures and of adapters start from `inputs`;
+        `file_format`: see FORMATS."""
         self._folder = folder
         self._inputs = inputs
         self._format = file_format
@@ -47,6 +49,8 @@ class PictureAnswers:
                 raise InvalidRequest(f"{name} is for text models, and this model makes pictures")
             if not name.isidentifier() or name in ("self", "preview_every"):
                 raise InvalidRequest(f"unknown option: {name[:200]}")
+        if "adapters" in options:
+            options["adapters"] = self._placed(options["adapters"])
         return {
             name: self._opened(value) if ALIASES.get(name, name) in INPUTS else value for name, value in options.items()
         }
@@ -99,6 +103,35 @@ class PictureAnswers:
             return [self._opened(item) for item in value]
         is_path = isinstance(value, str) and "://" not in value[:16] and value[:5].lower() != "data:"
         return None if value is None else open_picture(self._inputs / value if is_path else value)
+
+    def _placed(self, value: Any) -> Any:
+        """Adapters as requests have them (see `parse_adapter`), with paths that hold from any folder."""
+        if isinstance(value, list):
+            return [self._placed(item) for item in value]
+        if isinstance(value, Mapping):
+            reference = value.get("reference")
+            return {**value, "reference": self._path(reference) or reference} if isinstance(reference, str) else value
+        if not isinstance(value, str):
+            return value
+        reference, separator, weight = value.rpartition(":")
+        with_weight = separator and not _is_here(self._inputs / value)
+        if with_weight and (path := self._path(reference)) is not None:
+            return f"{path}:{weight}"
+        return self._path(value) or value
+
+    def _path(self, reference: str) -> str | None:
+        """Of an adapter that is a file or a folder; None for one from elsewhere, and for a path from home."""
+        if reference.startswith("~"):
+            return None
+        path = self._inputs / reference
+        return str(path.absolute()) if reference and (must_be_path(reference) or _is_here(path)) else None
+
+
+def _is_here(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def safe_name(line_id: str | int) -> str:

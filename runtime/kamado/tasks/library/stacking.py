@@ -1,13 +1,13 @@
 """Calls of one model by several requests as one call: which may be joined, how, and how the result is taken apart.
 
-A call's rows are the first dimension of its first tensor (or the entries of its first list of tensors). Then
+A call's rows are the first dimension of its first tensor (or the entries of its first list or tuple of tensors). Then
 
-    a tensor with as many entries in its first dimension     is stacked
-    a list of as many tensors, if the first argument is one  is joined
-    a list of as many numbers, shapes or texts               is joined
-    a time step, if it is one or there is one for each row   becomes one for each row
-    any other tensor                                         must be equal in all calls
-    anything else                                            must be equal in all calls
+    a tensor with as many entries in its first dimension      is stacked
+    a list or tuple of as many tensors, if the rows are such  is joined
+    a list, but no tuple, of as many numbers, shapes, texts   is joined
+    a time step, if it is one or there is one for each row    becomes one for each row
+    any other tensor                                          must be equal in all calls
+    anything else, tuples of numbers too                      must be equal in all calls
 
 Whether a model computes each row for itself is not known here: who joins calls of a model for the first time compares.
 """
