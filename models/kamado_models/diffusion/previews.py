@@ -26,6 +26,8 @@ _UNSCALED = "movq"
 _SAMPLES = 8
 _SAMPLE_SIDE = 64
 """Pixels; at least so many that there are 4 latents to a side."""
+_MAX_SCALE = 64
+"""Pixels of a side for each latent; the samples of a fit grow with it."""
 _RIDGE = 1e-4
 """Of the latents' mean square: keeps channels that say nothing of colour from having large factors."""
 
@@ -102,13 +104,16 @@ def clean_latents(scheduler: Any, result: Any, model_output: Any) -> Tensor:
 
 
 def colour_map(autoencoder: Any) -> ColourMap | None:
-    """Fit the map of an autoencoder. None for one that makes no RGB pictures or has no encoder."""
+    """Fit the map of an autoencoder. None for one that makes no RGB pictures, that has no encoder, or
+    whose latents stand for more than _MAX_SCALE pixels of a side."""
     weight = next((part.weight for part in autoencoder.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))), None)
     if weight is None or _channels(autoencoder) is None or not callable(getattr(autoencoder, "encode", None)):
         return None
     if autoencoder.config.get("in_channels", 3) != 3:
         return None
     scale = _scale(autoencoder.config)
+    if scale > _MAX_SCALE:
+        return None
     pixels = _sample_pictures(max(_SAMPLE_SIDE, 4 * scale)).to(weight.device, weight.dtype)
     encoded = autoencoder.encode(pixels.unsqueeze(2) if weight.ndim == 5 else pixels)
     latents = _mean(encoded)

@@ -99,6 +99,12 @@ def test_a_linear_autoencoder_is_fitted_exactly() -> None:
     assert colour_map(torch.nn.Linear(2, 2)) is None
 
 
+def test_an_autoencoder_whose_samples_would_be_huge_is_not_fitted() -> None:
+    autoencoder = Averages()
+    autoencoder.config["block_out_channels"] = (1,) * 16
+    assert colour_map(autoencoder) is None
+
+
 def test_the_end_of_a_straight_line_is_the_clean_picture() -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
