@@ -105,3 +105,16 @@ def test_a_negative_prompt_that_is_not_read(folders: dict[str, Path], runtime: k
         for model, more in ((sd, {}), (sd, {"guidance": 1.0}), (flux, {}), (flux, {"true_cfg_scale": 2.0}))
     ]
     assert told == [False, True, True, False]
+
+
+def test_replayed_with_the_file_that_was_given(
+    folders: dict[str, Path], runtime: kamado.Runtime, clear: Image.Image, tmp_path: Path
+) -> None:
+    source = tmp_path / "clear.png"
+    clear.save(source)
+    model = runtime.load(folders["sd15"])
+    model.generate(**REQUEST, image=source, width=48, height=56).save(tmp_path / "made.png")
+    done = kamado.replay(tmp_path / "made.png", image=source, model=folders["sd15"], runtime=runtime)
+    assert done.equal is True
+    with pytest.raises(InvalidRequest):
+        kamado.replay(tmp_path / "made.png", image=_over_white(clear), model=folders["sd15"], runtime=runtime)
