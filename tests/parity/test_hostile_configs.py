@@ -13,6 +13,7 @@ import pytest
 
 import kamado
 from kamado.errors import UnsupportedCheckpoint
+from kamado_models.diffusion.components import _check_depth
 from kamado_models.diffusion.family import DiffusionFamily
 
 
@@ -58,6 +59,17 @@ def test_more_layers_than_tensors(
         runtime.load(folder, offline=True)
     assert time.process_time() - began < 5
     assert any(text in str(caught.value) for text in ("layers by its config.json", "from 1 to 1000", "models have"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_window_layers": 80}, {"num_hidden_layers": None}, {"layer_names": ["x"] * 99}]
+)
+def test_what_is_no_number_of_layers(changes: dict[str, Any]) -> None:
+    _check_depth("its text_encoder", {"num_hidden_layers": 2, **changes}, 40)
+    with pytest.raises(
+        UnsupportedCheckpoint, match=r"41 layers by its config\.json \(num_hidden_layers\), and only 40"
+    ):
+        _check_depth("its text_encoder", {"text_config": {**changes, "num_hidden_layers": 41}}, 40)
 
 
 @pytest.mark.parametrize(
