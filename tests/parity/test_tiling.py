@@ -27,7 +27,7 @@ def test_small_pictures_are_the_same_and_large_ones_are_diffusers_own(
     name: str, folders: dict[str, Path], runtime: kamado.Runtime
 ) -> None:
     model = runtime.load(folders[name])
-    side = model.loaded.sizes.tile  # type: ignore[attr-defined]
+    side = model.loaded._intake._sizes.tile  # type: ignore[attr-defined]
     small, large = ({**tiny.arguments(name), **size, "seed": 3} for size in (SMALL, LARGE))
     requests = [(large, True), (large, False), (small, True), (small, False)]
     jobs = [model.submit(**request, tiling=tiling) for request, tiling in requests]
