@@ -157,7 +157,7 @@ class Family(Protocol):
     def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
         """Write the checkpoint with weights as `quant` has them into `folder`, which is empty; one tensor at a time.
 
-        Raises UnsupportedCheckpoint for one that is quantized already, and for a form that cannot be written; OSError."""
+        Raises UnsupportedCheckpoint for one that is quantized already and for a form that cannot be written; OSError."""
 
     def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
         """How far `other`, a quantized form of `reference`, is from it: the figures of `kamado.quality.Quality`. Both
