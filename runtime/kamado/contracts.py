@@ -153,11 +153,10 @@ class Family(Protocol):
         """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint, and what is wrong
         with `env.request`."""
 
-
     def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
         """Write the checkpoint with weights as `quant` has them into `folder`, which is empty; one tensor at a time.
 
-        Raises UnsupportedCheckpoint for one that is quantized already and for a form that cannot be written; OSError."""
+        Raises UnsupportedCheckpoint for one that is quantized already or a form that cannot be written, and OSError."""
 
     def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
         """How far `other`, a quantized form of `reference`, is from it: the figures of `kamado.quality.Quality`. Both

@@ -230,7 +230,7 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     source, folder = write_input(tmp_path / "in.jsonl", LINES), tmp_path / "out"
     folder.mkdir()
-    (folder / ".results.jsonl.abc.part").write_text("half")
+    (folder / ".results.jsonl.0123456789abcdef.part").write_text("half")
     (folder / ".other.part").write_text("not ours")
     run(source, folder)
     assert {path.name for path in folder.iterdir()} == {".lock", ".other.part", "journal.jsonl", "results.jsonl"}
