@@ -62,7 +62,13 @@ def test_more_layers_than_tensors(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_window_layers": 80}, {"num_hidden_layers": None}, {"layer_names": ["x"] * 99}]
+    "changes",
+    [
+        {"max_window_layers": 80},
+        {"num_hidden_layers": None},
+        {"layer_names": ["x"] * 99},
+        {"num_heads_per_layer": [48, 48]},
+    ],
 )
 def test_what_is_no_number_of_layers(changes: dict[str, Any]) -> None:
     _check_depth("its text_encoder", {"num_hidden_layers": 2, **changes}, 40)

@@ -34,8 +34,9 @@ from .original.convert import for_diffusers, for_transformers
 from .parts import component_tensors, home_of
 from .previews import TINY_DECODER
 
-_COUNTS = re.compile(r"^(?!max_).*(?:layers?|blocks?|depths?|mappers)$")
-"""Keys of configurations that say how often something is built. Not `max_window_layers`, which is a place."""
+_COUNTS = re.compile(r"^(?!max_)(?!.*_per_layer$).*(?:layers?|blocks?|depths?|mappers)$")
+"""Keys of configurations that say how often something is built. `max_window_layers` is a place, and what there is per
+layer is heads and the like."""
 _INDEXES = re.compile(r"(?<!num)_layers$")
 """Keys with lists of places, as `vace_layers`."""
 _LEVELS = re.compile(r"(?:channels|types|mults?|multipliers|multiples|strides|rates|ratios|expansions|downsample)$")
