@@ -44,8 +44,7 @@ class Loaded:
         return str(self.usage()["batching"])
 
     def usage(self) -> dict[str, Any]:
-        usage: dict[str, Any] = self.runtime.stats()["models"][self.model.owner]
-        return usage
+        return dict(self.model.usage())
 
     def lane(self) -> dict[str, Any]:
         lanes = self.runtime.stats()["lanes"]
