@@ -154,7 +154,11 @@ def _parse(header: bytes, path: Path) -> tuple[dict[str, TensorEntry], dict[str,
         name = scanner.string(match["name"])
         if name in tensors or name == "__metadata__":
             _damaged(path, f"the key {name[:80]!r} is there twice")
-        tensors[name] = _entry(name, json.loads(match["value"]), path, data_start=8 + len(header))
+        try:
+            facts = json.loads(match["value"])
+        except ValueError:
+            _damaged(path, f"the entry of {name[:80]!r} in its header is not valid JSON")
+        tensors[name] = _entry(name, facts, path, data_start=8 + len(header))
     scanner.need(_END)
     return tensors, metadata or {}
 

@@ -95,6 +95,10 @@ def main(args: Sequence[str] | None = None) -> int:
             click.echo(printable(line), err=True)
         if state.verbose and status != INTERRUPTED:
             traceback.print_exception(error, file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):  # the interpreter would try again at its end, and change the status
+            _discard(sys.stdout)
     return status
 
 

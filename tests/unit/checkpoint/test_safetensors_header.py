@@ -39,6 +39,7 @@ CRAFTED: dict[str, bytes] = {
     "cut JSON": raw_safetensors(b'{"a":{"dtype":"F32"'),
     "trailing text": raw_safetensors(b"{} x"),
     "two objects": raw_safetensors(b"{}{}"),
+    "comma behind the last size": raw_safetensors(b'{"a":{"dtype":"U8","shape":[1,],"data_offsets":[0,1]}}', b"\0"),
     "trailing comma": raw_safetensors(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},}', b"\0"),
     "leading comma": raw_safetensors(b'{,"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', b"\0"),
     "not UTF-8": raw_safetensors(b'{"\xff":{}}'),

@@ -245,7 +245,9 @@ def test_many_threads_ask_more_models_than_there_is_room_for(runtime: kamado.Run
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    assert failures == [] and min(answered) > 0
+    assert failures == [] and sum(answered) > 0
+    for model in models:  # each comes back, whoever was turned away before
+        assert list(model.generate("last", max_tokens=5).tokens) == wanted("last", 5)
     assert runtime.ledger.held() <= 2000
     assert sum(not toy.closed for toy in family.loaded) == list(places(runtime).values()).count("memory") <= 2
     for toy in family.loaded:
