@@ -91,3 +91,10 @@ def test_a_pipeline(folders: tiny_pipelines.Folders, tmp_path: Path) -> None:
     assert done.quality.figures["ssim"] > 0.95
     with kamado.Runtime(device="cpu", memory="2GiB") as runtime:
         assert runtime.load(done.path).generate("a tree", steps=2, seed=1).images
+
+
+def test_what_a_catalog_recommends_holds_for_both(tmp_path: Path) -> None:
+    """Without its guidance the written folder would draw other pictures."""
+    done = kamado.quantize("emoji-diffusion:64", tmp_path / "out", "int8", device="cpu")
+    assert done.quality is not None
+    assert done.quality.figures["psnr_db"] > 40
