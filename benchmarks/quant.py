@@ -15,12 +15,14 @@ import argparse
 import random
 import statistics
 import time
+from contextlib import suppress
 from typing import Any
 
 from machine import description, model_name, write
 
 import kamado
-from kamado.quant import SCHEMES, parse_quant
+from kamado.memory.devices import DeviceFacts
+from kamado.quant import SCHEMES, Quant, parse_quant
 from kamado_models.language.family import configured
 from kamado_models.language.quality import figures, logits_of, tokens_of_text
 
@@ -42,11 +44,21 @@ def speeds(runtime: kamado.Runtime, model: kamado.Model, arguments: argparse.Nam
     }
 
 
+def runnable(facts: DeviceFacts) -> list[str]:
+    """Schemes that the device can run."""
+    found = []
+    for scheme in SCHEMES:
+        with suppress(kamado.InvalidRequest):
+            Quant(scheme=scheme).check_device(facts.name, facts.features)
+            found.append(scheme)
+    return found
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2:135m")
-    parser.add_argument("--schemes", nargs="+", default=["none", *SCHEMES])
+    parser.add_argument("--schemes", nargs="+", help="default: none, and every one that the device can run")
     parser.add_argument("--files", nargs="*", default=[])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=32)
@@ -62,7 +74,7 @@ def main() -> None:
         reference = configured(runtime.inspect(arguments.model))
         tokens = tokens_of_text(reference)
         wanted = logits_of(reference, tokens, dtype=dtype, device=device)
-        runs = [(arguments.model, scheme) for scheme in arguments.schemes]
+        runs = [(arguments.model, scheme) for scheme in arguments.schemes or ["none", *runnable(runtime.device)]]
         for name, scheme in (*runs, *((file, "none") for file in arguments.files)):
             begin = time.perf_counter()
             model = runtime.load(name, quant=scheme)
