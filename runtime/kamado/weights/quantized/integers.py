@@ -13,6 +13,9 @@ from .packed import Packed, scaled
 
 _PIECE_VALUES = 1 << 22
 """Values that are quantized at once: bounds the temporaries."""
+_LEVELS_OF_LARGEST = (-8.0, -7.5, -8.5, -7.0, -9.0, -6.5, -9.5)
+"""What the largest magnitude of a group is tried to become in 4 bits; beyond -8 it is cut off, for the others' good.
+For SmolLM2 the KL divergence is a tenth less than with -8 alone."""
 
 
 class Integers(Packed):
@@ -60,9 +63,10 @@ class Integers(Packed):
 def quantize_integers(weight: Tensor, *, bits: int, group_size: int, scale_dtype: torch.dtype) -> Integers:
     """Round `weight` (out, in) to `bits` (8 or 4) bits with a scale for each `group_size` values of a row (0: a row).
 
-    8 bits: the largest magnitude of a group becomes 127. 4 bits: it becomes -8, whatever its sign (GGML's Q4_0), so
-    that all 16 levels are used. Scales beyond float16 are kept in float32. A group with NaN or an infinity becomes NaN
-    as a whole. Bit for bit the same for the same weight.
+    8 bits: the largest magnitude of a group becomes 127. 4 bits: it becomes -8 or so, whatever its sign (as in GGML's
+    Q4_0), so that all 16 levels are used; of some scales about that, the one with the least squared error is taken.
+    Scales beyond float16 are kept in float32. A group with NaN or an infinity becomes NaN as a whole. Bit for bit the
+    same for the same weight.
     """
     rows, columns = weight.shape
     group = group_size or columns
@@ -108,8 +112,18 @@ def _scales(groups: Tensor, bits: int) -> Tensor:
     """Of float32 (rows, groups, values of a group)."""
     if bits == 8:
         return groups.abs().amax(-1) / 127
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    return largest / -8
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    unit = torch.where(largest == 0, 0.0, groups / largest)
+    best = most = torch.full_like(largest[..., 0], -1.0)
+    for level in _LEVELS_OF_LARGEST:
+        whole = (unit * level).round_().clamp_(-8, 7)
+        products, squares = (whole * unit).sum(-1), (whole * whole).sum(-1)
+        # Least squares: with the scale products / squares, the squared error is that much less than without any.
+        scale = torch.where(squares == 0, 0.0, products / squares)
+        gain = scale * products
+        better = ~(gain <= most)  # NaN, too
+        best, most = torch.where(better, scale, best), torch.where(better, gain, most)
+    return best * largest[..., 0]
 
 
 def _halved(scale: Tensor) -> Tensor:
