@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidRequest
 from .host import HostMemory, host_memory, host_processor
+from .rates import Rates, driver_version, kept_rates
 
 Kind = Literal["cpu", "cuda", "mps"]
 
@@ -53,12 +54,18 @@ class DeviceFacts:
     """Of `threads`, what affinity and the container's quota leave to this process (CPU)."""
     capability: str = ""
     """Compute capability (CUDA), e.g. `9.0`."""
+    driver: str = ""
+    """Version of a GPU's driver, where the system tells."""
+    rates: Rates | None = None
+    """What was measured on it, if that was done; see `kamado.memory.rates.measure_rates`."""
     notes: tuple[str, ...] = ()
     """What else a person should know, as sentences."""
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"budget_bytes": default_budget(self)}
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        rates = None if self.rates is None else self.rates.as_dict()
+        return plain | {"rates": rates, "budget_bytes": default_budget(self)}
 
 
 def default_budget(facts: DeviceFacts) -> int:
@@ -71,7 +78,7 @@ def devices() -> list[DeviceFacts]:
     """Every device of this machine that can compute: GPUs first, the CPU last."""
     gpus, hint = _gpus()
     cpu = cpu_facts()
-    return [*gpus, replace(cpu, notes=(*cpu.notes, hint)) if hint else cpu]
+    return [_with_rates(facts) for facts in (*gpus, replace(cpu, notes=(*cpu.notes, hint)) if hint else cpu)]
 
 
 def resolve_device(name: str = "auto") -> DeviceFacts:
@@ -80,6 +87,10 @@ def resolve_device(name: str = "auto") -> DeviceFacts:
     Raises InvalidRequest for a name that means nothing and for a device that is not there; never takes another one
     in its place.
     """
+    return _with_rates(_resolved(name))
+
+
+def _resolved(name: str) -> DeviceFacts:
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|mps", name, re.ASCII) is None:
         raise InvalidRequest(f"{name!r} is not a device; write auto, cpu, cuda, cuda:1 or mps")
     if name == "cpu":
@@ -155,6 +166,10 @@ def fake_device(name: str = "cpu", *, total_bytes: int = 8 * 1024**3, **changes:
     return replace(facts, **changes)
 
 
+def _with_rates(facts: DeviceFacts) -> DeviceFacts:
+    return replace(facts, rates=kept_rates(facts))
+
+
 def _memory_notes(memory: HostMemory) -> tuple[str, ...]:
     if memory.limited_by is None:
         return ()
@@ -208,6 +223,7 @@ def _cuda_facts(torch: Any, index: int) -> DeviceFacts:
         features=features,
         cores=properties.multi_processor_count,
         capability=f"{properties.major}.{properties.minor}",
+        driver=driver_version("cuda"),
     )
 
 
@@ -221,5 +237,6 @@ def _mps_facts(torch: Any) -> DeviceFacts:
         total_bytes=total,
         available_bytes=max(0, min(total - used, host_memory().available_bytes)),
         good_dtypes=("float16", "float32"),
+        driver=driver_version("mps"),
         notes=("The memory is shared with the CPU.",),
     )

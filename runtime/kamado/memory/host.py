@@ -92,6 +92,18 @@ def host_memory(*, proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) ->
     return HostMemory(total_bytes=total, available_bytes=min(available, total), limited_by=limited_by)
 
 
+def cache_bytes(*, sys_root: Path = Path("/sys")) -> int:
+    """Of all processor caches of the highest level together; 64 MiB where the system does not tell."""
+    sizes: dict[tuple[int, str], int] = {}
+    for folder in (sys_root / "devices" / "system" / "cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
+        level, size = _read(folder / "level").strip(), _read(folder / "size").strip()
+        number, unit = size[:-1], {"K": 1024, "M": 1024**2}.get(size[-1:])
+        if level.isdecimal() and number.isdecimal() and unit:
+            sizes[int(level), _read(folder / "shared_cpu_list").strip()] = int(number) * unit
+    highest = max((level for level, _ in sizes), default=0)
+    return sum(size for (level, _), size in sizes.items() if level == highest) or 64 << 20
+
+
 def _read(path: Path) -> str:
     """The text of a small system file, empty if there is none."""
     try:

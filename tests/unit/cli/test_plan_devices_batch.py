@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fake_model import FakeModel, FakeRuntime, make_plan
-from kamado.memory.devices import fake_device
+from kamado.errors import DoesNotFit
+from kamado.memory.devices import DeviceFacts, fake_device
+from kamado.memory.rates import Rates
 
 from .conftest import Kamado
 
@@ -67,6 +71,50 @@ def test_devices(kamado: Kamado, monkeypatch: pytest.MonkeyPatch) -> None:
     document = json.loads(kamado("devices", "--json").out)
     assert [device["name"] for device in document] == ["cuda:0", "cpu"]
     assert document[1]["good_dtypes"] == ["float32"] and document[1]["budget_bytes"] > 0
+
+
+RATES = Rates(
+    read_bytes_per_s=27.54e9,
+    copy_bytes_per_s=3e10,
+    operations_per_s={"bfloat16": 7.91e14, "int8": 2.86e11},
+    to_device_bytes_per_s={"pinned": 5.5e10},
+    disk_bytes_per_s=1.5e9,
+    disk_read="cached",
+    threads=2,
+    torch="2.13.0",
+    measured_s=1.7e9,
+    notes=("fp8 is missing.",),
+)
+
+
+def test_rates_of_devices(kamado: Kamado, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown as they are kept, and measured when asked. One device that is busy does not keep the others waiting."""
+    found = [fake_device("cuda:0"), fake_device("cuda:1"), fake_device(rates=RATES)]
+    monkeypatch.setattr("kamado.cli.devices.find_devices", lambda: found)
+    done = kamado("devices")
+    for text in (
+        "read 27.5 GB/s, copy 30 GB/s",
+        "bfloat16 791 TFLOP/s, int8 286 GOP/s",
+        "pinned 55 GB/s",
+        "fp8 is missing.",
+    ):
+        assert done.out.count(text) == 1
+    assert done.out.count("not measured yet") == 2 and "1.5 GB/s, perhaps out of the page cache" in done.out
+    document = json.loads(kamado("devices", "--json").out)
+    assert [device["rates"] for device in document[:2]] == [None, None]
+    assert document[2]["rates"]["operations_per_s"] == {"bfloat16": 7.91e14, "int8": 2.86e11}
+
+    def measure(facts: DeviceFacts, *, progress: Callable[[str], None]) -> Rates:
+        progress("memory")
+        if facts.name == "cuda:0":
+            raise DoesNotFit("cuda:0 has only 1.0 MiB free", needed_bytes=2, available_bytes=1)
+        return replace(RATES, read_bytes_per_s=9e9)
+
+    monkeypatch.setattr("kamado.cli.devices.measure_rates", measure)
+    done = kamado("devices", "--measure", "--json")
+    assert done.status == 3 and done.err == "kamado: cuda:0 has only 1.0 MiB free\n"
+    rates = [device["rates"] for device in json.loads(done.out)]
+    assert rates[0] is None and [each["read_bytes_per_s"] for each in rates[1:]] == [9e9, 9e9]
 
 
 @pytest.fixture
