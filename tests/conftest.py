@@ -118,6 +118,21 @@ def _restore(state: dict[str, Any]) -> None:
         torch.use_deterministic_algorithms(state["torch deterministic algorithms"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def measured_peaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where runtimes of this process keep the peaks that they measure: not in the person's own store."""
+    path = tmp_path_factory.mktemp("measured") / "peaks.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kamado.memory.learned.peaks_path", lambda: path)
+        yield path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_measured_yet(measured_peaks: Path) -> None:
+    """So that no plan depends on which tests ran before."""
+    measured_peaks.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of the tests' own for the copies of checkpoints' code that transformers makes to import it."""

@@ -6,7 +6,7 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,15 @@ from kamado.checkpoint.own_code import wishes
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
+from kamado.memory.learned import ESTIMATED
 from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
 from kamado.quant import Quant
+from kamado.sampling.scratch import scratch_bytes
 
 from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
+from .learning import LANE, learning
 from .needs import BLOCK_TOKENS, Needs, needs, what_would_fit
 from .shape import TextShape, describe, text_shape
 
@@ -77,9 +80,17 @@ class LanguageFamily:
             return needs(checkpoint, shape, how, context, _dtype(checkpoint, options), options)
 
         need = needed(options)
-        kv_tokens, sequences, peak = _room(need, options)
+        known = learning(
+            checkpoint, shape, dtype=need.dtype, quant=options.quant, kv_dtype=options.kv_dtype, device=options.device
+        )
+        kv_tokens, sequences, peak, basis = _room(need, options, known.peak)
         lane = LanePlan(
-            lane="lm", device=options.device, dtype=need.dtype, weight_bytes=need.weights, activation_bytes=peak
+            lane=LANE,
+            device=options.device,
+            dtype=need.dtype,
+            weight_bytes=need.weights,
+            activation_bytes=peak,
+            activation_basis=basis,
         )
         fits = need.minimum <= options.budget_bytes
         pages, quantizable = how == PAGED, not checkpoint.config.get("quantization_config")
@@ -183,13 +194,17 @@ def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
         raise InvalidRequest(f"{options.device} has no 8-bit floats; use kv_dtype 'int8' (--kv-dtype int8)")
 
 
-def _room(need: Needs, options: PlanOptions) -> tuple[int, int, int]:
-    """Tokens of KV cache, sequences with a state, and the peak of temporary tensors, for what may be used."""
+def _room(
+    need: Needs, options: PlanOptions, forward_peak: Callable[[tuple[int, ...]], tuple[int, str]]
+) -> tuple[int, int, int, str]:
+    """Tokens of KV cache, sequences with a state, the peak of temporary tensors, and how it is known (see
+    `kamado.memory.learned`), for what may be used."""
     budget, rows = step_limits(options.device)
+    scratch = scratch_bytes(rows, need.shape.vocab_size)
 
     def held_beside(kv_tokens: int) -> tuple[int, int, bool]:
         """Sequences and the peak, and whether it all fits. Longer sequences need larger temporaries."""
-        peak = need.activations(budget, rows, min(need.context, kv_tokens), kv_tokens)
+        peak = max(forward_peak((budget, rows, min(need.context, kv_tokens), kv_tokens))[0], scratch)
         left = max(options.budget_bytes - need.weights - peak, 0) // need.copies
         sequences = _num_sequences(need.state, need.per_token, left, rows)
         return sequences, peak, kv_tokens * need.per_token + sequences * need.state <= left
@@ -198,7 +213,9 @@ def _room(need: Needs, options: PlanOptions) -> tuple[int, int, int]:
     fitting = bisect_left(steps, True, key=lambda kv_tokens: not held_beside(kv_tokens)[2])
     kv_tokens = steps[max(fitting - 1, 0)] if need.per_token else 0
     sequences, peak, _ = held_beside(kv_tokens)
-    return kv_tokens, sequences, peak + (need.copies - 1) * (kv_tokens * need.per_token + sequences * need.state)
+    forward, basis = forward_peak((budget, rows, min(need.context, kv_tokens), kv_tokens))
+    moved = (need.copies - 1) * (kv_tokens * need.per_token + sequences * need.state)
+    return kv_tokens, sequences, peak + moved, basis if forward >= scratch else ESTIMATED
 
 
 def _num_sequences(state: int, per_token: int, left: int, rows: int) -> int:

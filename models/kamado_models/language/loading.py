@@ -14,6 +14,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.blocks import BlockPool, PagedMemory
+from kamado.memory.learned import Learning
 from kamado.memory.plan import Plan
 from kamado.quant import Quant
 from kamado.requests import Sampling, resolve_sampling
@@ -28,6 +29,7 @@ from .config import as_stored, transformers_classes
 from .family import step_limits
 from .gguf.tensors import tensors_from_gguf
 from .intake import TextFacts, TextIntake
+from .learning import LANE, learning
 from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel
 from .needs import BLOCK_TOKENS, packs_linears
@@ -82,7 +84,8 @@ def _loaded(
         packs = packs_linears(plan.device, plan.dtype, batching)
         held = report.weight_bytes + (pack_linears(model) if packs else 0)
         _correct(env, plan, "weights", plan.weight_bytes, held)
-        execution = choose_execution(model, config, plan, env, batching)
+        learns = None if own_code else _learning(checkpoint, plan)
+        execution = choose_execution(model, config, plan, env, batching, learns)
         undone.callback(execution.close)
     facts = _facts(checkpoint, plan, config, _vocab_size(model), stepwise=env.deterministic)
     return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
@@ -133,18 +136,31 @@ def read_model(
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
 
 
-def choose_execution(model: Any, config: Any, plan: Plan, env: LoadEnvironment, batching: str) -> Execution:
+def _learning(checkpoint: Checkpoint, plan: Plan) -> Learning:
+    return learning(
+        as_stored(checkpoint, plan.quant),
+        text_shape(checkpoint.config),
+        dtype=plan.dtype,
+        quant=plan.quant,
+        kv_dtype=plan.kv_dtype,
+        device=plan.device,
+    )
+
+
+def choose_execution(
+    model: Any, config: Any, plan: Plan, env: LoadEnvironment, batching: str, learns: Learning | None = None
+) -> Execution:
     """The lane and memory for what `batching_of` said: pages or rows. What it does not know runs over pages where its
-    attention allows."""
+    attention allows. `learns`: what is told the peaks of its forwards."""
     vocab_size = _vocab_size(model)
     pageable = not config.is_encoder_decoder and shifting_positions(fields_of(config)) is None
     if batching == PAGED or (batching == UNKNOWN and pageable):
         verdict = probe_paged(model, vocab_size, known=batching == PAGED)
         if verdict.layers is not None:
-            return _paged(model, verdict.layers, plan, env)
+            return _paged(model, verdict.layers, plan, env, learns)
     if plan.kv_dtype != "auto":
         raise InvalidRequest(f"{plan.reference} cannot run over pages here, so its KV cache cannot be {plan.kv_dtype}")
-    return _rows(model, config, vocab_size, plan, env)
+    return _rows(model, config, vocab_size, plan, env, learns)
 
 
 def _vocab_size(model: Any) -> int:
@@ -158,7 +174,9 @@ def _stated_vocab_size(config: Any) -> int | None:
     return None if stated is None else int(stated)
 
 
-def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment) -> Execution:
+def _paged(
+    model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment, learns: Learning | None
+) -> Execution:
     budget, rows = step_limits(plan.device)
     block_bytes = BLOCK_TOKENS * sum(layer.bytes_per_token(model.dtype, plan.kv_dtype) for layer in layers)
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
@@ -173,12 +191,20 @@ def _paged(model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvi
         window_tokens=max(windows) if len(windows) == len(layers) else None,
     )
     lane = PagedLane(
-        f"{env.owner}/lm", model, store, memory, step_budget=env.step_budget or budget, max_rows=env.max_rows or rows
+        f"{env.owner}/{LANE}",
+        model,
+        store,
+        memory,
+        step_budget=env.step_budget or budget,
+        max_rows=env.max_rows or rows,
+        learning=learns,
     )
     return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close)
 
 
-def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnvironment) -> Execution:
+def _rows(
+    model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnvironment, learns: Learning | None
+) -> Execution:
     budget, rows = step_limits(plan.device)
     mode = probe(model, config, vocab_size)
     size = measure_state(model, config)
@@ -196,13 +222,14 @@ def _rows(model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnviron
         restart_tokens=longrope_switch(fields_of(config)),
     )
     lane = RowLane(
-        name=f"{env.owner}/lm",
+        name=f"{env.owner}/{LANE}",
         model=model,
         config=config,
         mode=mode,
         sampler=Sampler(),
         max_rows=max_rows,
         step_budget=env.step_budget or budget,
+        learning=learns,
     )
     if not mode.stackable:
         batching = ALONE

@@ -15,11 +15,13 @@ from torch import Tensor
 from kamado.contracts import Work
 from kamado.errors import GenerationFailed
 from kamado.memory.blocks import BlockTable, PagedMemory
+from kamado.memory.learned import Learning
 from kamado.sampling.sampler import Sampler
 from kamado.sequence import TextStep
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
 from .pages import PageStore
+from .watching import step_shape, watched
 
 
 class PagedLane:
@@ -37,8 +39,10 @@ class PagedLane:
         step_budget: int,
         max_rows: int,
         sampler: Sampler | None = None,
+        learning: Learning | None = None,
     ) -> None:
-        """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it."""
+        """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it.
+        `learning`: what is told the peaks of forwards."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -46,6 +50,7 @@ class PagedLane:
         self._memory = memory
         self._model = model
         self._sampler = sampler or Sampler()
+        self._learning = learning
         self._cache = PackedCache(store)
         self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
         self._former_attention: str = model.config._attn_implementation
@@ -62,7 +67,9 @@ class PagedLane:
         """See Lane. Pages beyond what a sequence has computed hold nothing that anybody reads, so a forward that
         raises has changed nothing."""
         steps: list[TextStep] = [work.payload for work in works]
-        logits = self.forward(steps)
+        with watched(self._learning, step_shape(steps), str(self._device)) as kept:
+            logits = self.forward(steps)
+            kept.append(logits)
         sampled = [index for index, step in enumerate(steps) if step.sample]
         results: list[Any] = [None] * len(steps)
         if sampled:

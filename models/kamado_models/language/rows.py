@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from kamado.contracts import Work
+from kamado.memory.learned import Learning
 from kamado.memory.shortage import is_shortage
 from kamado.sequence import Drawn, TextStep, TokenSequence
 
@@ -21,6 +22,7 @@ from . import rows_cache
 from .rows_memory import RowBatch, RowMemory, RowMode, RowState
 from .rows_model import RowInputs, RowModel
 from .rows_probe import StateSize, measure_state, probe
+from .watching import step_shape, watched
 
 __all__ = [
     "RowLane",
@@ -65,13 +67,16 @@ class RowLane:
         sampler: TokenSampler,
         max_rows: int,
         step_budget: int,
+        learning: Learning | None = None,
     ) -> None:
+        """`learning`: what is told the peaks of forwards."""
         self.name = name
         self.max_rows = max_rows if mode.stackable else 1
         self.step_budget = step_budget
         self.mode = mode
         self._model = RowModel(model, config, padded=mode.padded)
         self._sampler = sampler
+        self._learning = learning
 
     def run(self, works: Sequence[Work]) -> list[Drawn | Exception | None]:
         """One forward. A `Drawn` for each step that samples, or why nothing could be drawn; None for the others.
@@ -79,7 +84,10 @@ class RowLane:
         When it raises, every sequence's state is what it was."""
         with torch.inference_mode():
             rows = _ordered([_row(position, work.payload) for position, work in enumerate(works)])
-            logits, cache = self._model.forward([row.inputs for row in rows], _joined(rows))
+            steps = [row.step for row in rows]
+            with watched(self._learning, step_shape(steps), str(self._model.device)) as made:
+                logits, cache = self._model.forward([row.inputs for row in rows], _joined(rows))
+                made.append(logits)
             results = self._draw(rows, logits)
             batch = RowBatch(
                 cache=cache, shapes=[row.inputs.shape_after for row in rows], rows=[row.state for row in rows]

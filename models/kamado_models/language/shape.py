@@ -118,7 +118,9 @@ class TextShape:
         attention = tokens * needs.projections + max(context * needs.expanded, read * kept)
         if kv_dtype != "auto":  # what is read is a copy always; new tokens are rounded, and seen rounded
             attention += context * kept + tokens * kept * (1 + _ROUNDING_BYTES // dtype_bytes)
-        layer = max(attention, tokens * needs.feed_forward, tokens * needs.scan)
+        # Rows of a forward have about the same length; with one token each, nothing is computed in chunks.
+        chunked = rows * (-(-tokens // (rows * needs.chunk)) * needs.chunk) if tokens > rows else tokens
+        layer = max(attention, tokens * needs.feed_forward, chunked * needs.scan)
         masks = 5 * tokens * context if needs.projections else 0
         scores = 4 * needs.scores * tokens * context
         logits = 2 * rows * self.vocab_size * _LOGITS_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .shape_fields import Fields
-from .shape_state import attention_heads, scan_values
+from .shape_state import attention_heads, scan_chunk, scan_values
 
 _EXPLICIT = frozenset(
     {
@@ -47,6 +47,8 @@ class Temporaries:
     feed_forward: int
     scan: int
     """Of a recurrent layer that computes a prompt."""
+    chunk: int
+    """Each row's prompt counts as a multiple of so many tokens there."""
     expanded: int
     """Keys and values of one token of the context, repeated for every query head."""
     scores: int
@@ -72,6 +74,7 @@ def temporaries(fields: Fields, recurrent: bool) -> Temporaries:
         projections=queries,
         feed_forward=_feed_forward(fields, hidden_size),
         scan=scan_values(fields) if recurrent else 0,
+        chunk=scan_chunk(fields) if recurrent else 1,
         expanded=expanded,
         scores=5 * num_heads if attends and _explicit(fields) else 0,
     )

@@ -101,7 +101,7 @@ def scan_values(fields: Fields) -> int:
     if fields.model_type in _MAMBA_1:
         state_size = fields.optional("state_size") or fields.integer("mamba_d_state", 16)
         return _inner_size(fields) * (4 * state_size + 6)
-    chunk = fields.optional("chunk_size") or fields.optional("mamba_chunk_size") or 64
+    chunk = _chunk(fields)
     if fields.model_type in _MAMBA_2:
         mixer = _MAMBA_2[fields.model_type](fields)
         per_chunk = 4 * mixer.inner * mixer.state_size // chunk
@@ -114,6 +114,16 @@ def scan_values(fields: Fields) -> int:
         sizes = 2 * fields.integer("linear_key_head_dim") + fields.integer("linear_value_head_dim")
         return num_values * (6 * chunk + 12 * sizes)
     return 12 * fields.need("hidden_size")
+
+
+def scan_chunk(fields: Fields) -> int:
+    """Tokens that a recurrent layer computes at a time; prompts are padded to whole multiples. 1: as they are."""
+    by_chunks = fields.model_type in (*_MAMBA_2, *_DELTA_NETS, "kimi_linear")
+    return _chunk(fields) if by_chunks else 1
+
+
+def _chunk(fields: Fields) -> int:
+    return fields.optional("chunk_size") or fields.optional("mamba_chunk_size") or 64
 
 
 def _inner_size(fields: Fields) -> int:
@@ -217,6 +227,7 @@ def _rwkv(fields: Fields) -> int:
     return 2 * hidden_size + 3 * (fields.optional("attention_hidden_size") or hidden_size)
 
 
+_DELTA_NETS = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid")
 _MAMBA_1 = ("mamba", "falcon_mamba", "jamba", "zamba")
 _MAMBA_2: dict[str, Callable[[Fields], _Mamba2]] = {
     **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid"), _mamba2_hybrid),
@@ -226,7 +237,7 @@ _MAMBA_2: dict[str, Callable[[Fields], _Mamba2]] = {
 }
 _STATES: dict[str, Callable[[Fields], int]] = {
     **dict.fromkeys(_MAMBA_1, _mamba),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), _delta_net),
+    **dict.fromkeys(_DELTA_NETS, _delta_net),
     "kimi_linear": _kimi_linear,
     "minimax": _minimax,
     "recurrent_gemma": _recurrent_gemma,

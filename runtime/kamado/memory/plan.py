@@ -49,6 +49,8 @@ class LanePlan:
     weight_bytes: int
     activation_bytes: int
     """Peak of temporary tensors in one step of full size."""
+    activation_basis: str = "estimated"
+    """How that is known: "measured", "scaled" from another shape that was measured, or "estimated"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,12 @@ class Plan:
         return max((lane.activation_bytes for lane in self.lanes), default=0)
 
     @property
+    def activation_basis(self) -> str:
+        """How that is known; see LanePlan."""
+        most = max(self.lanes, key=lambda lane: lane.activation_bytes, default=None)
+        return "estimated" if most is None else most.activation_basis
+
+    @property
     def kv_bytes(self) -> int:
         return self.kv_tokens * self.kv_bytes_per_token
 
@@ -125,6 +133,7 @@ class Plan:
         totals = {
             "weight_bytes": self.weight_bytes,
             "activation_bytes": self.activation_bytes,
+            "activation_basis": self.activation_basis,
             "kv_bytes": self.kv_bytes,
             "state_bytes": self.state_bytes,
             "total_bytes": self.total_bytes,

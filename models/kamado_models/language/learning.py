@@ -1,0 +1,47 @@
+"""What a language model has learned of its temporary tensors: its plans and its lane share this. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from kamado.checkpoint.types import Checkpoint
+from kamado.memory.learned import Learning, PeakKeys, fingerprint
+from kamado.quant import Quant
+
+from .shape import DTYPE_BYTES, TextShape
+
+LANE = "lm"
+
+
+def learning(
+    checkpoint: Checkpoint, shape: TextShape, *, dtype: str, quant: Quant | None, kv_dtype: str, device: str
+) -> Learning:
+    """Of the model that `shape` describes. `checkpoint` is as `config.as_stored` returns it.
+
+    Its shapes are (tokens, rows, context, held_tokens), as of `TextShape.activation_bytes`."""
+    form = json.dumps([None if quant is None else quant.as_json(), kv_dtype], sort_keys=True)
+    keys = PeakKeys(
+        fingerprint=fingerprint(checkpoint.config, checkpoint.tensors.values()),
+        lane=LANE,
+        dtype=dtype,
+        quant=form,
+        device=device,
+    )
+    return Learning(keys, forward_estimate(shape, dtype, kv_dtype))
+
+
+def forward_estimate(shape: TextShape, dtype: str, kv_dtype: str) -> Callable[[int, int, int, int], int]:
+    """Bytes that a forward lays out for a while, by its shape."""
+
+    def estimate(tokens: int, rows: int, context: int, held: int) -> int:
+        return shape.activation_bytes(
+            tokens=tokens,
+            rows=rows,
+            context=context,
+            dtype_bytes=DTYPE_BYTES[dtype],
+            held_tokens=held,
+            kv_dtype=kv_dtype,
+        )
+
+    return estimate
