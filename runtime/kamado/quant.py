@@ -45,15 +45,15 @@ _EXACT = re.compile(
 )
 _INNER_OUTPUT = re.compile(r"(^|[./])(attentions|\w*blocks|layers)\.\d+\.([\w.]+\.)?proj_out\.weight$")
 """Not the last layer, but that of a block."""
-_STACKED = re.compile(r"(^|[./])experts\.\d+\.")
-"""Libraries join the experts of a layer to one tensor of three dimensions while they load."""
+_STACK = re.compile(r"(^|\.)(experts\.|block_sparse_moe\.(in|out)put_linear\.weight$)|(_exps|attn_[kv]_b)\.weight$")
+"""The experts of a layer, or its heads, as one tensor of three dimensions."""
 _LOSSLESS = re.compile(r"^(prior_)?(vae|vqvae|movq|image_encoder|safety_checker|\w*vae\w*)/")
 """Components of pipelines that are small beside the denoiser, and whose errors are seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """One form of a weight matrix (out, in)."""
+    """One form of a weight: a matrix (out, in), a stack (experts, out, in), or a kernel (out, in, height, width)."""
 
     name: str
     bits: int
@@ -71,12 +71,12 @@ class Scheme:
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether such a weight can be held in this form."""
-        columns = prod(shape[1:])
+        _, columns = _matrix(shape)
         return columns % (self.group_size or 1) == 0 and columns * self.bits % 8 == 0
 
     def num_bytes(self, shape: Sequence[int]) -> int:
         """Bytes of a weight in this form."""
-        rows, columns = shape[0], prod(shape[1:])
+        rows, columns = _matrix(shape)
         groups = rows * (columns // self.group_size if self.group_size else 1)
         return (rows * columns * self.bits + 7) // 8 + groups * self.scale_bytes
 
@@ -165,7 +165,7 @@ class Quant:
                 )
 
     def scheme_for(self, name: str, shape: Sequence[int]) -> Scheme | None:
-        """The form of the tensor `name`, (out, in), or None where it keeps the compute precision."""
+        """The form of the tensor `name`, or None where it keeps the compute precision. `shape`: see Scheme."""
         role = role_of(name, shape)
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip):
             return None
@@ -241,9 +241,9 @@ def parse_quant(value: QuantLike) -> Quant | None:
 
 def role_of(name: str, shape: Sequence[int]) -> Role:
     """What a tensor is, judged by its name (in transformers', diffusers' or GGUF's manner) and shape."""
-    if not name.endswith("weight") or prod(shape) < _MIN_VALUES or len(shape) not in (2, 4):
-        return "other"
-    if _LOSSLESS.search(name) or _STACKED.search(name):
+    if len(shape) == 3:
+        return "linear" if _STACK.search(name) and prod(shape[1:]) >= _MIN_VALUES else "other"
+    if not name.endswith("weight") or prod(shape) < _MIN_VALUES or len(shape) not in (2, 4) or _LOSSLESS.search(name):
         return "other"
     if len(shape) == 2:
         if _EMBEDDING.search(name):
@@ -253,6 +253,16 @@ def role_of(name: str, shape: Sequence[int]) -> Role:
     if _EXACT.search(name) and not _INNER_OUTPUT.search(name):
         return "other"
     return "linear" if len(shape) == 2 else "convolution"
+
+
+def stack_shape(shape: Sequence[int], *, turned: bool) -> tuple[int, ...]:
+    """(experts, out, in) of a tensor's shape. `turned`: stacks are (experts, in, out)."""
+    return (shape[0], shape[2], shape[1]) if turned and len(shape) == 3 else tuple(shape)
+
+
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Rows that have scales of their own, and values of each."""
+    return (shape[0] * shape[1], shape[2]) if len(shape) == 3 else (shape[0], prod(shape[1:]))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

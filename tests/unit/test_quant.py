@@ -70,7 +70,6 @@ ROLES: dict[Role, tuple[str, ...]] = {
         "model.layers.0.mlp.gate.weight",
         "model.layers.0.mlp.router.weight",
         "model.layers.0.mlp.shared_expert_gate.weight",
-        "model.layers.0.mlp.experts.7.down_proj.weight",
         "transformer.wpe.weight",
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         "bert.embeddings.position_embeddings.weight",

@@ -40,7 +40,7 @@ from .pages import LayerShape, page_store
 from .positions import fields_of, longrope_switch, shifting_positions
 from .rows import RowLane, RowMemory, measure_state, probe
 from .rows_memory import WORKSPACE_FACTOR
-from .shape import text_shape
+from .shape import stacks_turned, text_shape
 from .tokenizer import Tokenizer, load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -132,7 +132,7 @@ def read_model(
     else:
         tensors = stored_tensors(as_stored(checkpoint).tensors, torch_dtype)
     if quant is not None:
-        tensors = quantizing(tensors, quant, torch_dtype, device)
+        tensors = quantizing(tensors, quant, torch_dtype, device, turned=stacks_turned(checkpoint.config))
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
-from kamado.quant import Quant
+from kamado.quant import Quant, stack_shape
 from kamado.weights.quantized.stored.entries import StoredWeight
 
 from .positions import shifting_positions
@@ -34,6 +34,8 @@ _SHARED_COPY = re.compile(r"^(model\.)?(encoder|decoder)\.embed_tokens\.weight$"
 _NOT_WEIGHTS = re.compile(
     r"rotary_emb\.inv_freq$|\.masked_bias$|(^|\.)attn\.bias$|\.attention\.bias$|^rope_(freqs|factors_\w+)\.weight$"
 )
+_TURNED = frozenset({"gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
+"""Model types whose layers multiply with experts' matrices as (in, out)."""
 _UNBOUNDED = frozenset({"mamba", "mamba2", "falcon_mamba", "xlstm", "t5", "mt5", "umt5", "bloom", "zamba"})
 
 
@@ -208,17 +210,25 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str, quant: Quant | None = None)
     Integer tensors stay as they are; GGML-quantized ones count as what they are unpacked to. What is stored twice but
     tied is counted once; what is stored but is no parameter (old buffers, layers beyond the last) is not counted."""
     size = DTYPE_BYTES[dtype]
-    stored = sum(tensor_bytes(entry.name, entry, size, quant) for entry in _loaded(checkpoint))
+    turned = checkpoint.layout != "gguf" and stacks_turned(checkpoint.config)
+    stored = sum(tensor_bytes(entry.name, entry, size, quant, turned=turned) for entry in _loaded(checkpoint))
     return stored + _unstored_parameters(checkpoint) * size
 
 
-def tensor_bytes(name: str, entry: TensorEntry, size: int, quant: Quant | None) -> int:
-    """Bytes of the parameter `name` in memory, where values that are not quantized take `size` bytes."""
+def stacks_turned(config: Mapping[str, Any]) -> bool:
+    """Whether the model has stacks of experts as (experts, in, out), and its checkpoints too; GGUF files never do."""
+    return config.get("model_type") in _TURNED
+
+
+def tensor_bytes(name: str, entry: TensorEntry, size: int, quant: Quant | None, *, turned: bool = False) -> int:
+    """Bytes of the parameter `name` in memory, where values that are not quantized take `size` bytes. `turned`: see
+    `stacks_turned`."""
     if entry.dtype in _WHOLE_NUMBERS:
         return entry.nbytes
-    scheme = None if quant is None else quant.scheme_for(name, entry.shape)
+    shape = stack_shape(entry.shape, turned=turned)
+    scheme = None if quant is None else quant.scheme_for(name, shape)
     if scheme is not None:
-        return scheme.num_bytes(entry.shape)
+        return scheme.num_bytes(shape)
     return entry.held_bytes(size) if isinstance(entry, StoredWeight) else entry.numel * size
 
 

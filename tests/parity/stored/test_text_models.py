@@ -120,16 +120,22 @@ def test_blocks_that_go_over_rows_are_read_in_full_precision(tmp_path: Path) -> 
     assert report.weight_bytes == pytest.approx(planned, rel=0.01)
 
 
-def test_experts_are_read_in_full_precision(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gptq", "gptq asymmetric, act-order", "fp8", "bitsandbytes nf4"])
+def test_experts_stay_as_they_are(name: str, tmp_path: Path) -> None:
+    write, config = FORMATS[name]
     folder = tiny.build("mixtral", tmp_path)
-    meant = files.quantize_folder(folder, files.gptq(group=16), GPTQ | {"group_size": 16}, of=".experts.")
+    meant = files.quantize_folder(folder, write, config, of=".experts.")
     checkpoint = configured(inspect(folder))
     model, report = read_model(inspect(folder), dtype="float32", device="cpu")
     plain = transformers.MixtralForCausalLM.from_pretrained(None, config=_plain_config(folder), state_dict=meant).eval()
     ids = torch.tensor([[5, 6, 7, 9, 200, 33]])
     with torch.no_grad():
         assert (model(ids).logits - plain(ids).logits).abs().max() < 1e-4
-    assert report.weight_bytes == pytest.approx(weight_bytes(as_stored(checkpoint), "float32"), rel=0.01)
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter.data, QuantTensor) == (".experts." in name)
+    planned = weight_bytes(as_stored(checkpoint), "float32")
+    assert report.weight_bytes == pytest.approx(planned, rel=0.01)
+    assert planned < 0.6 * 4 * sum(tensor.numel() for tensor in meant.values())
 
 
 def test_another_form_is_made_of_the_weights_that_are_meant(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from .source import GgufSource
 
 ROWS_MOVED = frozenset({"unpermute_q", "unpermute_k", "interleave_qkv", "group_qkv"})
 """Transforms that only change the order of rows."""
+OLD_EXPERT = re.compile(r"\Ablk\.([0-9]+)\.(ffn_gate|ffn_up|ffn_down)\.([0-9]+)\.weight\Z")
+"""Experts in files that do not stack them."""
 _LAYER = re.compile(r"\A(blk)\.(0|[1-9][0-9]{0,4})\.")
 _SUFFIXES = (".weight", ".bias")
 
@@ -41,7 +43,7 @@ def look_up(table: Any, name: str) -> tuple[Any, str]:
 
 def packed_tensors(checkpoint: Checkpoint) -> dict[str, TensorEntry]:
     """The tensors of a GGUF file, with a StoredWeight for each matrix that is loaded as it is but for the order of its
-    rows. Raises UnsupportedCheckpoint for an unknown architecture."""
+    rows, and for each stack of experts. Raises UnsupportedCheckpoint for an unknown architecture."""
     source = GgufSource(checkpoint)
     architecture = find_architecture(source)
     merged = {name for names, _ in architecture.merged.values() for name in names}
@@ -49,8 +51,9 @@ def packed_tensors(checkpoint: Checkpoint) -> dict[str, TensorEntry]:
     def stays(entry: TensorEntry) -> TensorEntry:
         name, _ = template(entry.name)
         transform, _ = look_up(architecture.transforms, name)
-        named = look_up(architecture.names, name)[0] is not None
-        if named and name not in merged and (transform is None or transform in ROWS_MOVED):
+        named = look_up(architecture.names, name)[0] is not None and len(entry.shape) == 2
+        experts = look_up(architecture.experts, name)[0] is not None or OLD_EXPERT.match(entry.name) is not None
+        if experts or (named and name not in merged and (transform is None or transform in ROWS_MOVED)):
             return kept(entry) or entry
         return entry
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,16 +14,15 @@ from kamado.checkpoint.types import Checkpoint, TensorEntry
 from kamado.errors import UnsupportedCheckpoint
 from kamado.weights.ggml_tensor import TransformedTensor, gguf_tensor, row_slices
 from kamado.weights.quantized.stored.entries import StoredWeight
+from kamado.weights.quantized.stored.ggml import kept
 from kamado.weights.quantized.stored.reading import StoredTensor
 from kamado.weights.stream import ReadableTensor, ReadProgress
 
 from .architecture import ALWAYS_IGNORED, Architecture
 from .families import find_architecture
-from .names import look_up, split, template
+from .names import OLD_EXPERT, look_up, split, template
 from .source import GgufSource
 from .transforms import MERGES, TRANSFORMS
-
-_OLD_EXPERT = re.compile(r"\Ablk\.([0-9]+)\.(ffn_gate|ffn_up|ffn_down)\.([0-9]+)\.weight\Z")
 
 
 class _Map:
@@ -107,18 +105,22 @@ class _Map:
     def experts(self, entry: TensorEntry) -> bool:
         """A stack of experts, cut into one tensor each. False: it is none."""
         generic, layer = template(entry.name)
-        old = _OLD_EXPERT.match(entry.name)
+        old = OLD_EXPERT.match(entry.name)
         if old is not None:
             target = self._architecture.experts.get(f"blk.{{n}}.{old.group(2)}_exps")
             if target is not None:
-                self._add(target.format(n=old.group(1), e=old.group(3)) + ".weight", self._reader(entry, self._dtype))
+                self._add(target.format(n=old.group(1), e=old.group(3)) + ".weight", self._expert(entry, entry))
             return target is not None
         target, suffix = look_up(self._architecture.experts, generic)
         if target is None:
             return False
         for e, part in row_slices(entry).items():
-            self._add(target.format(n=layer, e=e) + suffix, self._reader(part, self._dtype))
+            self._add(target.format(n=layer, e=e) + suffix, self._expert(entry, part))
         return True
+
+    def _expert(self, stack: TensorEntry, part: TensorEntry) -> ReadableTensor:
+        stays = kept(part) if isinstance(stack, StoredWeight) else None
+        return self._reader(part, self._dtype) if stays is None else self._packed(stays, None)
 
     def parts(self, entry: TensorEntry) -> bool:
         """A tensor whose rows are several tensors. False: it is none."""

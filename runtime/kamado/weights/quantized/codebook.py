@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class Codebook(Packed):
     """
 
     form = "codebook"
+    shared = frozenset({"table"})
 
     def __init__(self, shape: tuple[int, int], parts: Mapping[str, Tensor], *, kind: str = "") -> None:
         super().__init__(shape, parts)
@@ -70,9 +71,10 @@ class Codebook(Packed):
         numbers = look_up(values, self._table_of_pairs())
         return scaled(numbers.view(*scale.shape, self.block_size), scale, dtype).view(numbers.shape)
 
-    def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
+    @property
+    def settings(self) -> Mapping[str, Any]:
         """See Packed."""
-        return type(self)(shape, parts, kind=self.kind)
+        return {"kind": self.kind}
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Packed."""

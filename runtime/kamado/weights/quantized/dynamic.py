@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,9 +41,10 @@ class DynamicIntegers(Integers):
         assert bits == 8 and "order" not in self.parts and "offset" not in self.parts and self.group_size == shape[1]
         self.outlier = outlier
 
-    def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
+    @property
+    def settings(self) -> Mapping[str, Any]:
         """See Packed."""
-        return type(self)(shape, parts, outlier=self.outlier)
+        return {"outlier": self.outlier}
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Packed."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,10 +34,6 @@ class Floats(Packed):
         scale = self.parts["scale"][index]
         group = self.shape[1] // self.parts["scale"].shape[1]
         return scaled(float8_values(values).view(*scale.shape, group), scale, dtype).view(values.shape)
-
-    def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
-        """See Packed."""
-        return type(self)(shape, parts)
 
 
 class DynamicFloats(Floats):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Integers(Packed):
     """
 
     form = "integers"
+    shared = frozenset({"order"})
 
     def __init__(self, shape: tuple[int, int], parts: Mapping[str, Tensor], *, bits: int) -> None:
         super().__init__(shape, parts)
@@ -38,9 +39,10 @@ class Integers(Packed):
         """Values of a row that share a scale."""
         return self.shape[1] // self.parts["scale"].shape[1]
 
-    def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
+    @property
+    def settings(self) -> Mapping[str, Any]:
         """See Packed."""
-        return type(self)(shape, parts, bits=self.bits)
+        return {"bits": self.bits}
 
     def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """See Packed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ class Packed(ABC):
     """One matrix (out, in), in fewer bits. Immutable; its tensors may be shared."""
 
     form: ClassVar[str]
+    shared: ClassVar[frozenset[str]] = frozenset()
+    """Parts that are the same for all rows; of all others each row has its own."""
 
     def __init__(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> None:
         self.shape = shape
@@ -37,9 +39,14 @@ class Packed(ABC):
     def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows in full precision: (len(index), in)."""
 
-    @abstractmethod
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What its constructor takes besides."""
+        return {}
+
     def like(self, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> Self:
         """Another matrix of this form and these settings."""
+        return type(self)(shape, parts, **self.settings)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The matrix in full precision: (out, in)."""

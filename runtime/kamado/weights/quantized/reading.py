@@ -8,17 +8,23 @@ from typing import Any
 
 import torch
 
-from ...quant import Quant, Scheme
+from ...quant import Quant, Scheme, stack_shape
 from ..stream import ReadableTensor
 from .forms import quantize
-from .tensor import QuantTensor
+from .tensor import QuantTensor, stack_of
 
 
 def quantizing(
-    tensors: Mapping[str, ReadableTensor], quant: Quant, dtype: torch.dtype, device: str = "cpu", *, prefix: str = ""
+    tensors: Mapping[str, ReadableTensor],
+    quant: Quant,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    prefix: str = "",
+    turned: bool = False,
 ) -> dict[str, Any]:
     """The same tensors; those for which `quant` has a form are read as QuantTensor of `dtype`, on `device`. `quant` is
-    asked for names that begin with `prefix`.
+    asked for names that begin with `prefix`. `turned`: stacks of experts are (experts, in, out).
 
     One is read at a time, so beside what is finished there is never more than one tensor in full precision.
     """
@@ -27,7 +33,10 @@ def quantizing(
     def choice(name: str) -> Callable[[Sequence[int]], Scheme | None]:
         return lambda shape: quant.scheme_for(prefix + name, shape)
 
-    return {name: _Quantizing(each, choice(name), dtype, device, one_at_a_time) for name, each in tensors.items()}
+    return {
+        name: _Quantizing(each, choice(name), dtype, device, one_at_a_time, turned=turned)
+        for name, each in tensors.items()
+    }
 
 
 class _Quantizing:
@@ -40,12 +49,15 @@ class _Quantizing:
         dtype: torch.dtype,
         device: str,
         lock: threading.Lock,
+        *,
+        turned: bool,
     ) -> None:
         self._source = source
         self._choose = choose
         self._dtype = dtype
         self._device = device
         self._lock = lock
+        self._turned = turned
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -53,11 +65,17 @@ class _Quantizing:
     def read(self) -> torch.Tensor:
         with self._lock, torch.no_grad():
             weight = self._source.read()
-            scheme = self._choose(weight.shape) if weight.is_floating_point() else None
+            turned = self._turned and weight.ndim == 3
+            shape = stack_shape(weight.shape, turned=turned)
+            scheme = self._choose(shape) if weight.is_floating_point() else None
             if scheme is None:
                 return weight
             if isinstance(weight, QuantTensor):  # another form was asked for than the file has
                 weight = weight.dequantize()
+            if weight.ndim == 3:
+                matrices = (matrix.t().contiguous() if turned else matrix for matrix in weight)
+                made = [quantize(matrix.to(self._device), scheme) for matrix in matrices]
+                return stack_of(made, self._dtype, turned=turned)
             packed = quantize(weight.to(self._device).flatten(1), scheme)
             return QuantTensor(packed, self._dtype, weight.shape)
 

@@ -30,7 +30,7 @@ class StoredWeight(TensorEntry):
     packed_bytes: int = field(kw_only=True)
     """In memory, as it is kept."""
     decoded: bool = field(kw_only=True, default=False)
-    """Whether it is read in full precision, because libraries put it together with others."""
+    """Whether it is read in full precision, because no form of ours is like the file's."""
 
     def held_bytes(self, size: int) -> int:
         """Bytes in memory, where values in full precision take `size` bytes."""

@@ -6,6 +6,7 @@ Blocks of 4 bits or fewer become 4-bit integers, wider ones 8-bit integers; grou
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from ....checkpoint.types import TensorEntry
@@ -43,11 +44,11 @@ KEPT: Mapping[str, Kept] = {
 
 
 def kept(entry: TensorEntry) -> StoredWeight | None:
-    """A matrix of a GGUF file as it can be held, or None: for what is no matrix, or of another type."""
+    """A matrix of a GGUF file, or a stack of them, as it can be held; None for what is neither, or of another type."""
     how = KEPT.get(entry.dtype)
-    if how is None or len(entry.shape) != 2 or 0 in entry.shape or entry.shape[1] % how.values:
+    if how is None or len(entry.shape) not in (2, 3) or 0 in entry.shape or entry.shape[-1] % how.values:
         return None
-    rows, columns = entry.shape
+    rows, columns = prod(entry.shape[:-1]), entry.shape[-1]
     blocks = TensorEntry(
         entry.name, "U8", (rows, columns // how.values * how.nbytes), entry.file, entry.offset, entry.nbytes
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
 from . import awq, bitsandbytes, compressed, float8, gptq
-from .entries import Entries, Parts, StoredWeight
+from .entries import Entries, Parts
 
 Method = Callable[[Entries, Mapping[str, Any], str], Parts]
 """(tensors, `quantization_config`, name of the model for messages) -> its weights; the rest stays as it is. Raises
@@ -27,8 +25,6 @@ METHODS: Mapping[str, Method] = {
 }
 
 _NEEDS_SCALES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")
-# Libraries stack the experts of a layer, so they are needed as plain tensors.
-_STACKED = re.compile(r"(^|\.)experts\.\d+\.")
 # Their layers hold matrices (in, out), which quantized files turn around.
 _TURNED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
@@ -68,10 +64,4 @@ def understood(entries: Entries, config: Mapping[str, Any], what: str) -> dict[s
     for name, entry in found.items():
         if name.endswith(".weight") and entry.dtype in _NEEDS_SCALES:
             raise UnsupportedCheckpoint(f"{what}: {name} is of type {entry.dtype}, and nothing says with which scales")
-    return {name: _unstacked(entry) for name, entry in found.items()}
-
-
-def _unstacked(entry: TensorEntry) -> TensorEntry:
-    if isinstance(entry, StoredWeight) and _STACKED.search(entry.name):
-        return replace(entry, decoded=True)
-    return entry
+    return found
