@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -32,6 +33,9 @@ from .quant import QuantLike, parse_quant
 from .results import Result
 from .units import check_counts, parse_bytes
 
+MAX_WAIT_S = 300.0
+"""So long a model that is to come into memory waits for busy ones, unless told otherwise."""
+
 
 class Runtime:
     """One device, one memory budget, one loop; any number of models and requests. Thread safe.
@@ -39,10 +43,20 @@ class Runtime:
     Creating it starts nothing heavy: torch is imported with the first model, and the loop's thread starts then.
     """
 
-    def __init__(self, device: str = "auto", memory: str | int | None = None, *, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        memory: str | int | None = None,
+        *,
+        deterministic: bool = False,
+        max_wait: float | None = MAX_WAIT_S,
+    ) -> None:
         """`device`: auto, cpu, cuda, cuda:1, mps. `memory`: the most to hold on it, like "20GiB"; None: most of what is
         available now. `deterministic`: every request runs in forwards of its own, in the same pieces, so that its
-        output is bit-equal whatever else runs; batching is lost. Raises InvalidRequest."""
+        output is bit-equal whatever else runs; batching is lost. `max_wait`: seconds that a model that is to come into
+        memory waits for busy ones to become idle, at most; 0: not at all, None or -1: as long as it takes.
+
+        Raises InvalidRequest."""
         self.device: DeviceFacts = resolve_device(device)
         self.budget_bytes = parse_bytes(memory) if memory is not None else default_budget(self.device)
         self.deterministic = deterministic
@@ -50,7 +64,15 @@ class Runtime:
         self._residency = Residency()
         self._loop = Loop(self._residency, device=self.device.name)
         self._session = Session(self._loop, _inference_mode)
-        self._keeper = Keeper(self.ledger, self.device.name, self._residency, self._session, self._loop.clock)
+        wait_s = _seconds("max_wait", max_wait)
+        self._keeper = Keeper(
+            self.ledger,
+            self.device.name,
+            self._residency,
+            self._session,
+            self._loop.clock,
+            max_wait_s=math.inf if wait_s is None else wait_s,
+        )
         self._owners = itertools.count(1)
         self._closed = False
 
@@ -108,7 +130,7 @@ class Runtime:
         progress: Callable[[int, int], None] | None = None,
     ) -> Model:
         """Load a model, pulling it first if need be. Idle models leave memory for it, least recently used first, and
-        come back with their next request.
+        come back with their next request; busy ones are waited for, see `max_wait`.
 
         `kv_tokens`, `kv_dtype`: tokens of KV cache to hold, and their form (`kamado.memory.plan.KV_DTYPES`).
         `step_budget`, `max_rows`: the most tokens and requests in one forward. `progress(done, total)`: of bytes read.
@@ -123,7 +145,7 @@ class Runtime:
         `pinned`: it stays in memory whatever happens; see `Model.pin`.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
-        allowed, stay_s = allowed_name(allow_code), _seconds(keep_alive)
+        allowed, stay_s = allowed_name(allow_code), _seconds("keep_alive", keep_alive)
         check_counts(kv_tokens=kv_tokens, step_budget=step_budget, max_rows=max_rows)
         checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
         family = find(checkpoint)
@@ -201,12 +223,12 @@ def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: Loa
         return family.load(checkpoint, plan, environment)
 
 
-def _seconds(keep_alive: float | None) -> float | None:
-    if keep_alive is None or keep_alive == -1:
+def _seconds(name: str, value: float | None) -> float | None:
+    if value is None or value == -1:
         return None
-    if not keep_alive >= 0:
-        raise InvalidRequest(f"keep_alive must be a number of seconds from 0, or -1 for ever, not {keep_alive}")
-    return keep_alive if keep_alive < threading.TIMEOUT_MAX else None
+    if not value >= 0:
+        raise InvalidRequest(f"{name} must be a number of seconds from 0, or -1 for ever, not {value}")
+    return value if value < threading.TIMEOUT_MAX else None
 
 
 def _inference_mode() -> AbstractContextManager[Any]:

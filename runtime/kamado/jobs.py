@@ -6,11 +6,15 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from typing import TypeVar
 
 from .errors import Cancelled, KamadoError
 from .events import Event, Finished, Started, Token
 from .results import Result, Timings
+
+T = TypeVar("T")
 
 
 class Job:
@@ -171,6 +175,21 @@ def _raise_what_ended_it(ends: Sequence[Exception | None]) -> None:
         raise stopped[0]
     if failed and len(failed) == len(ends):
         raise failed[0]
+
+
+def in_thread(function: Callable[[], T]) -> Future[T]:
+    """Call it in a thread of its own, not one of asyncio's: those may be few, and it may wait for long."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # it runs to its end, also where nobody waits any more
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where somebody waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="kamado-waiting").start()
+    return future
 
 
 class EventStream(Iterator[Event]):

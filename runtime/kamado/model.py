@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from .checkpoint.types import Checkpoint
 from .contracts import LoadedModel, Task
 from .errors import InvalidRequest, KamadoError
 from .events import Event
-from .jobs import EventStream, Job, result_or_error
+from .jobs import EventStream, Job, in_thread, result_or_error
 from .memory.keeper import Keeper
+from .memory.line import Waiter
 from .memory.plan import Plan
 from .memory.shortage import request_failed, told
 from .memory.tenant import Tenant
@@ -93,20 +94,14 @@ class Model:
         self._keeper.unpin(self._tenant)
 
     def submit(self, prompt: str | None = None, **options: Any) -> Job:
-        """Start a request and return at once; if the model is out of memory, as soon as it is back.
+        """Start a request and return at once; if the model is out of memory, as soon as it is back, for which busy
+        models are waited for.
 
-        Raises InvalidRequest and ContextOverflow; of a model that is out also DoesNotFit, where the others are busy or
-        pinned, and ModelNotFound, UnsupportedCheckpoint or GenerationFailed where it cannot be read again."""
-        loaded = self._keeper.use(self._tenant)
-        try:
-            request = {"prompt": prompt, **options} if prompt is not None else options
-            request_id = f"r{next(_request_numbers)}"
-            with told(lambda error: request_failed(error, self.plan.device)):
-                tasks = loaded.prepare(request_id, request, time.monotonic())
-            return self._start(loaded, request_id, tasks)
-        except BaseException:
-            self._keeper.done(self._tenant)
-            raise
+        Raises InvalidRequest and ContextOverflow; of a model that is out also DoesNotFit, where others are pinned or
+        busy for too long, DeadlineExceeded, if that is before it is back, and ModelNotFound, UnsupportedCheckpoint or
+        GenerationFailed where it cannot be read again."""
+        request, now = _request(prompt, options), time.monotonic()
+        return self._begin(self._keeper.use(self._tenant, self._waiter(request, now)), request, now)
 
     def generate(self, prompt: str | None = None, **options: Any) -> Result:
         """Run a request to its end. Raises also what `Job.result` raises."""
@@ -187,6 +182,24 @@ class Model:
         """Cancel its requests and give back every byte."""
         self._keeper.unload(self._tenant)
 
+    def _waiter(self, request: Mapping[str, Any], now: float) -> Waiter:
+        """Somebody who waits no longer than until the request's deadline. Whether that is a number is checked later."""
+        deadline_s = request.get("deadline_s")
+        if not isinstance(deadline_s, (int, float)) or not deadline_s > 0:
+            return self._keeper.waiter()
+        return self._keeper.waiter(now + deadline_s)
+
+    def _begin(self, loaded: LoadedModel, request: Mapping[str, Any], now: float) -> Job:
+        """The job of a request that came at `now`, once its model is there."""
+        try:
+            request_id = f"r{next(_request_numbers)}"
+            with told(lambda error: request_failed(error, self.plan.device)):
+                tasks = loaded.prepare(request_id, request, now)
+            return self._start(loaded, request_id, tasks)
+        except BaseException:
+            self._keeper.done(self._tenant)
+            raise
+
     def _start(self, loaded: LoadedModel, request_id: str, tasks: Sequence[Task]) -> Job:
         def collect(events: Sequence[Event], timings: Timings) -> Result:
             return loaded.collect(request_id, tasks, events, timings)
@@ -204,13 +217,16 @@ class Model:
         return job
 
     async def _submitted(self, prompt: str | None, options: Mapping[str, Any]) -> Job:
-        """`submit` for asyncio: a model that is out is read in another thread."""
-        if self.in_memory:
-            return self.submit(prompt, **options)
-        submitting = asyncio.get_running_loop().run_in_executor(None, partial(self.submit, prompt, **options))
+        """`submit` for asyncio: a model that is out is waited for, and read, in another thread."""
+        request, now = _request(prompt, options), time.monotonic()
+        if (loaded := self._keeper.use_now(self._tenant)) is not None:
+            return self._begin(loaded, request, now)
+        waiter = self._waiter(request, now)
+        submitting = in_thread(lambda: self._begin(self._keeper.use(self._tenant, waiter), request, now))
         try:
-            return await asyncio.shield(submitting)
+            return await asyncio.wrap_future(submitting)
         except asyncio.CancelledError:
+            waiter.give_up()
             submitting.add_done_callback(_cancel_submitted)
             raise
 
@@ -237,6 +253,10 @@ class Model:
             self._jobs.pop(request_id, None)
 
 
-def _cancel_submitted(submitting: asyncio.Future[Job]) -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
+def _request(prompt: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"prompt": prompt, **options} if prompt is not None else options
+
+
+def _cancel_submitted(submitting: Future[Job]) -> None:
+    if submitting.exception() is None:
         submitting.result().cancel()

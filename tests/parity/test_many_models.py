@@ -6,6 +6,7 @@ import ctypes
 import gc
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ def test_evicted_models_come_back_with_the_same_answers(runtime: kamado.Runtime,
         assert sum(model.in_memory for model in models.values()) == 2
     figures = runtime.stats()["models"]
     assert figures[models["sd15"].owner]["returns"] >= 1 and figures[models["sd15"].owner]["return_s"] > 0
+
+
+def test_two_busy_models_in_the_room_of_one_take_turns(folders: dict[str, Path]) -> None:
+    names = ("llama", "sd15")
+    wanted, sizes = {}, []
+    with kamado.Runtime(device="cpu", memory="1GiB", deterministic=True) as roomy:
+        for name in names:
+            model = load(roomy, folders, name)
+            wanted[name] = answer(name, model)
+            sizes.append(roomy.ledger.held(owner=model.owner) + model.plan.activation_bytes)
+    with kamado.Runtime(device="cpu", memory=max(sizes), deterministic=True) as runtime:
+        models = {name: load(runtime, folders, name) for name in names}
+        assert not models["llama"].in_memory
+        with ThreadPoolExecutor(4) as threads:
+            answers = [(name, threads.submit(answer, name, models[name])) for name in names * 6]
+            for name, made in answers:
+                assert made.result(120) == wanted[name]
+        assert runtime.ledger.held() <= runtime.budget_bytes
+        assert sum(model.in_memory for model in models.values()) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory in use is read from /proc")

@@ -2,9 +2,10 @@
 
     out --comes in--> loading --> in --leaves--> leaving --> out         gone: unloaded, for good
 
-Models come in one at a time, in the thread that wants one; lanes appear and vanish on the loop's thread. A model with
-requests in flight, or pinned, stays. The ledger is entered by families before they allocate, and left here once a model
-has let go of its memory, so it is never below what is held.
+Models come in one at a time, in the thread that wants one, first come first served; lanes appear and vanish on the
+loop's thread. A model with requests in flight, or pinned, stays; the first in line waits for busy ones. The ledger is
+entered by families before they allocate, and left here once a model has let go of its memory, so it is never below what
+is held.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any
 from ..contracts import LoadedModel
 from ..errors import Cancelled, GenerationFailed, InvalidRequest, KamadoError
 from .ledger import Ledger
+from .line import Line, Waiter
 from .plan import Plan
 from .residency import Residency
 from .room import STEPS, Room
 from .tenant import LoopThread, Tenant
+from .vacancy import TURN, Vacancy
 
 
 class Keeper:
@@ -36,7 +39,10 @@ class Keeper:
         residency: Residency,
         thread: LoopThread,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_wait_s: float = 0.0,
     ) -> None:
+        """`max_wait_s`: how long somebody waits for busy models to become idle, at most."""
         self._ledger = ledger
         self._device = device
         self._room = Room(ledger, device)
@@ -44,33 +50,47 @@ class Keeper:
         self._thread = thread
         self._clock = clock
         self._tenants: dict[str, Tenant] = {}
-        self._moving = threading.RLock()
-        """Held by who brings a model in. Never waited for on the loop's thread, which that one waits for."""
-        self._changed = threading.Condition()
+        self._line = Line(thread.is_own_thread, clock)
+        """Never waited in on the loop's thread, which the first in line waits for."""
+        self._changed = threading.Condition(self._line.lock)
         """Guards all tenants; held for moments only."""
+        self._vacancy = Vacancy(self._line, self._room, thread, clock, max_wait_s)
         residency.reclaimers.append(lambda lane: self.reclaim())
 
     # ---- requests ----
 
-    def use(self, tenant: Tenant) -> LoadedModel:
+    def waiter(self, deadline: float | None = None) -> Waiter:
+        """Somebody who will `use` a model. `deadline`: a reading of the clock, see Waiter."""
+        return self._line.waiter(deadline)
+
+    def use(self, tenant: Tenant, waiter: Waiter | None = None) -> LoadedModel:
         """The model, in memory until `done`; brought back first if it is out, which may take others' place.
 
-        Raises InvalidRequest once it is unloaded, and what bringing it back raises: DoesNotFit, GenerationFailed."""
-        with self._changed:
-            if (loaded := self._taken(tenant)) is not None:
-                return loaded
-        with self.moving():
+        Raises InvalidRequest once it is unloaded; what bringing it back raises: DoesNotFit, GenerationFailed; and what
+        `Waiter.wait` raises."""
+        loaded = self._line.turn(waiter or self.waiter(), lambda: self._taken(tenant))
+        if loaded is not None:
+            return loaded
+        try:
             with self._changed:
                 self._changed.wait_for(lambda: tenant.place != "leaving")
-                if (loaded := self._taken(tenant)) is not None:
-                    return loaded
-            return self._bring_back(tenant)
+                loaded = self._taken(tenant)
+            return loaded or self._bring_back(tenant)
+        finally:
+            self._line.end()
+
+    def use_now(self, tenant: Tenant) -> LoadedModel | None:
+        """`use`; None where that would have to wait. Raises InvalidRequest once it is unloaded."""
+        with self._changed:
+            return self._taken(tenant)
 
     def done(self, tenant: Tenant, *, watch: bool = True) -> None:
         """One request less. `watch`: from now on it may have been without one for too long."""
         with self._changed:
             tenant.users -= 1
             tenant.last_used = self._clock()
+            if not tenant.users:
+                self._vacancy.note_change()
             if watch:
                 self._watch(tenant)
 
@@ -79,28 +99,26 @@ class Keeper:
         self.use(tenant)
         with self._changed:
             tenant.pinned = True
+            self._vacancy.note_change()
         self.done(tenant)
 
     def unpin(self, tenant: Tenant) -> None:
         """It may leave again."""
         with self._changed:
             tenant.pinned = False
+            self._vacancy.note_change()
             self._watch(tenant)
 
     # ---- in ----
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """While inside, no other thread brings a model in."""
-        if not self._moving.acquire(blocking=not self._thread.is_own_thread()):
-            raise InvalidRequest(
-                "another model is being loaded, and a callback on the loop's thread cannot wait for that; ask from a "
-                "thread of your own"
-            )
+        """While inside, no other thread brings a model in. Raises what `Line.turn` raises."""
+        self._line.turn(self.waiter(), lambda: None)
         try:
             yield
         finally:
-            self._moving.release()
+            self._line.end()
 
     def plan_of(self, planned: Callable[[int], Plan]) -> Plan:
         """The plan that `make_room` would give, whether it fits or not; nobody leaves. `planned(available_bytes)` makes
@@ -109,18 +127,25 @@ class Keeper:
         return self._room.choose(planned, here, idle)[0]
 
     def make_room(self, planned: Callable[[int], Plan]) -> Plan:
-        """A plan that there is room for now: idle models leave, least recently used first, as far as need be. Within
-        `moving`. Raises DoesNotFit, and then nobody has left."""
+        """A plan that there is room for now: idle models leave, least recently used first, as far as need be; where
+        they are too few, busy ones are waited for. Within `moving`. Raises DoesNotFit, and then nobody has left, and
+        what `Waiter.wait` raises."""
         if self._tenants:
             self._thread.call(lambda: None)  # requests that ended before are known to have ended
-        while True:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: not any(t.place == "leaving" for t in self._tenants.values()))
+                    num_changes = self._vacancy.num_changes
+                here, idle = self._here_and_idle()
+                plan, leaving = self._room.choose(planned, here, idle)
+                if plan.minimum_bytes > plan.available_bytes:
+                    self._vacancy.wait(planned, plan, here, idle, num_changes)
+                elif all(self._evict(tenant) for tenant in leaving):  # a new request may have come for one of them
+                    return plan
+        finally:
             with self._changed:
-                self._changed.wait_for(lambda: not any(other.place == "leaving" for other in self._tenants.values()))
-            here, idle = self._here_and_idle()
-            plan, leaving = self._room.choose(planned, here, idle)
-            self._room.check(plan, [tenant for tenant in here if tenant not in idle])
-            if all(self._evict(tenant) for tenant in leaving):  # a new request may have come for one of them
-                return plan
+                self._vacancy.end()
 
     def bring_in(self, tenant: Tenant, load: Callable[[], LoadedModel]) -> LoadedModel:
         """Have `load` read it, and attach it; `done` is to follow. Within `moving`, after `make_room`.
@@ -132,9 +157,11 @@ class Keeper:
             tenant.place = "loading"
             self._share_steps()
         loaded: LoadedModel | None = None
+        begin = self._clock()
         try:
             loaded = load()
             new = loaded
+            tenant.turn_until = self._clock() + TURN * (self._clock() - begin)
             self._thread.call(lambda: self._attach(tenant, new))
         except BaseException as error:
             _forget_locals(error)  # they hold what was read so far
@@ -157,6 +184,8 @@ class Keeper:
         def leave() -> LoadedModel | None:
             with self._changed:
                 tenant.gone = True
+                self._vacancy.note_change()
+                self._line.wake()
                 if tenant.place != "in":
                     return None
                 tenant.place = "leaving"
@@ -176,7 +205,8 @@ class Keeper:
         return any(self._evict(tenant) for tenant in self._here_and_idle()[1])
 
     def close(self, stop: Callable[[], None]) -> None:
-        """Unload every model; `stop` ends the loop's thread first."""
+        """Unload every model; `stop` ends the loop's thread first. Nobody waits for busy ones any more."""
+        self._line.close()
         with self.moving():
             stop()
             for tenant in list(self._tenants.values()):
@@ -198,7 +228,8 @@ class Keeper:
     def stats(self) -> dict[str, dict[str, Any]]:
         """By owner; with the figures of its state memory where it is in memory."""
         with self._changed:
-            return {owner: self._figures(tenant) for owner, tenant in self._tenants.items() if not tenant.gone}
+            now = self._clock()
+            return {owner: tenant.figures(now) for owner, tenant in self._tenants.items() if not tenant.gone}
 
     def usage(self, tenant: Tenant) -> dict[str, Any]:
         """Figures of its state memory; none while it is out."""
@@ -207,25 +238,13 @@ class Keeper:
 
     # ---- with `_changed` held ----
 
-    def _figures(self, tenant: Tenant) -> dict[str, Any]:
-        usage = tenant.loaded.usage() if tenant.loaded is not None else {}
-        return {
-            **usage,
-            "place": {"in": "memory"}.get(tenant.place, tenant.place),
-            "pinned": tenant.pinned,
-            "requests": tenant.users,
-            "idle_s": 0.0 if tenant.users else max(self._clock() - tenant.last_used, 0.0),
-            "returns": tenant.num_returns,
-            "return_s": tenant.return_s,
-        }
-
     def _taken(self, tenant: Tenant) -> LoadedModel | None:
-        if tenant.gone:
-            raise InvalidRequest(f"{tenant.plan.reference} is unloaded; load it again")
-        if tenant.place == "in":
-            tenant.users += 1
-            tenant.last_used = self._clock()
-        return tenant.loaded if tenant.place == "in" else None
+        _check_not_gone(tenant)
+        if tenant.place != "in" or self._vacancy.is_wanted(tenant):
+            return None
+        tenant.users += 1
+        tenant.last_used = self._clock()
+        return tenant.loaded
 
     def _forget(self, tenant: Tenant) -> None:
         if tenant.gone and tenant.place == "out":
@@ -256,8 +275,13 @@ class Keeper:
 
     def _bring_back(self, tenant: Tenant) -> LoadedModel:
         begin, plan, needed = self._clock(), tenant.plan, tenant.needed_bytes or 0
+
+        def planned(available: int) -> Plan:
+            _check_not_gone(tenant)  # it may have waited
+            return replace(plan, available_bytes=available, minimum_bytes=needed)
+
         try:
-            self.make_room(lambda available: replace(plan, available_bytes=available, minimum_bytes=needed))
+            self.make_room(planned)
             loaded = self.bring_in(tenant, tenant.load)
         except KamadoError:
             raise
@@ -308,6 +332,7 @@ class Keeper:
                 tenant.place = "out"
                 self._forget(tenant)
                 self._share_steps()
+                self._vacancy.note_change()
                 self._changed.notify_all()
 
     def _evict(self, tenant: Tenant, due: Callable[[], bool] = lambda: True) -> bool:
@@ -355,6 +380,11 @@ class Keeper:
 
     def _is_due(self, tenant: Tenant) -> bool:
         return tenant.keep_alive_s is not None and self._clock() >= tenant.last_used + tenant.keep_alive_s
+
+
+def _check_not_gone(tenant: Tenant) -> None:
+    if tenant.gone:
+        raise InvalidRequest(f"{tenant.plan.reference} is unloaded; load it again")
 
 
 def _forget_locals(error: BaseException | None) -> None:

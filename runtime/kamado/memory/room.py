@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import DoesNotFit
-from ..units import format_bytes
+from ..units import format_bytes, format_seconds
 from .ledger import Ledger
 from .plan import Plan
 from .tenant import Tenant
@@ -53,8 +53,8 @@ class Room:
             return plan, leaving
         return best, idle
 
-    def check(self, plan: Plan, staying: Sequence[Tenant]) -> None:
-        """Raise DoesNotFit, and say what stays, if the plan does not fit."""
+    def check(self, plan: Plan, staying: Sequence[Tenant], *, waited_s: float = 0.0) -> None:
+        """Raise DoesNotFit, and say what stays, if the plan does not fit. `waited_s`: how long that was waited for."""
         if plan.minimum_bytes <= plan.available_bytes or not staying:
             plan.check()
             return
@@ -67,8 +67,9 @@ class Room:
             f"{'Unpin' if tenant.pinned else 'Wait for'} {tenant.plan.reference}: it holds {size}."
             for tenant, size in sizes.items()
         )
+        after = f", after waiting for {format_seconds(waited_s)}," if waited_s >= 1 else ""
         raise DoesNotFit(
-            f"{plan.reference} needs at least {format_bytes(plan.minimum_bytes)} on {self.device}, but only "
+            f"{plan.reference} needs at least {format_bytes(plan.minimum_bytes)} on {self.device}, but{after} only "
             f"{format_bytes(plan.available_bytes)} may be used: {who}. Unpin or unload one, or wait for its requests.",
             needed_bytes=plan.minimum_bytes,
             available_bytes=plan.available_bytes,

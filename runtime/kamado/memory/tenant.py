@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..contracts import LoadedModel
 from .plan import Plan
@@ -54,6 +54,21 @@ class Tenant:
     return_s: float = 0.0
     """What all returns took: making room, and reading."""
     has_timer: bool = False
+    turn_until: float = 0.0
+    """Before that it takes new requests even if another one waits for its room."""
+
+    def figures(self, now: float) -> dict[str, Any]:
+        """For `Runtime.stats`, with those of its state memory where it is in memory."""
+        usage = self.loaded.usage() if self.loaded is not None else {}
+        return {
+            **usage,
+            "place": {"in": "memory"}.get(self.place, self.place),
+            "pinned": self.pinned,
+            "requests": self.users,
+            "idle_s": 0.0 if self.users else max(now - self.last_used, 0.0),
+            "returns": self.num_returns,
+            "return_s": self.return_s,
+        }
 
     def why_it_stays(self) -> str | None:
         """None: it may leave."""

@@ -23,13 +23,14 @@ class SlowToy:
 
     def __init__(self, plan: Plan, owner: str, *, step_s: float = 0.0005) -> None:
         self.plan = plan
+        self.step_s = step_s
         self.toy = ToyModel(num_blocks=64)
         lane = self.toy.lane
         lane.name = owner + "/lm"
         run = lane.run
 
         def slow(works: Any) -> list[Any]:
-            time.sleep(step_s)
+            time.sleep(self.step_s)
             return run(works)
 
         lane.run = slow  # type: ignore[method-assign]

@@ -68,10 +68,10 @@ class FakeLoaded:
     closed: bool = False
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
-        raise NotImplementedError
+        raise AssertionError("a model that is nothing but a size takes no requests")
 
     def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
-        raise NotImplementedError
+        raise AssertionError("a model that is nothing but a size gives no results")
 
     def usage(self) -> Mapping[str, Any]:
         assert not self.closed
@@ -87,6 +87,7 @@ class House:
     """A keeper, and all that it keeps."""
 
     budget: int
+    max_wait_s: float = 0.0
     now: float = 0.0
     thread: FakeThread = field(default_factory=FakeThread)
     residency: Residency = field(default_factory=Residency)
@@ -97,7 +98,9 @@ class House:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger({"cpu": self.budget})
-        self.keeper = Keeper(self.ledger, "cpu", self.residency, self.thread, lambda: self.now)
+        self.keeper = Keeper(
+            self.ledger, "cpu", self.residency, self.thread, lambda: self.now, max_wait_s=self.max_wait_s
+        )
         self.tenants: dict[str, Tenant] = {}
 
     def load(self, name: str, size: int, *, peak: int = 0, kv: int = 0, watch: bool = True, **settings: Any) -> Tenant:
