@@ -28,20 +28,24 @@ class Job:
         self._cancel = cancel
         self._changed = threading.Condition()
         self._events: list[Event] = []
+        self._arrived_s: list[float] = []
         self._listeners: list[Callable[[], None]] = []
         self._enders: list[Callable[[], None]] = []
         self._closed = False
         self._result: Result | None = None
-        self._submitted = time.monotonic()
+        self.submitted_s = time.monotonic()
+        """When it was submitted, on the clock `time.monotonic`."""
         self._marks: dict[str, float] = {}
 
     # ---- the loop's side (Sink) ----
 
     def put(self, event: Event) -> None:
         """See Sink."""
-        now = time.monotonic() - self._submitted
+        arrived_s = time.monotonic()
+        now = arrived_s - self.submitted_s
         with self._changed:
             self._events.append(event)
+            self._arrived_s.append(arrived_s)
             if isinstance(event, Started):
                 self._marks.setdefault("queued", now)
             elif isinstance(event, Token):
@@ -51,7 +55,7 @@ class Job:
     def close(self) -> None:
         """See Sink."""
         with self._changed:
-            self._marks["total"] = time.monotonic() - self._submitted
+            self._marks["total"] = time.monotonic() - self.submitted_s
             self._closed = True
             self._notify()
             enders, self._enders = self._enders, []
@@ -106,6 +110,11 @@ class Job:
             position += len(fresh)
             if closed and not fresh:
                 return
+
+    def arrivals(self) -> list[tuple[Event, float]]:
+        """The events up to now, each with when it came out of the loop, on the clock `time.monotonic`."""
+        with self._changed:
+            return list(zip(self._events, self._arrived_s, strict=True))
 
     async def aevents(self) -> AsyncIterator[Event]:
         """`events` for asyncio."""
