@@ -16,6 +16,7 @@ from source import ROOT, module_name, source_files
 HEAVY = ("torch", "transformers", "numpy", "huggingface_hub", "diffusers", "accelerate", "gguf", "safetensors")
 # These work on tensors, and are imported when a model is loaded.
 MAY_BE_HEAVY = (
+    "kamado.kernels",
     "kamado.weights",
     "kamado.sampling",
     "kamado.tasks.library",

@@ -23,19 +23,24 @@ def _run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: a build leaves files behind in the source tree, and takes up those of earlier ones."""
+def _build(tmp_path_factory: pytest.TempPathFactory, **environment: str) -> Path:
+    """From a copy: a build leaves files behind in the source tree, and takes up those of earlier ones."""
     copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for name in ("runtime", "models", "configs"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    _run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", out, copy, cwd=copy)
+    command = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", out, copy]
+    _run(*command, cwd=copy, **environment)
     (wheel,) = out.glob("*.whl")
     return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
+def _libraries(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if name.startswith("kamado/kernels/_native.")}
+
+
 def test_contents(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -64,6 +74,21 @@ def test_contents(wheel: Path) -> None:
     assert {f"kamado/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")} <= names
     assert {"kamado/py.typed", "kamado_models/py.typed", "kamado-0.1.0.dist-info/licenses/LICENSE"} <= names
     assert {relative(path).partition("/")[2] for path in (ROOT / "models").rglob("*.toml")} <= names
+
+
+def test_the_kernels_are_built_where_there_is_a_compiler(wheel: Path) -> None:
+    compilers = [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
+    assert len(_libraries(wheel)) == (1 if compilers else 0)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_there_is_all_but_the_kernels(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    without = _build(tmp_path_factory, PATH=str(tmp_path), CC="no-such-compiler")
+    assert _libraries(without) == set()
+    with zipfile.ZipFile(wheel) as full, zipfile.ZipFile(without) as archive:
+        assert set(full.namelist()) - set(archive.namelist()) == _libraries(wheel)
 
 
 def test_every_module_is_installed(installed: Path, tmp_path: Path) -> None:

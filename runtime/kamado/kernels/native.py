@@ -1,0 +1,136 @@
+"""The extension in C: whether it is there, what it can do on this CPU, and with which threads.
+
+It is built by `pip install` where there is a C compiler; without it everything works, slower. It has no interface to
+Python and needs no headers, of torch or Python: it is a plain library behind ctypes. Its threads are those of torch:
+it calls the OpenMP library that torch has loaded, so that there is one pool, and a call costs a microsecond.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FORMS = 1
+"""Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
+version is not used."""
+_TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+PORTABLE = "portable"
+"""The implementation that needs nothing of a CPU. It is slower than torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The library, with one of the implementations it has."""
+
+    name: str
+    _which: int
+    _library: Any
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it beats torch."""
+        return self.name != PORTABLE
+
+    def linear(
+        self,
+        x: Tensor,
+        values: Tensor,
+        scales: Tensor,
+        out_features: int,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """float32 (rows, in), each row contiguous, times a matrix in the layout of `kamado.kernels.tiles`: float32
+        (rows, out). `bias`: float32 (out), contiguous. 8 bits of activations go with weights of 4 or 8 bits, 16 with 8.
+        A row's result does not depend on the other rows."""
+        rows, columns = x.shape
+        result = torch.empty((rows, out_features), dtype=torch.float32)
+        if not rows:
+            return result
+        space = torch.empty(self._library.kamado_space(rows, columns, activation_bits), dtype=torch.uint8)
+        self._library.kamado_linear(
+            self._which,
+            x.data_ptr(),
+            x.stride(0),
+            rows,
+            columns,
+            out_features,
+            weight_bits,
+            activation_bits,
+            values.data_ptr(),
+            scales.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            result.data_ptr(),
+            out_features,
+            space.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return result
+
+
+@cache
+def native() -> Native | None:
+    """The best that the installed library can do on this CPU; None without it, or where torch is faster."""
+    path = _installed()
+    found = None if path is None else implementations(path)
+    return found[0] if found and found[0].is_fast else None
+
+
+def implementations(path: Path) -> list[Native]:
+    """What the library at `path` can do on this CPU, the best first; nothing if it belongs to another version."""
+    try:
+        library = ctypes.CDLL(str(path))
+        if library.kamado_forms() != _FORMS:
+            return []
+    except (OSError, AttributeError):
+        return []
+    pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    library.kamado_name.argtypes, library.kamado_name.restype = [integer], ctypes.c_char_p
+    library.kamado_space.argtypes, library.kamado_space.restype = [integer] * 3, long
+    library.kamado_linear.restype = None
+    sizes, data = [integer] * 5, [pointer] * 4
+    library.kamado_linear.argtypes = [integer, pointer, long, *sizes, *data, long, pointer, integer]
+    team = _team()
+    if team is not None:
+        library.kamado_team.argtypes, library.kamado_team.restype = [pointer] * 3, None
+        library.kamado_team(*team)
+    return [Native(name, which, library) for which, name in _names(library)]
+
+
+def _names(library: Any) -> Iterator[tuple[int, str]]:
+    which = library.kamado_best()
+    while (name := library.kamado_name(which)) is not None:
+        yield which, name.decode()
+        which += 1
+
+
+def _installed() -> Path | None:
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_native{suffix}")
+        if path.is_file():
+            return path
+    return None
+
+
+def _team() -> list[Any] | None:
+    """Addresses of the functions of torch's own OpenMP library; None: torch has none, or another kind."""
+    beside = Path(torch.__file__).parent / "lib"
+    candidates = [*map(str, sorted(beside.glob("lib*omp*.so*"))), None]
+    for path in candidates:
+        try:
+            library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+            return [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in _TEAM]
+        except (OSError, AttributeError):
+            continue
+    return None

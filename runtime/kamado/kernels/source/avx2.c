@@ -1,0 +1,238 @@
+/* For CPUs with AVX2, FMA and F16C. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <string.h>
+
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#define INLINE static inline __attribute__((always_inline)) AVX2
+#define MAX_ROWS 4
+
+typedef struct {
+    __m256i values[4];
+    int32_t sum;
+} Rounded;
+
+/* One group times `top` / its largest magnitude, as whole numbers of 32 bits. */
+INLINE Rounded round_group(const float *x, float top, float *scale) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256 in[4];
+    __m256i most = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        in[i] = _mm256_loadu_ps(x + 8 * i);
+        /* Read as whole numbers magnitudes have the same order, and NaN is the largest. */
+        most = _mm256_max_epi32(most, _mm256_and_si256(magnitude, _mm256_castps_si256(in[i])));
+    }
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    float largest = _mm_cvtss_f32(_mm_castsi128_ps(half));
+    *scale = largest < TINY ? 0.0f : largest <= LARGEST ? largest / top : __builtin_nanf("");
+    __m256 inverse = _mm256_set1_ps(largest < TINY ? 0.0f : top / largest);
+    Rounded result;
+    __m256i sum = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        result.values[i] = _mm256_cvtps_epi32(_mm256_mul_ps(in[i], inverse));
+        sum = _mm256_add_epi32(sum, result.values[i]);
+    }
+    half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    result.sum = _mm_cvtsi128_si32(half);
+    return result;
+}
+
+/* Eight words of 32 bits, R words apart. */
+INLINE void put_words(__m256i words, int R, int8_t *to) {
+    if (R == 1) {
+        _mm256_storeu_si256((__m256i *)to, words);
+        return;
+    }
+    int32_t each[8];
+    _mm256_storeu_si256((__m256i *)each, words);
+    for (int j = 0; j < 8; j++) memcpy(to + (ptrdiff_t)4 * R * j, &each[j], 4);
+}
+
+AVX2 void kamado_round8_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)GROUP * R) {
+        Rounded it = round_group(x + (ptrdiff_t)GROUP * g, 127.0f, scales + (ptrdiff_t)g * R);
+        sums[(ptrdiff_t)g * R] = it.sum;
+        __m256i low = _mm256_packs_epi32(it.values[0], it.values[1]), high = _mm256_packs_epi32(it.values[2], it.values[3]);
+        put_words(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order), R, rounded);
+    }
+}
+
+AVX2 void kamado_round16_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums) {
+    /* Of four inputs the first and third, then the second and fourth. */
+    const __m256i pairs = _mm256_setr_epi8(
+        0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15
+    );
+    for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)2 * GROUP * R) {
+        Rounded it = round_group(x + (ptrdiff_t)GROUP * g, 32767.0f, scales + (ptrdiff_t)g * R);
+        sums[(ptrdiff_t)g * R] = it.sum;
+        for (int i = 0; i < 2; i++) {
+            __m256i wide = _mm256_packs_epi32(it.values[2 * i], it.values[2 * i + 1]);
+            wide = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(wide, 0xd8), pairs);
+            put_words(wide, R, rounded + (ptrdiff_t)32 * R * i);
+        }
+    }
+}
+
+/* The sum of a row and half a panel after one more group. */
+INLINE __m256 after_group(__m256 sum, __m256i whole, __m256 scales, float x_scale) {
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(scales, _mm256_set1_ps(x_scale)), sum);
+}
+
+INLINE __m256 scales_at(const Tile *tile, int g, int half) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(tile->scales + (ptrdiff_t)PANEL * g + 8 * half)));
+}
+
+INLINE __m256i word_at(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return _mm256_set1_epi32(word);
+}
+
+INLINE void store(const Tile *tile, const int R, __m256 (*sums)[2]) {
+    for (int r = 0; r < R; r++) {
+        float *y = tile->y + r * tile->y_stride;
+        if (tile->width == PANEL) {
+            for (int half = 0; half < 2; half++) {
+                __m256 sum = sums[r][half];
+                if (tile->bias) sum = _mm256_add_ps(sum, _mm256_loadu_ps(tile->bias + 8 * half));
+                _mm256_storeu_ps(y + 8 * half, sum);
+            }
+        } else {
+            float all[PANEL];
+            _mm256_storeu_ps(all, sums[r][0]);
+            _mm256_storeu_ps(all + 8, sums[r][1]);
+            for (int o = 0; o < tile->width; o++) y[o] = all[o] + (tile->bias ? tile->bias[o] : 0.0f);
+        }
+    }
+}
+
+/* Magnitudes of weights times activations with the weights' signs: pairs stay within 16 bits (2 * 127 * 127). */
+INLINE void multiply8x8(const Tile *tile, const int R) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const uint8_t *values = tile->values;
+    const int8_t *x = tile->x;
+    __m256 sums[MAX_ROWS][2];
+    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+    for (int g = 0; g < tile->groups; g++) {
+        __m256i whole[MAX_ROWS][2];
+        for (int r = 0; r < R; r++) whole[r][0] = whole[r][1] = _mm256_setzero_si256();
+        for (int j = 0; j < 8; j++, values += 64, x += 4 * R) {
+            __m256i w[2], magnitude[2];
+            for (int half = 0; half < 2; half++) {
+                w[half] = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
+                magnitude[half] = _mm256_abs_epi8(w[half]);
+            }
+            for (int r = 0; r < R; r++) {
+                __m256i word = word_at(x + 4 * r);
+                for (int half = 0; half < 2; half++) {
+                    __m256i pairs = _mm256_maddubs_epi16(magnitude[half], _mm256_sign_epi8(word, w[half]));
+                    whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(ones, pairs));
+                }
+            }
+        }
+        for (int half = 0; half < 2; half++) {
+            __m256 scales = scales_at(tile, g, half);
+            for (int r = 0; r < R; r++)
+                sums[r][half] = after_group(sums[r][half], whole[r][half], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
+        }
+    }
+    store(tile, R, sums);
+}
+
+INLINE void multiply8x16(const Tile *tile, const int R) {
+    const uint8_t *values = tile->values;
+    const int8_t *x = tile->x;
+    __m256 sums[MAX_ROWS][2];
+    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+    for (int g = 0; g < tile->groups; g++) {
+        __m256i whole[MAX_ROWS][2];
+        for (int r = 0; r < R; r++) whole[r][0] = whole[r][1] = _mm256_setzero_si256();
+        for (int j = 0; j < 8; j++, values += 64, x += 8 * R) {
+            __m256i even[2], odd[2];
+            for (int half = 0; half < 2; half++) {
+                __m256i w = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
+                even[half] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+                odd[half] = _mm256_srai_epi16(w, 8);
+            }
+            for (int r = 0; r < R; r++) {
+                __m256i first = word_at(x + 4 * r), second = word_at(x + 4 * (R + r));
+                for (int half = 0; half < 2; half++) {
+                    whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(even[half], first));
+                    whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(odd[half], second));
+                }
+            }
+        }
+        for (int half = 0; half < 2; half++) {
+            __m256 scales = scales_at(tile, g, half);
+            for (int r = 0; r < R; r++)
+                sums[r][half] = after_group(sums[r][half], whole[r][half], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
+        }
+    }
+    store(tile, R, sums);
+}
+
+/* Weights as 0 to 15: all eight pairs of a group fit into 16 bits (8 * 2 * 15 * 127). What is 8 too much for each input
+   goes away with the sum of the activations. */
+INLINE void multiply4x8(const Tile *tile, const int R) {
+    const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
+    const uint8_t *values = tile->values;
+    const int8_t *x = tile->x;
+    __m256 sums[MAX_ROWS][2];
+    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+    for (int g = 0; g < tile->groups; g++, x += GROUP * R) {
+        __m256i pairs[MAX_ROWS][2];
+        for (int r = 0; r < R; r++) pairs[r][0] = pairs[r][1] = _mm256_setzero_si256();
+        for (int j = 0; j < 4; j++, values += 64) {
+            __m256i w[2], above[2];
+            for (int half = 0; half < 2; half++) {
+                __m256i both = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
+                w[half] = _mm256_and_si256(low, both);
+                above[half] = _mm256_and_si256(low, _mm256_srli_epi16(both, 4));
+            }
+            for (int r = 0; r < R; r++) {
+                __m256i first = word_at(x + 4 * (R * j + r)), second = word_at(x + 4 * (R * (j + 4) + r));
+                for (int half = 0; half < 2; half++) {
+                    pairs[r][half] = _mm256_add_epi16(pairs[r][half], _mm256_maddubs_epi16(w[half], first));
+                    pairs[r][half] = _mm256_add_epi16(pairs[r][half], _mm256_maddubs_epi16(above[half], second));
+                }
+            }
+        }
+        for (int half = 0; half < 2; half++) {
+            __m256 scales = scales_at(tile, g, half);
+            for (int r = 0; r < R; r++) {
+                __m256i excess = _mm256_set1_epi32(8 * tile->x_sums[(ptrdiff_t)g * R + r]);
+                __m256i whole = _mm256_sub_epi32(_mm256_madd_epi16(ones, pairs[r][half]), excess);
+                sums[r][half] = after_group(sums[r][half], whole, scales, tile->x_scales[(ptrdiff_t)g * R + r]);
+            }
+        }
+    }
+    store(tile, R, sums);
+}
+
+/* Loops over rows are laid out for each number of them. */
+#define FOR_EACH_R(name)                         \
+    AVX2 static void name##_avx2(const Tile *tile, int R) { \
+        switch (R) {                             \
+            case 1: name(tile, 1); break;        \
+            case 2: name(tile, 2); break;        \
+            case 3: name(tile, 3); break;        \
+            case 4: name(tile, 4); break;        \
+        }                                        \
+    }
+FOR_EACH_R(multiply8x8)
+FOR_EACH_R(multiply8x16)
+FOR_EACH_R(multiply4x8)
+
+const Implementation kamado_avx2 = {
+    "avx2", MAX_ROWS, kamado_round8_avx2, kamado_round16_avx2, multiply8x8_avx2, multiply8x16_avx2, multiply4x8_avx2,
+};
+
+#endif

@@ -1,0 +1,61 @@
+/* Products of activations with weights of 8 or 4 bits. Plain C; nothing of Python or torch.
+
+   Weights lie in panels of 16 outputs and groups of 32 inputs, so that one pass over the memory, front to back, serves any
+   number of rows.
+     8 bits   int8  [panel][group][8][16][4]: byte (j, o, i) is input 4 j + i of output o
+     4 bits   uint8 [panel][group][4][16][4]: the low half of byte (j, o, i) is input 4 j + i, the high half input
+              16 + 4 j + i; 8 means zero
+     scales   float16 [panel][group][16]
+   Activations are rounded to whole numbers, with a scale for each group of each row: of 16 bits (up to 32767), or of 8
+   (up to 127). Sums within a group are exact; groups are added in their order, in float32, with one rounding for each. So a
+   row has the same result in whatever company.
+   Rows are taken in blocks of R, in which the rounded values of four inputs of each row lie side by side:
+     8 bits   int8  [in / 4][R][4]
+     16 bits  int16 [in / 4][2][R][2]: inputs 4 j and 4 j + 2, then 4 j + 1 and 4 j + 3
+     scales, and sums of the rounded values: [group][R] */
+#ifndef KAMADO_KERNELS_H
+#define KAMADO_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PANEL 16
+#define GROUP 32
+#define MOST_ROWS 12 /* of a block, in any implementation */
+/* Activations that small count as zeros: their reciprocals would leave the range of float32. */
+#define TINY 1e-30f
+#define LARGEST 3.402823466e38f
+
+/* One block of rows and one panel. */
+typedef struct {
+    const uint8_t *values;
+    const uint16_t *scales;
+    const int8_t *x;
+    const float *x_scales;
+    const int32_t *x_sums;
+    int groups;
+    int width; /* outputs of the panel that there are */
+    const float *bias; /* of the panel; may be NULL */
+    float *y;
+    ptrdiff_t y_stride;
+} Tile;
+
+/* Rounds the n values of a row to their place in a block of R rows. */
+typedef void (*Rounder)(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums);
+typedef void (*Multiplier)(const Tile *tile, int R);
+
+typedef struct {
+    const char *name;
+    int max_rows;
+    Rounder round8, round16;
+    Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations */
+} Implementation;
+
+extern const Implementation kamado_portable;
+#if defined(__x86_64__)
+extern const Implementation kamado_avx2, kamado_avx512;
+void kamado_round8_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums);
+void kamado_round16_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums);
+#endif
+
+#endif
