@@ -78,6 +78,36 @@ def test_any_operation_of_loading_may_fail(name: str, references: dict[str, Path
     model.unload()
 
 
+@pytest.mark.parametrize("name", ["llama", "sd15"])
+def test_memory_that_runs_out_while_loading_is_made_by_idle_models(name: str, references: dict[str, Path]) -> None:
+    with kamado.Runtime(device="cpu", memory="8GiB") as runtime:
+        old = {each: runtime.load(references[each], **_options(each)) for each in ("mamba", "sd15", "llama")}
+        wanted = {each: _answer(model) for each, model in old.items()}
+        old["sd15"].pin()
+        device = FailingDevice()
+        with device:
+            runtime.load(references[name], **_options(name)).unload()
+        total = device.count
+        for case, number in enumerate(random.Random(0).sample(range(1, total + 1), 3)):
+            for each in ("mamba", "llama"):
+                assert numpy.array_equal(_answer(old[each]), wanted[each])  # in this order, so mamba leaves
+            device.rest()
+            device.fails, device.error = range(number, number + 1), ERRORS[case]
+            with device:
+                model = runtime.load(references[name], **_options(name))
+            assert device.failed == 1 and device.count > total
+            assert [each for each, one in old.items() if not one.in_memory] == ["mamba"]
+            assert numpy.array_equal(_answer(model), wanted[name])
+            model.unload()
+        device.rest()
+        device.fails = range(total // 2, total * 10)
+        with device, pytest.raises(kamado.DoesNotFit, match="out of memory on cpu"):
+            runtime.load(references[name], **_options(name))
+        assert [each for each, one in old.items() if one.in_memory] == ["sd15"]
+        for each, one in old.items():
+            assert numpy.array_equal(_answer(one), wanted[each])
+
+
 @pytest.mark.parametrize("name", ["llama", "mamba", "sd15"])
 def test_any_read_of_weights_may_fail(
     name: str, references: dict[str, Path], runtime: kamado.Runtime, monkeypatch: pytest.MonkeyPatch

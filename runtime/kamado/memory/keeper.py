@@ -20,11 +20,13 @@ from typing import Any
 
 from ..contracts import LoadedModel
 from ..errors import Cancelled, GenerationFailed, InvalidRequest, KamadoError
+from .keep_alive import KeepAlive
 from .ledger import Ledger
 from .line import Line, Waiter
 from .plan import Plan
 from .residency import Residency
 from .room import STEPS, Room
+from .shortage import is_shortage, release_cached
 from .tenant import LoopThread, Tenant
 from .vacancy import TURN, Vacancy
 
@@ -55,6 +57,7 @@ class Keeper:
         self._changed = threading.Condition(self._line.lock)
         """Guards all tenants; held for moments only."""
         self._vacancy = Vacancy(self._line, self._room, thread, clock, max_wait_s)
+        self._keep_alive = KeepAlive(thread, clock, self._line.lock, self._evict)
         residency.reclaimers.append(lambda lane: self.reclaim())
 
     # ---- requests ----
@@ -92,7 +95,7 @@ class Keeper:
             if not tenant.users:
                 self._vacancy.note_change()
             if watch:
-                self._watch(tenant)
+                self._keep_alive.watch(tenant)
 
     def pin(self, tenant: Tenant) -> None:
         """From now on it stays in memory. Raises as `use` does."""
@@ -107,7 +110,7 @@ class Keeper:
         with self._changed:
             tenant.pinned = False
             self._vacancy.note_change()
-            self._watch(tenant)
+            self._keep_alive.watch(tenant)
 
     # ---- in ----
 
@@ -150,6 +153,8 @@ class Keeper:
     def bring_in(self, tenant: Tenant, load: Callable[[], LoadedModel]) -> LoadedModel:
         """Have `load` read it, and attach it; `done` is to follow. Within `moving`, after `make_room`.
 
+        Where memory runs out all the same, one idle model after another leaves, and it is read again.
+
         Raises what `load` raises, and InvalidRequest if it was unloaded meanwhile; then it holds nothing."""
         with self._changed:
             self._tenants[tenant.owner] = tenant
@@ -159,8 +164,7 @@ class Keeper:
         loaded: LoadedModel | None = None
         begin = self._clock()
         try:
-            loaded = load()
-            new = loaded
+            loaded = new = self._read(tenant, load)
             tenant.turn_until = self._clock() + TURN * (self._clock() - begin)
             self._thread.call(lambda: self._attach(tenant, new))
         except BaseException as error:
@@ -201,7 +205,7 @@ class Keeper:
                 self._forget(tenant)
 
     def reclaim(self) -> bool:
-        """A step ran out of memory: the idle model that was not used for longest leaves. False: there is none."""
+        """Memory ran out: the idle model that was not used for longest leaves. False: there is none."""
         return any(self._evict(tenant) for tenant in self._here_and_idle()[1])
 
     def close(self, stop: Callable[[], None]) -> None:
@@ -250,13 +254,6 @@ class Keeper:
         if tenant.gone and tenant.place == "out":
             self._tenants.pop(tenant.owner, None)
 
-    def _watch(self, tenant: Tenant) -> None:
-        """See that an idle model leaves when its time has come. One timer a model, however many requests it has."""
-        if tenant.keep_alive_s is None or tenant.has_timer or tenant.place != "in" or tenant.why_it_stays():
-            return
-        tenant.has_timer = True
-        self._thread.later(tenant.last_used + tenant.keep_alive_s, lambda: self._time_is_up(tenant))
-
     def _share_steps(self) -> None:
         """While a model is read, the room for steps is its to use; at the end it gets what is left."""
         self._room.share_steps([] if any(t.place == "loading" for t in self._tenants.values()) else self._here())
@@ -292,6 +289,19 @@ class Keeper:
         tenant.num_returns += 1
         tenant.return_s += self._clock() - begin
         return loaded
+
+    def _read(self, tenant: Tenant, load: Callable[[], LoadedModel]) -> LoadedModel:
+        while True:
+            try:
+                return load()
+            except Exception as error:
+                if not is_shortage(error):
+                    raise
+                _forget_locals(error)
+                self._ledger.drop(tenant.owner)
+                if not self.reclaim():
+                    raise
+                release_cached(self._device)
 
     def _attach(self, tenant: Tenant, loaded: LoadedModel) -> None:
         """On the loop's thread."""
@@ -361,25 +371,6 @@ class Keeper:
         if taken[0] is not None:
             self._empty(tenant, taken[0])
         return taken[0] is not None
-
-    def _time_is_up(self, tenant: Tenant) -> None:
-        """A timer's end, on the loop's thread; giving memory back takes a moment, and happens elsewhere."""
-        with self._changed:
-            tenant.has_timer = False
-            if tenant.place != "in" or tenant.why_it_stays():
-                return  # `done` or `unpin` sets the next one
-            if not self._is_due(tenant):
-                self._watch(tenant)
-                return
-
-        def evict() -> None:
-            with suppress(Cancelled):  # the runtime was closed in between
-                self._evict(tenant, lambda: self._is_due(tenant))
-
-        threading.Thread(target=evict, name="kamado-keeper", daemon=True).start()
-
-    def _is_due(self, tenant: Tenant) -> bool:
-        return tenant.keep_alive_s is not None and self._clock() >= tenant.last_used + tenant.keep_alive_s
 
 
 def _check_not_gone(tenant: Tenant) -> None:

@@ -126,6 +126,10 @@ class House:
         self.while_reading()
         return FakeLoaded(plan, (FakeLane(f"{name}/lm"),))
 
+    def here_by_ledger(self) -> list[str]:
+        """Names of the models that hold memory, also those that are still read."""
+        return sorted(self.ledger.snapshot()["cpu"].keys() - {"steps"})
+
     def ask(self, name: str) -> None:
         """One request from its beginning to its end, which takes a second."""
         self.keeper.use(self.tenants[name])
