@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +68,17 @@ def loaded_model(
             f"{reference}: {plan.architecture} on {plan.device}, {plan.dtype}, "
             f"{format_bytes(plan.weight_bytes)} of weights, loaded in {format_seconds(time.monotonic() - started)}"
         )
-        with _quiet_libraries() if not out.verbose else nullcontext():
+        with quiet_libraries(out):
             yield runtime, model
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Libraries' warnings are for programmers; what a person should know of is in the notes of a result."""
+def quiet_libraries(out: Output) -> Iterator[None]:
+    """Libraries' warnings are for programmers, and shown with -v; what a person should know of is in the notes of a
+    result."""
+    if out.verbose:
+        yield
+        return
     loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

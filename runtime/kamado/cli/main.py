@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run:run", "Generate with any model; chat if no prompt is given."),
     "batch": ("batch:batch", "Answer a file of requests; goes on where it was stopped."),
     "replay": ("replay:replay", "Make a picture again from the recipe in its file."),
+    "bench": ("bench:bench_command", "Measure how fast a model runs here."),
     "quantize": ("quantize:quantize", "Write a quantized checkpoint that loads at once."),
     "plan": ("plan:plan", "Show what would be loaded where, and whether it fits."),
     "devices": ("devices:devices", "Show what each device has and is good at."),

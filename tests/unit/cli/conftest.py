@@ -6,16 +6,16 @@ import pytest
 
 from fake_model import FakeModel, FakeRuntime
 from fake_pictures import FakePictureModel
-from kamado.cli import batch, loading, plan, replay, run
+from kamado.cli import batch, bench, loading, plan, replay, run
 from typed import Kamado, typed
 
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     fake = FakeRuntime()
-    for module in (loading, plan):
+    for module in (bench, loading, plan):
         monkeypatch.setattr(module, "open_runtime", lambda load: fake)
-    for module in (batch, replay, run):
+    for module in (batch, bench, replay, run):
         monkeypatch.setattr(module, "what_it_makes", lambda reference, load, out: fake.model.capabilities)
     return fake
 

@@ -1,0 +1,161 @@
+"""Loads a model, measures it, and sets the figures beside what the device can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DoesNotFit, InvalidRequest
+from ..memory.rates import Rates, measure_rates
+from .fallback import check_as_asked
+from .options import BenchOptions, Row
+from .pictures import bench_pictures
+from .replay import Failed, replay_trace
+from .texts import bench_texts
+from .trace import Arrival
+from .traffic import text_traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..api import Model, Runtime
+
+_DIGITS = 5
+_FORMS_OF_SCHEMES = {"int8-dynamic": "int8", "bnb-int8": "int8", "fp8-dynamic": "fp8"}
+"""What products are made of; all others are made in the compute precision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What came of it."""
+
+    rows: list[Row]
+    failed: list[Failed] = field(default_factory=list)
+    """Requests of a trace that came to nothing."""
+    notes: tuple[str, ...] = ()
+
+
+def _nobody(_: str) -> None:
+    """Nobody is told."""
+
+
+def bench(
+    runtime: Runtime,
+    reference: str,
+    options: BenchOptions,
+    *,
+    load: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = _nobody,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Measured:
+    """Load the model (`load`: options of `Runtime.load`) and run the tests; a row for each. Requests run inside
+    `around()`, which is entered once the libraries are there.
+
+    Where nothing was measured of the device yet, that is done afterwards, once the model has left. Raises KamadoError
+    (exit status 1) if the model is not what was asked for, InvalidRequest for tests it cannot do, and what loading and
+    requests raise."""
+    with _loaded(runtime, reference, load or {}, report) as (model, shared), around():
+        if "text" in model.capabilities:
+            held = runtime.stats().get("ledger", {}).get(model.plan.device, {}).get(model.owner, {})
+            traffic = text_traffic(model, held)
+            found = bench_texts(model, options, traffic, report)
+        else:
+            found = bench_pictures(model, options, report)
+        rows = [shared | row | _once(model, shared) for row in found]
+        form = _form(model)
+    rates, note = _rates(runtime, report)
+    return Measured(rows=[_rounded(_shares(row, rates, form)) for row in rows], notes=(note,) if note else ())
+
+
+def bench_trace(
+    runtime: Runtime,
+    reference: str,
+    arrivals: Sequence[Arrival],
+    *,
+    concurrency: int | None = None,
+    load: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = _nobody,
+    sent: Callable[[int], None] = lambda number: None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Measured:
+    """Load the model and play the trace to it: one row. `sent` is told how many requests were submitted. Raises as
+    `bench` does, but not for requests that fail."""
+    if concurrency is not None and concurrency < 1:
+        raise InvalidRequest(f"concurrency must be at least 1, not {concurrency}")
+    with _loaded(runtime, reference, load or {}, report) as (model, shared), around():
+        if "text" not in model.capabilities:
+            raise InvalidRequest(
+                f"traces are for text models, and {reference} makes {' and '.join(model.capabilities)}"
+            )
+        report("load")
+        model.generate(prompt_tokens=[1], max_tokens=2, temperature=0.0, ignore_eos=True)  # what is made ready once
+        row, failed = replay_trace(model, arrivals, concurrency=concurrency, report=sent)
+        row = shared | row | _once(model, shared)
+    return Measured(rows=[_rounded(row)], failed=failed)
+
+
+@contextmanager
+def _loaded(
+    runtime: Runtime, reference: str, load: Mapping[str, Any], report: Callable[[str], None]
+) -> Iterator[tuple[Model, Row]]:
+    """The model, as it was asked for, and what all of its rows share."""
+    report("loading")
+    begin = time.monotonic()
+    model = runtime.load(reference, **load)
+    load_s = time.monotonic() - begin
+    try:
+        check_as_asked(runtime, model, load)
+        yield (
+            model,
+            {
+                "model": reference,
+                "device": model.plan.device,
+                "hardware": runtime.device.model,
+                "dtype": model.plan.dtype,
+                "quant": model.plan.quant_json,
+                "kv_dtype": model.plan.kv_dtype,
+                "load_s": load_s,
+            },
+        )
+    finally:
+        model.unload()
+
+
+def _once(model: Model, shared: Row) -> Row:
+    """What is told last: seconds that came once."""
+    return {"load_s": shared["load_s"], "compile_s": float(model.usage().get("compile_s", 0.0))}
+
+
+def _form(model: Model) -> str:
+    quant = model.plan.quant
+    return _FORMS_OF_SCHEMES.get(quant.scheme, model.plan.dtype) if quant is not None else model.plan.dtype
+
+
+def _rates(runtime: Runtime, report: Callable[[str], None]) -> tuple[Rates | None, str]:
+    """Of the runtime's device; or why there are none."""
+    if runtime.device.rates is not None:
+        return runtime.device.rates, ""
+    try:
+        return measure_rates(runtime.device, progress=lambda what: report(f"rates: {what}")), ""
+    except DoesNotFit as error:
+        return None, f"There are no shares of the device's rates: {error}"
+
+
+def _shares(row: Row, rates: Rates | None, form: str) -> Row:
+    """The row, with the shares that were reached of what was measured."""
+    if "bandwidth_GB_s" not in row:
+        return row
+    whole = {
+        "bandwidth_utilization": (row["bandwidth_GB_s"], rates.read_bytes_per_s if rates is not None else None),
+        "operations_utilization": (row["operations_G_s"], rates.matrix_rate(form) if rates is not None else None),
+    }
+    shares = {name: part * 1e9 / of if part is not None and of else None for name, (part, of) in whole.items()}
+    return row | shares
+
+
+def _rounded(row: Row) -> Row:
+    """Digits beyond the fifth are noise."""
+    return {name: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value for name, value in row.items()}
