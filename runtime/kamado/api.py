@@ -21,7 +21,7 @@ from .engine.loop import Loop
 from .engine.session import Session
 from .errors import InvalidRequest
 from .families import find
-from .memory.devices import DeviceFacts, default_budget, resolve_device
+from .memory.devices import CPU_SHARE, DeviceFacts, cpu_facts, default_budget, resolve_device
 from .memory.keeper import Keeper
 from .memory.ledger import Ledger
 from .memory.plan import Plan, PlanOptions
@@ -96,6 +96,7 @@ class Runtime:
         quant: QuantLike = None,
         kv_tokens: int | None = None,
         kv_dtype: str = "auto",
+        offload: str = "auto",
         allow_code: str | Path | None = None,
         components: Parts | None = None,
         base: str | Path | None = None,
@@ -107,8 +108,8 @@ class Runtime:
         With `allow_code` (see `load`), sizes are asked of the checkpoint's own classes, which runs its code."""
         allowed = allowed_name(allow_code)
         checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
-        family, options = find(checkpoint), self._plan_options(dtype, quant, kv_tokens, kv_dtype, allowed)
-        return self._keeper.plan_of(lambda room: family.plan(checkpoint, replace(options, budget_bytes=room)))
+        family, options = find(checkpoint), self._plan_options(dtype, quant, kv_tokens, kv_dtype, offload, allowed)
+        return self._keeper.plan_of(self._planner(family, checkpoint, options))
 
     def load(  # noqa: PLR0913 - a name for each thing that can be said of it
         self,
@@ -118,6 +119,7 @@ class Runtime:
         quant: QuantLike = None,
         kv_tokens: int | None = None,
         kv_dtype: str = "auto",
+        offload: str = "auto",
         step_budget: int | None = None,
         max_rows: int | None = None,
         allow_code: str | Path | None = None,
@@ -133,6 +135,8 @@ class Runtime:
         come back with their next request; busy ones are waited for, see `max_wait`.
 
         `kv_tokens`, `kv_dtype`: tokens of KV cache to hold, and their form (`kamado.memory.plan.KV_DTYPES`).
+        `offload`: "auto" has weights that there is no room for read from RAM or disk each time they are used, which the
+        plan's notes then say; "never" raises DoesNotFit instead.
         `step_budget`, `max_rows`: the most tokens and requests in one forward. `progress(done, total)`: of bytes read.
         `quant`: the form of the weights: a name in `kamado.quant.SCHEMES`, a `Quant`, or a table with its fields.
         `allow_code`: the reference once more, to allow that this checkpoint's own code is run, with all the rights of
@@ -149,11 +153,11 @@ class Runtime:
         check_counts(kv_tokens=kv_tokens, step_budget=step_budget, max_rows=max_rows)
         checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
         family = find(checkpoint)
-        options = self._plan_options(dtype, quant, kv_tokens, kv_dtype, allowed)
+        options = self._plan_options(dtype, quant, kv_tokens, kv_dtype, offload, allowed)
         with self._keeper.moving():
             if self._closed:
                 raise InvalidRequest("the runtime is closed")
-            plan = self._keeper.make_room(lambda room: family.plan(checkpoint, replace(options, budget_bytes=room)))
+            plan = self._keeper.make_room(self._planner(family, checkpoint, options))
             environment = LoadEnvironment(
                 ledger=self.ledger,
                 owner=f"{plan.reference}#{next(self._owners)}",
@@ -190,6 +194,16 @@ class Runtime:
         self._closed = True
         self._keeper.close(self._session.close)
 
+    def _planner(self, family: Family, checkpoint: Checkpoint, options: PlanOptions) -> Callable[[int], Plan]:
+        """Plans for so many bytes. What could be in memory as a whole if others left waits for that: it is never loaded
+        with weights outside, which would stay so."""
+        if options.offload == "auto":
+            whole = replace(options, offload="never", budget_bytes=self._keeper.most_room())
+            plan = family.plan(checkpoint, whole)
+            if plan.minimum_bytes <= plan.available_bytes:
+                options = whole
+        return lambda room: family.plan(checkpoint, replace(options, budget_bytes=room))
+
     def _tenant(self, family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> Tenant:
         """What brings the model back later."""
         before = marks(checkpoint)
@@ -201,7 +215,13 @@ class Runtime:
         return Tenant(owner=environment.owner, plan=plan, load=load)
 
     def _plan_options(
-        self, dtype: str, quant: QuantLike, kv_tokens: int | None, kv_dtype: str, allow_code: str | None
+        self,
+        dtype: str,
+        quant: QuantLike,
+        kv_tokens: int | None,
+        kv_dtype: str,
+        offload: str,
+        allow_code: str | None,
     ) -> PlanOptions:
         form = parse_quant(quant)
         if form is not None:
@@ -214,6 +234,8 @@ class Runtime:
             good_dtypes=self.device.good_dtypes,
             kv_tokens=kv_tokens,
             kv_dtype=kv_dtype,
+            offload=offload,
+            ram_bytes=0 if self.device.kind == "cpu" else int(cpu_facts().available_bytes * CPU_SHARE),
             allow_code=allow_code,
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InvalidRequest
 from .units import parse_bytes
 
-PRESET_KEYS = ("device", "memory", "dtype", "quant", "kv_tokens", "kv_dtype", "step_budget")
+PRESET_KEYS = ("device", "memory", "dtype", "quant", "kv_tokens", "kv_dtype", "offload", "step_budget")
 MAX_PRESET_BYTES = 64 * 1024
 
 _FOLDER = Path(__file__).parent / "configs"

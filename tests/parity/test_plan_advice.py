@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _plan(reference: str | Path, budget: int, **asked: Any) -> Plan:
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         checkpoint = runtime.inspect(reference)
-    options = PlanOptions(**{"device": "cpu", "budget_bytes": budget, "good_dtypes": ("float32", "bfloat16"), **asked})
+    given = {"device": "cpu", "budget_bytes": budget, "good_dtypes": ("float32", "bfloat16"), "offload": "never"}
+    options = PlanOptions(**{**given, **asked})
     return find(checkpoint).plan(checkpoint, options)
 
 

@@ -19,9 +19,11 @@ from torch.overrides import TorchFunctionMode
 from kamado.checkpoint.parts import SEVERAL
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.memory.plan import Plan
 from kamado.memory.shortage import is_shortage
 from kamado.quant import Quant
 from kamado.weights.deferred import ShapedTensor
+from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.stored.methods import method_of
 from kamado.weights.quantized.stored.reading import stored_tensors
@@ -146,16 +148,27 @@ class _Part:
     dtype: torch.dtype
     device: str
     quant: Quant | None
+    outside: OutsideWeights | None
     name: str
-    """Of the component, for `quant`."""
+    """Of the component, for `quant` and `outside`."""
     original: bool
     """Whether the tensors may have their authors' names."""
 
     def quantized(self, tensors: Mapping[str, ShapedTensor]) -> dict[str, ShapedTensor]:
         """The tensors as they are to be read."""
-        if self.quant is None:
-            return dict(tensors)
-        return quantizing(tensors, self.quant, self.dtype, self.device, prefix=f"{self.name}/")
+        found: dict[str, Any] = dict(tensors)
+        if self.quant is not None:
+            found = quantizing(found, self.quant, self.dtype, self.device, prefix=f"{self.name}/")
+        if self.outside is not None:
+            found = self.outside.reading(
+                found, self.dtype, prefix=f"{self.name}/", single=kept_single(type(self.model))
+            )
+        return found
+
+    @property
+    def place(self) -> str:
+        """The device that the weights are read to."""
+        return self.device if self.outside is None else "cpu"
 
 
 def build_components(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -181,14 +194,15 @@ def build_components(checkpoint: Checkpoint) -> dict[str, Any]:
 def load_weights(
     checkpoint: Checkpoint,
     built: Mapping[str, Any],
-    dtypes: Mapping[str, str],
-    device: str,
-    quant: Quant | None = None,
+    plan: Plan,
     progress: Callable[[int, int], None] | None = None,
+    outside: OutsideWeights | None = None,
 ) -> dict[str, Any]:
-    """What `build_components` returned, with weights: models in `dtypes[name]` on `device`, in evaluation mode.
+    """What `build_components` returned, with weights: models as planned, in evaluation mode. `outside`: weights that
+    are not to be held on the device; its `attach` brings the others there.
 
     Raises UnsupportedCheckpoint."""
+    dtypes = {lane.lane: lane.dtype for lane in plan.lanes}
     meter = ReadProgress(checkpoint.weight_bytes, progress or (lambda done, total: None))
     components = dict(built)
     for name, model in built.items():
@@ -199,8 +213,9 @@ def load_weights(
             model=model,
             tensors=stored_tensors(component_tensors(checkpoint, name), getattr(torch, dtypes[name])),
             dtype=getattr(torch, dtypes[name]),
-            device=device,
-            quant=quant,
+            device=plan.device,
+            quant=plan.quant,
+            outside=outside,
             name=name,
             original=name in checkpoint.metadata.get(ORIGINAL, ()),
         )
@@ -292,7 +307,7 @@ def _load_model(part: _Part) -> nn.Module:
     config = part.model.config
     tensors = for_transformers(kind, config, part.tensors, part.what) if part.original else part.tensors
     tensors = part.quantized(tensors)
-    model, _ = materialize(kind, config, tensors, dtype=part.dtype, device=part.device)
+    model, _ = materialize(kind, config, tensors, dtype=part.dtype, device=part.place)
     return model  # type: ignore[no-any-return]
 
 
@@ -323,11 +338,11 @@ def _load_diffusers_model(part: _Part) -> nn.Module:
         tensor = stored[key].read()
         if tensor.is_floating_point():
             tensor = tensor.to(torch.float32 if single & set(key.split(".")) else part.dtype)
-        state[key] = tensor.to(part.device)
+        state[key] = tensor.to(part.place)
     model.load_state_dict(state, assign=True)
     for module in model.modules():  # buffers that no file holds
         for key, buffer in module._buffers.items():
-            module._buffers[key] = None if buffer is None else buffer.to(part.device)
+            module._buffers[key] = None if buffer is None else buffer.to(part.place)
     model.eval()
     model.requires_grad_(False)
     return model  # type: ignore[no-any-return]

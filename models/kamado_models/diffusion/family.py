@@ -13,16 +13,16 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado.memory.advice import forms_that_fit
-from kamado.memory.plan import LanePlan, Plan, PlanOptions
+from kamado.memory.plan import LanePlan, Plan, PlanOptions, outside_notes
 from kamado.quant import Quant
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
-from ..language.shape import tensor_bytes
 from .original.assemble import described, is_original
 from .original.tokenizers import with_tokenizers
-from .parts import assembled, component_tensors
+from .parts import assembled
 from .peaks import DTYPE_BYTES, component_peak, picture_size
+from .placing import weight_sizes, with_outside
 from .table import makes, runs_alone
 
 SHARED = "steps of all requests share forwards"
@@ -77,8 +77,12 @@ class DiffusionFamily:
         dtype = _dtype(checkpoint, options)
         width, height = picture_size(checkpoint)
         lanes = _lanes(checkpoint, options)
-        needed = _needed(lanes)
-        fits = needed <= options.budget_bytes
+        whole, window = _needed(lanes), 0
+        if whole > options.budget_bytes and options.offload == "auto":
+            room = options.budget_bytes - max(lane.activation_bytes for lane in lanes)
+            lanes, window = with_outside(checkpoint, lanes, options.quant, room)
+        outside = sum(lane.outside_bytes for lane in lanes)
+        needed = whole - outside + window
         return Plan(
             reference=checkpoint.reference,
             family=self.name,
@@ -89,9 +93,15 @@ class DiffusionFamily:
             lanes=lanes,
             context_tokens=0,
             available_bytes=options.budget_bytes,
+            tier=options.tier(outside),
+            window_bytes=window,
             minimum_bytes=needed,
-            options=() if fits else _advice(checkpoint, options, dtype, needed),
-            notes=(f"activations for one picture of {width} x {height}", *_swapped(checkpoint)),
+            options=() if whole <= options.budget_bytes else _advice(checkpoint, options, dtype, whole),
+            notes=(
+                f"activations for one picture of {width} x {height}",
+                *outside_notes(outside, options),
+                *_swapped(checkpoint),
+            ),
         )
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
@@ -164,7 +174,7 @@ def _lanes(checkpoint: Checkpoint, options: PlanOptions) -> tuple[LanePlan, ...]
             lane=name,
             device=options.device,
             dtype=dtypes[name],
-            weight_bytes=_weight_bytes(checkpoint, name, dtypes[name], options.quant),
+            weight_bytes=sum(weight_sizes(checkpoint, name, dtypes[name], options.quant).values()),
             activation_bytes=component_peak(checkpoint, name, width, height, DTYPE_BYTES[dtypes[name]]),
         )
         for name in sorted(checkpoint.metadata["components"])
@@ -174,13 +184,6 @@ def _lanes(checkpoint: Checkpoint, options: PlanOptions) -> tuple[LanePlan, ...]
 def _needed(lanes: Sequence[LanePlan]) -> int:
     """Bytes without which it does not run."""
     return sum(lane.weight_bytes for lane in lanes) + max((lane.activation_bytes for lane in lanes), default=0)
-
-
-def _weight_bytes(checkpoint: Checkpoint, name: str, dtype: str, quant: Quant | None) -> int:
-    return sum(
-        tensor_bytes(f"{name}/{key}", entry, DTYPE_BYTES[dtype], quant)
-        for key, entry in component_tensors(checkpoint, name).items()
-    )
 
 
 def _swapped(checkpoint: Checkpoint) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 
@@ -11,6 +11,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
 from kamado.tasks.library.lane import HostLane, ModelLane
+from kamado.weights.outside.weights import OutsideWeights
 from kamado.weights.quantized.tensor import held_bytes
 
 from ..language.materialize import library_call
@@ -23,6 +24,7 @@ from .known import ROWS_APART
 from .model import PipelineModel
 from .peaks import picture_size
 from .pipelines import PipelineFactory
+from .placing import names_outside
 from .previews import Previews
 from .sizes import sizes_of
 from .task import Workshop
@@ -50,14 +52,22 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
     if env.request is not None:
         check_adapters(Intake(checkpoint, plan, factory, sizes).order(env.request), offline=env.offline)
-    env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
-    dtypes = {lane.lane: lane.dtype for lane in plan.lanes}
-    components = load_weights(checkpoint, built, dtypes, plan.device, plan.quant, env.progress)
-    held = _held(components)
-    if held > plan.weight_bytes:
-        env.ledger.enter(plan.device, env.owner, "weights", held - plan.weight_bytes)
-    elif held < plan.weight_bytes:
-        env.ledger.leave(plan.device, env.owner, "weights", plan.weight_bytes - held)
+    planned = plan.held_weight_bytes
+    env.ledger.enter(plan.device, env.owner, "weights", planned)
+    names = names_outside(checkpoint, plan)
+    outside = OutsideWeights.of(plan, names) if names else None
+    try:
+        components = load_weights(checkpoint, built, plan, env.progress, outside)
+        models = {f"{name}/": part for name, part in components.items() if isinstance(part, torch.nn.Module)}
+        held = _held(models.values()) if outside is None else outside.attach(models)
+    except BaseException:
+        if outside is not None:
+            outside.close()
+        raise
+    if held > planned:
+        env.ledger.enter(plan.device, env.owner, "weights", held - planned)
+    elif held < planned:
+        env.ledger.leave(plan.device, env.owner, "weights", planned - held)
     factory = PipelineFactory(checkpoint.reference, kind, components, settings)
     adapters = Adapters(
         checkpoint.reference,
@@ -85,13 +95,8 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     }
     start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
     workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters)
-    return PipelineModel(checkpoint, plan, workshop, sizes)
+    return PipelineModel(checkpoint, plan, workshop, sizes, outside)
 
 
-def _held(components: dict[str, Any]) -> int:
-    return held_bytes(
-        tensor
-        for part in components.values()
-        if isinstance(part, torch.nn.Module)
-        for tensor in (*part.parameters(), *part.buffers())
-    )
+def _held(models: Iterable[torch.nn.Module]) -> int:
+    return held_bytes(tensor for model in models for tensor in (*model.parameters(), *model.buffers()))

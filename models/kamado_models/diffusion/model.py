@@ -20,6 +20,7 @@ from kamado.memory.devices import resolve_device
 from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings, failure_notes, failures_in
+from kamado.weights.outside.weights import OutsideWeights
 
 from .intake import Intake, Order
 from .parts import recipe_files
@@ -38,11 +39,14 @@ class PipelineModel:
         plan: Plan,
         workshop: Workshop,
         sizes: Sizes,
+        outside: OutsideWeights | None = None,
     ) -> None:
+        """`outside`: its weights that are not on the device; closed with it."""
         self.checkpoint = checkpoint
         self.plan = plan
         self.lanes: Sequence[Lane] = (workshop.start, *workshop.lanes.values())
         self._workshop = workshop
+        self._outside = outside
         self._intake = Intake(checkpoint, plan, workshop.factory, sizes)
         self._files: dict[str, Any] | None = None
         self._hardware = resolve_device(plan.device).model
@@ -118,6 +122,8 @@ class PipelineModel:
         """See LoadedModel."""
         on_gpu = self.plan.device != "cpu"
         self._workshop.adapters.close()
+        if self._outside is not None:
+            self._outside.close()
         del self.lanes, self._workshop, self._intake
         gc.collect()  # stand-ins and what pipelines hang on schedulers hold each other, and the weights
         if on_gpu:

@@ -11,7 +11,7 @@ from kamado.memory.plan import Plan
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DENOISERS = ("unet", "transformer", "prior", "decoder")
-_AUTOENCODERS = ("vae", "vqvae", "movq", "vqgan")
+AUTOENCODERS = ("vae", "vqvae", "movq", "vqgan")
 _DEFAULT_SIDE = 512
 _TILE_COPIES = 4
 """Of the picture: tiles with what overlaps, blended rows, and the whole."""
@@ -30,7 +30,7 @@ def vae_scale(checkpoint: Checkpoint) -> int:
     """Pixels of a picture's side for each latent. 1 for models of pixels.
 
     Raises UnsupportedCheckpoint, as all here, for configurations that cannot be read."""
-    config = next((found for name in _AUTOENCODERS if (found := _component(checkpoint, name))), None)
+    config = next((found for name in AUTOENCODERS if (found := _component(checkpoint, name))), None)
     if config is None:
         return 1
     levels = _wholes(config, "block_out_channels") or _wholes(config, "encoder_block_out_channels")
@@ -60,20 +60,25 @@ def activation_bytes(checkpoint: Checkpoint, plan: Plan, width: int, height: int
     )
 
 
+def is_denoiser(name: str) -> bool:
+    """Whether a component runs in every step."""
+    return name in _DENOISERS or name.startswith("controlnet")
+
+
 def component_peak(
     checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int, tile: int | None = None
 ) -> int:
     """Bytes of temporary tensors in one call of a component, for one picture of this size. Autoencoders work in tiles
     with sides of `tile` pixels if that is given."""
     config = _component(checkpoint, name)
-    if name in _DENOISERS or name.startswith("controlnet"):
+    if is_denoiser(name):
         latents = width * height // vae_scale(checkpoint) ** 2
         numbers = _unet_numbers(config) * latents if config.get("block_out_channels") else None
         if numbers is None:
             tokens = latents // _patch_side(checkpoint, config) ** 2 + _TEXT_TOKENS
             numbers = tokens * _transformer_numbers(config)
         return _ROWS * numbers * dtype_bytes
-    if name not in _AUTOENCODERS:
+    if name not in AUTOENCODERS:
         return 0
     if tile is None:
         return _vae_peak(config, width, height, dtype_bytes)
@@ -101,7 +106,7 @@ def _unet_numbers(config: Mapping[str, Any]) -> int:
 
 def _patch_side(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     """Latents of a side for each token of a transformer."""
-    vae = next((found for name in _AUTOENCODERS if (found := _component(checkpoint, name))), {})
+    vae = next((found for name in AUTOENCODERS if (found := _component(checkpoint, name))), {})
     channels = _whole(vae, "latent_channels", _whole(vae, "z_dim", 0, _MAX_WIDTH), _MAX_WIDTH)
     if channels and _whole(config, "in_channels", channels, _MAX_WIDTH) % (4 * channels) == 0:
         return 2  # the pipeline packs squares of them, as Flux's does, whatever the transformer's own patches are

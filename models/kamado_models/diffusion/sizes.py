@@ -56,7 +56,7 @@ class Sizes:
         if options.width is None or options.height is None:
             return
         size = options.width, options.height
-        free = max(plan.available_bytes - plan.weight_bytes, plan.activation_bytes)
+        free = max(plan.available_bytes - plan.held_weight_bytes, plan.activation_bytes)
         needed = activation_bytes(checkpoint, plan, *size, tile=self.tile if options.tiling else None)
         if needed > free:
             in_tiles = activation_bytes(checkpoint, plan, *size, tile=self.tile)

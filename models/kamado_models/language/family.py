@@ -6,9 +6,9 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from kamado.checkpoint.own_code import wishes
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
-from kamado.memory.learned import ESTIMATED
-from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
+from kamado.memory.learned import ESTIMATED, Learning
+from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions, outside_notes
 from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
 
@@ -25,12 +25,14 @@ from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
 from .learning import LANE, learning
-from .needs import BLOCK_TOKENS, Needs, needs, what_would_fit
+from .needs import BLOCK_TOKENS, LEAST_STEP, Needs, needs, what_would_fit, with_outside
 from .shape import TextShape, describe, text_shape
 
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
 """Held where nobody asks for another number and it fits; up to four times that where one long context needs it."""
+_ENOUGH_KV_TOKENS = 1024
+"""Rather than have fewer, steps are made shorter."""
 _UNBOUNDED_CONTEXT = 32768
 _OWN_CODE_RUNS = "the checkpoint's own code runs, as allowed, with all rights of this process"
 
@@ -76,24 +78,32 @@ class LanguageFamily:
         _check_kv(checkpoint, how, options)
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
 
-        def needed(options: PlanOptions) -> Needs:
+        def all_inside(options: PlanOptions) -> Needs:
             return needs(checkpoint, shape, how, context, _dtype(checkpoint, options), options)
+
+        def needed(options: PlanOptions) -> Needs:
+            return with_outside(all_inside(options), checkpoint, options)
 
         need = needed(options)
         known = learning(
             checkpoint, shape, dtype=need.dtype, quant=options.quant, kv_dtype=options.kv_dtype, device=options.device
         )
-        kv_tokens, sequences, peak, basis = _room(need, options, known.peak)
+        room = _room(need, options, known)
         lane = LanePlan(
             lane=LANE,
             device=options.device,
             dtype=need.dtype,
-            weight_bytes=need.weights,
-            activation_bytes=peak,
-            activation_basis=basis,
+            weight_bytes=need.weights + need.outside.outside_bytes - need.outside.window_bytes,
+            outside_bytes=need.outside.outside_bytes,
+            activation_bytes=room.peak,
+            activation_basis=room.basis,
         )
         fits = need.minimum <= options.budget_bytes
         pages, quantizable = how == PAGED, not checkpoint.config.get("quantization_config")
+        advice: tuple[str, ...] = ()
+        if not fits or need.outside.outside:
+            found, other = (all_inside(options), all_inside) if fits else (need, needed)
+            advice = what_would_fit(found, options, other, pages=pages, quantizable=quantizable)
         return Plan(
             reference=checkpoint.reference,
             family=self.name,
@@ -103,15 +113,19 @@ class LanguageFamily:
             quant=options.quant,
             lanes=(lane,),
             context_tokens=context,
-            kv_tokens=kv_tokens,
+            kv_tokens=room.kv_tokens,
             kv_bytes_per_token=need.per_token,
             kv_dtype=options.kv_dtype,
             state_bytes_per_sequence=need.state,
-            max_sequences=sequences if need.state else 0,
+            max_sequences=room.sequences if need.state else 0,
+            step_tokens=room.step_tokens,
+            step_rows=room.step_rows,
             available_bytes=options.budget_bytes,
+            tier=options.tier(need.outside.outside_bytes),
+            window_bytes=need.outside.window_bytes,
             minimum_bytes=need.minimum,
-            options=() if fits else what_would_fit(need, options, needed, pages=pages, quantizable=quantizable),
-            notes=(how, *([_OWN_CODE_RUNS] if own else [])),
+            options=advice,
+            notes=(how, *outside_notes(need.outside.outside_bytes, options), *([_OWN_CODE_RUNS] if own else [])),
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 
@@ -194,28 +208,56 @@ def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
         raise InvalidRequest(f"{options.device} has no 8-bit floats; use kv_dtype 'int8' (--kv-dtype int8)")
 
 
-def _room(
-    need: Needs, options: PlanOptions, forward_peak: Callable[[tuple[int, ...]], tuple[int, str]]
-) -> tuple[int, int, int, str]:
-    """Tokens of KV cache, sequences with a state, the peak of temporary tensors, and how it is known (see
-    `kamado.memory.learned`), for what may be used."""
-    budget, rows = step_limits(options.device)
-    scratch = scratch_bytes(rows, need.shape.vocab_size)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Room:
+    """What a budget is spent on beside the weights."""
+
+    kv_tokens: int
+    sequences: int
+    """With a state of their own."""
+    step_tokens: int
+    """The most of one forward."""
+    step_rows: int
+    """Of them, the most that are sampled."""
+    peak: int
+    """Of temporary tensors."""
+    basis: str
+    """How the peak is known; see `kamado.memory.learned`."""
+
+
+def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
+    """Where there is little memory, steps are short before there are few tokens of KV cache."""
+    step, rows = step_limits(options.device)
+
+    def forward_peak(kv_tokens: int) -> tuple[int, str]:
+        """Of the temporary tensors of a forward and of drawing tokens, and how it is known."""
+        forward, basis = known.peak((step, rows, min(need.context, kv_tokens), kv_tokens))
+        scratch = scratch_bytes(rows, need.shape.vocab_size)
+        return (forward, basis) if forward >= scratch else (scratch, ESTIMATED)
 
     def held_beside(kv_tokens: int) -> tuple[int, int, bool]:
         """Sequences and the peak, and whether it all fits. Longer sequences need larger temporaries."""
-        peak = max(forward_peak((budget, rows, min(need.context, kv_tokens), kv_tokens))[0], scratch)
+        peak = forward_peak(kv_tokens)[0]
         left = max(options.budget_bytes - need.weights - peak, 0) // need.copies
         sequences = _num_sequences(need.state, need.per_token, left, rows)
         return sequences, peak, kv_tokens * need.per_token + sequences * need.state <= left
 
+    enough = max(need.least_tokens, min(_ENOUGH_KV_TOKENS, _wanted_tokens(options, need)))
+    while not held_beside(enough)[2] and (step, rows) != (LEAST_STEP, 1):
+        step, rows = max(step // 2, LEAST_STEP), max(rows // 2, 1)
     steps = range(need.least_tokens, max(_wanted_tokens(options, need), need.least_tokens) + 1, BLOCK_TOKENS)
     fitting = bisect_left(steps, True, key=lambda kv_tokens: not held_beside(kv_tokens)[2])
     kv_tokens = steps[max(fitting - 1, 0)] if need.per_token else 0
     sequences, peak, _ = held_beside(kv_tokens)
-    forward, basis = forward_peak((budget, rows, min(need.context, kv_tokens), kv_tokens))
-    moved = (need.copies - 1) * (kv_tokens * need.per_token + sequences * need.state)
-    return kv_tokens, sequences, peak + moved, basis if forward >= scratch else ESTIMATED
+    peak += (need.copies - 1) * (kv_tokens * need.per_token + sequences * need.state)
+    return _Room(
+        kv_tokens=kv_tokens,
+        sequences=sequences,
+        step_tokens=step,
+        step_rows=rows,
+        peak=peak,
+        basis=forward_peak(kv_tokens)[1],
+    )
 
 
 def _num_sequences(state: int, per_token: int, left: int, rows: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -15,10 +16,12 @@ from kamado.contracts import LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.learned import Learning
+from kamado.memory.placement import same_blocks
 from kamado.memory.plan import Plan
 from kamado.quant import Quant
 from kamado.requests import Sampling, resolve_sampling
 from kamado.sampling.sampler import Sampler
+from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.packed import pack_linears
 from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.stored.reading import stored_tensors
@@ -26,13 +29,12 @@ from kamado.weights.stream import ReadProgress
 
 from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN, batching_of
 from .config import as_stored, transformers_classes
-from .family import step_limits
 from .gguf.tensors import tensors_from_gguf
 from .intake import TextFacts, TextIntake
 from .learning import LANE, learning
 from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel
-from .needs import BLOCK_TOKENS, packs_linears
+from .needs import BLOCK_TOKENS, names_outside, packs_linears
 from .own_code import failures_explained
 from .paged import PagedLane
 from .paged_probe import probe_paged
@@ -68,7 +70,10 @@ def _loaded(
     """`undone` gets what must be closed if it fails."""
     if env.request is not None and not own_code:
         _check_request(env.request, checkpoint, plan, tokenizer)
-    env.ledger.enter(plan.device, env.owner, "weights", plan.weight_bytes)
+    env.ledger.enter(plan.device, env.owner, "weights", plan.held_weight_bytes)
+    outside = _outside(checkpoint, plan)
+    if outside is not None:
+        undone.callback(outside.close)
     with failures_explained(checkpoint, "its own code does not run here") if own_code else nullcontext():
         model, report = read_model(
             checkpoint,
@@ -77,16 +82,22 @@ def _loaded(
             quant=plan.quant,
             progress=env.progress,
             own_code=own_code,
+            outside=outside,
         )
         config = model.config
         # What the tests found of the library's model types says nothing of a checkpoint's own class of that name.
         batching = UNKNOWN if own_code else batching_of(text_shape(checkpoint.config))
-        packs = packs_linears(plan.device, plan.dtype, batching)
-        held = report.weight_bytes + (pack_linears(model) if packs else 0)
-        _correct(env, plan, "weights", plan.weight_bytes, held)
+        if outside is not None:
+            held = outside.attach({"": model})
+        else:
+            held = report.weight_bytes
+            held += pack_linears(model) if packs_linears(plan.device, plan.dtype, batching) else 0
+        _correct(env, plan, "weights", plan.held_weight_bytes, held)
         learns = None if own_code else _learning(checkpoint, plan)
         execution = choose_execution(model, config, plan, env, batching, learns)
         undone.callback(execution.close)
+    if outside is not None:
+        execution = replace(execution, close=_in_turn(execution.close, outside.close))
     facts = _facts(checkpoint, plan, config, _vocab_size(model), stepwise=env.deterministic)
     return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
 
@@ -118,9 +129,11 @@ def read_model(
     quant: Quant | None = None,
     progress: Callable[[int, int], None] | None = None,
     own_code: bool = False,
+    outside: OutsideWeights | None = None,
 ) -> tuple[Any, LoadReport]:
     """transformers' model with the checkpoint's weights, as the library has it. `checkpoint.config` must be in the form
-    of a `config.json` (see `family.configured`). `own_code`: see `transformers_classes`. Raises UnsupportedCheckpoint.
+    of a `config.json` (see `family.configured`). `own_code`: see `transformers_classes`. `outside`: weights that are
+    not to be held on the device; its `attach` brings the others there. Raises UnsupportedCheckpoint.
     """
     config, model_class = transformers_classes(checkpoint, own_code=own_code)
     torch_dtype = _DTYPES[dtype]
@@ -133,7 +146,25 @@ def read_model(
         tensors = stored_tensors(as_stored(checkpoint).tensors, torch_dtype)
     if quant is not None:
         tensors = quantizing(tensors, quant, torch_dtype, device, turned=stacks_turned(checkpoint.config))
+    if outside is not None:
+        if checkpoint.layout == "gguf":
+            outside.names = same_blocks(outside.names, checkpoint.tensors, tensors)
+        tensors, device = outside.reading(tensors, torch_dtype, single=kept_single(model_class)), "cpu"
     return materialize(model_class, config, tensors, dtype=torch_dtype, device=device, progress=progress)
+
+
+def _in_turn(*functions: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        for function in functions:
+            function()
+
+    return call
+
+
+def _outside(checkpoint: Checkpoint, plan: Plan) -> OutsideWeights | None:
+    """Room for the weights that are not on the device; None where all are. Raises DoesNotFit where the disk is full."""
+    names = names_outside(as_stored(checkpoint, plan.quant), plan)
+    return OutsideWeights.of(plan, names) if names else None
 
 
 def _learning(checkpoint: Checkpoint, plan: Plan) -> Learning:
@@ -177,7 +208,6 @@ def _stated_vocab_size(config: Any) -> int | None:
 def _paged(
     model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment, learns: Learning | None
 ) -> Execution:
-    budget, rows = step_limits(plan.device)
     block_bytes = BLOCK_TOKENS * sum(layer.bytes_per_token(model.dtype, plan.kv_dtype) for layer in layers)
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
     env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
@@ -195,8 +225,8 @@ def _paged(
         model,
         store,
         memory,
-        step_budget=env.step_budget or budget,
-        max_rows=env.max_rows or rows,
+        step_budget=env.step_budget or plan.step_tokens,
+        max_rows=env.max_rows or plan.step_rows,
         learning=learns,
     )
     return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close)
@@ -205,13 +235,12 @@ def _paged(
 def _rows(
     model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnvironment, learns: Learning | None
 ) -> Execution:
-    budget, rows = step_limits(plan.device)
     mode = probe(model, config, vocab_size)
     size = measure_state(model, config)
     kept = plan.kv_bytes + plan.state_bytes
     env.ledger.enter(plan.device, env.owner, "state", kept)
     env.ledger.enter(plan.device, env.owner, "workspace", (WORKSPACE_FACTOR - 1) * kept)
-    max_rows = env.max_rows or rows
+    max_rows = env.max_rows or plan.step_rows
     memory = RowMemory(
         mode=mode,
         budget_bytes=kept,
@@ -228,7 +257,7 @@ def _rows(
         mode=mode,
         sampler=Sampler(),
         max_rows=max_rows,
-        step_budget=env.step_budget or budget,
+        step_budget=env.step_budget or plan.step_tokens,
         learning=learns,
     )
     if not mode.stackable:

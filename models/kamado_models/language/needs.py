@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.memory.advice import forms_that_fit
-from kamado.memory.plan import PlanOptions
+from kamado.memory.placement import NOTHING_OUTSIDE, Placement, place
+from kamado.memory.plan import Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 
 from .batching import PAGED
 from .rows_memory import WORKSPACE_FACTOR
-from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, weight_bytes
+from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, weight_bytes
 
 BLOCK_TOKENS = 16
 _LEAST_TOKENS = 256
-_LEAST_STEP = 32
+LEAST_STEP = 32
+"""Tokens of one forward."""
+_MORE_TOKENS, _MORE_STEP, _MORE_ROWS = 4, 128, 16
+"""Times the least tokens of KV cache, and tokens and rows of one forward: for these more weights stay outside, where
+some have to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,11 @@ class Needs:
     """Tokens of KV cache that were asked for; None: nobody asked."""
     context: int
     weights: int
+    """Bytes on the device."""
+    extra: int = 0
+    """Of these, what a second layout for the CPU's kernels takes; none is made where weights are outside."""
+    outside: Placement = NOTHING_OUTSIDE
+    """What is not on the device."""
     copies: int
     """How often state is held at once. Rows that come together in a new batch hold theirs twice until the new one is
     final; pages never move."""
@@ -52,9 +62,12 @@ class Needs:
     @property
     def minimum(self) -> int:
         """Bytes without which it does not run."""
-        held = self.least_tokens
-        peak = self.activations(_LEAST_STEP, 1, min(self.context, held), held)
-        return self.weights + peak + self.copies * (held * self.per_token + self.state)
+        return self.weights + self.beside(self.least_tokens)
+
+    def beside(self, held: int, step: int = LEAST_STEP, rows: int = 1) -> int:
+        """Bytes beside the weights, with `held` tokens of KV cache, and `step` tokens in a forward, `rows` sampled."""
+        peak = self.activations(step, rows, min(self.context, held), held)
+        return peak + self.copies * (held * self.per_token + self.state)
 
     def activations(self, tokens: int, rows: int, length: int, held: int) -> int:
         """Peak of temporary tensors; see TextShape.activation_bytes."""
@@ -71,20 +84,52 @@ class Needs:
 
 def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtype: str, options: PlanOptions) -> Needs:
     """Of the model that `shape` describes and that runs as `how`, one of `batching`, in precision `dtype`."""
-    weights = weight_bytes(checkpoint, dtype, options.quant)
+    weights, extra = weight_bytes(checkpoint, dtype, options.quant), 0
     has_plain_head = (options.quant is None or options.quant.embeddings is None) and has_plain_embedding(checkpoint)
     if packs_linears(options.device, dtype, how) and shape.tied and has_plain_head:
         # The output matrix gets a layout of its own, beside the embedding's.
-        weights += shape.vocab_size * shape.hidden_size * DTYPE_BYTES[dtype]
+        extra = shape.vocab_size * shape.hidden_size * DTYPE_BYTES[dtype]
     return Needs(
         shape=shape,
         dtype=dtype,
         kv_dtype=options.kv_dtype,
         kv_tokens=options.kv_tokens,
         context=context,
-        weights=weights,
+        weights=weights + extra,
+        extra=extra,
         copies=1 if how == PAGED else WORKSPACE_FACTOR,
     )
+
+
+def with_outside(need: Needs, checkpoint: Checkpoint, options: PlanOptions) -> Needs:
+    """The same with as few weights outside of the device as its budget allows, or all that can be where that is too
+    small; itself where everything fits."""
+    if need.minimum <= options.budget_bytes or options.offload == "never":
+        return need
+    weights = need.weights - need.extra
+    sizes = tensor_sizes(checkpoint, need.dtype, options.quant)
+    unstored = weights - sum(sizes.values())
+    least = need.least_tokens
+    more = least if options.kv_tokens is not None else max(min(_MORE_TOKENS * least, whole_blocks(need.context)), least)
+    found = need
+    for beside in (need.beside(more, _MORE_STEP, _MORE_ROWS), need.beside(least)):
+        outside = place([sizes], options.budget_bytes - beside - unstored)
+        held = weights - outside.outside_bytes + outside.window_bytes
+        found = replace(need, weights=held, extra=0, outside=outside)
+        if held + beside <= options.budget_bytes:
+            break
+    return found
+
+
+def names_outside(checkpoint: Checkpoint, plan: Plan) -> frozenset[str]:
+    """Tensors that are not on the device, by a plan that `with_outside` had a part in."""
+    if not plan.outside_bytes:
+        return frozenset()
+    sizes = tensor_sizes(checkpoint, plan.dtype, plan.quant)
+    unstored = plan.weight_bytes - sum(sizes.values())
+    found = place([sizes], plan.held_weight_bytes - unstored)
+    assert found.outside_bytes == plan.outside_bytes, "it was planned with the same figures"
+    return found.outside
 
 
 def packs_linears(device: str, dtype: str, how: str) -> bool:

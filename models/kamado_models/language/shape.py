@@ -209,10 +209,14 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str, quant: Quant | None = None)
 
     Integer tensors stay as they are; GGML-quantized ones count as what they are unpacked to. What is stored twice but
     tied is counted once; what is stored but is no parameter (old buffers, layers beyond the last) is not counted."""
-    size = DTYPE_BYTES[dtype]
-    turned = checkpoint.layout != "gguf" and stacks_turned(checkpoint.config)
-    stored = sum(tensor_bytes(entry.name, entry, size, quant, turned=turned) for entry in _loaded(checkpoint))
-    return stored + _unstored_parameters(checkpoint) * size
+    stored = sum(tensor_sizes(checkpoint, dtype, quant).values())
+    return stored + _unstored_parameters(checkpoint) * DTYPE_BYTES[dtype]
+
+
+def tensor_sizes(checkpoint: Checkpoint, dtype: str, quant: Quant | None = None) -> dict[str, int]:
+    """The same for each tensor that the checkpoint stores."""
+    size, turned = DTYPE_BYTES[dtype], checkpoint.layout != "gguf" and stacks_turned(checkpoint.config)
+    return {entry.name: tensor_bytes(entry.name, entry, size, quant, turned=turned) for entry in _loaded(checkpoint)}
 
 
 def stacks_turned(config: Mapping[str, Any]) -> bool:

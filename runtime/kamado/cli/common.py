@@ -100,6 +100,7 @@ class LoadOptions:
     deterministic: bool = False
     kv_tokens: int | None = None
     kv_dtype: str = "auto"
+    offload: str = "auto"
     allow_code: str | None = None
     """Only typed: no file may give leave to run code."""
     components: Mapping[str, list[str] | None] | None = None
@@ -116,6 +117,7 @@ class LoadOptions:
             "quant": self.quant,
             "kv_tokens": self.kv_tokens,
             "kv_dtype": self.kv_dtype,
+            "offload": self.offload,
             "allow_code": self.allow_code,
             "components": self.components,
             "base": self.base,
@@ -123,9 +125,9 @@ class LoadOptions:
         }
 
 
-_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "step_budget")
+_PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload", "step_budget")
 _TYPED_NAMES = (
-    *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype"),
+    *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload"),
     *("allow_code", "base", "offline", "deterministic"),
 )
 
@@ -176,6 +178,10 @@ def model_options(command: Command) -> Command:
         click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
         click.option(
             "--kv-dtype", type=click.Choice(["auto", "int8", "fp8"]), help="Hold attention state in 8 bits.  [auto]"
+        ),
+        click.option(
+            "--offload", type=click.Choice(["auto", "never"]),
+            help="Weights beyond the memory: read them when they are used, or refuse.  [auto]",
         ),
         click.option(
             "--allow-code", metavar="NAME", help="Run the checkpoint's own code, with your rights; NAME is MODEL again."

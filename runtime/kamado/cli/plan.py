@@ -54,7 +54,8 @@ def describe(plan: Plan) -> list[str]:
     state = f"{format_bytes(plan.state_bytes)} for {plan.max_sequences} sequences"
     sums = format_facts(
         [
-            ("weights", format_bytes(plan.weight_bytes)),
+            ("weights", format_bytes(plan.held_weight_bytes)),
+            ("outside", f"{format_bytes(plan.outside_bytes)} of weights ({plan.tier})" if plan.tier else ""),
             ("activations", format_bytes(plan.activation_bytes)),
             ("KV cache", kv if plan.kv_tokens else ""),
             ("state", state if plan.state_bytes else ""),
@@ -65,7 +66,6 @@ def describe(plan: Plan) -> list[str]:
         ]
     )
     lines += ["", *sums]
-    if plan.notes or (plan.options and not fits):
-        lines += ["", *plan.notes]
-        lines += [] if fits else plan.options
+    if plan.notes or plan.options:
+        lines += ["", *plan.notes, *plan.options]
     return lines

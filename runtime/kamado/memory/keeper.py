@@ -129,6 +129,12 @@ class Keeper:
         here, idle = self._here_and_idle()
         return self._room.choose(planned, here, idle)[0]
 
+    def most_room(self) -> int:
+        """Bytes that one model could have if all others left that are not pinned."""
+        with self._changed:
+            pinned = [tenant.owner for tenant in self._here() if tenant.pinned]
+        return self._ledger.budget(self._device) - sum(self._ledger.held(self._device, owner) for owner in pinned)
+
     def make_room(self, planned: Callable[[int], Plan]) -> Plan:
         """A plan that there is room for now: idle models leave, least recently used first, as far as need be; where
         they are too few, busy ones are waited for. Within `moving`. Raises DoesNotFit, and then nobody has left, and

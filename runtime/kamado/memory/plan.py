@@ -10,6 +10,8 @@ from ..quant import Quant
 from ..units import format_bytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+OFFLOADS = ("auto", "never")
+"""What may be done with weights that the device has no room for: read them when they are needed, or refuse."""
 KV_DTYPES = ("auto", "int8", "fp8")
 """Forms of the KV cache: the compute precision, or 8 bits with a scale for each token and head."""
 
@@ -30,13 +32,34 @@ class PlanOptions:
     """Tokens of KV cache to hold; None: as the family sees fit within the budget."""
     kv_dtype: str = "auto"
     """One of KV_DTYPES."""
+    offload: str = "auto"
+    """One of OFFLOADS."""
+    ram_bytes: int = 0
+    """Room in RAM for weights that are not on the device; 0 for the CPU, whose weights go to the disk instead."""
     allow_code: str | None = None
     """The name of the one checkpoint whose own code may be run; see `kamado.checkpoint.own_code.check_permission`."""
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", DTYPES), ("kv_dtype", KV_DTYPES)):
+        for name, known in (("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("offload", OFFLOADS)):
             if getattr(self, name) not in known:
                 raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+
+    def tier(self, outside_bytes: int) -> str:
+        """Where so many bytes of weights lie that are outside of the device: "ram" or "disk"; "" for none."""
+        if not outside_bytes:
+            return ""
+        return "ram" if outside_bytes <= self.ram_bytes else "disk"
+
+
+def outside_notes(outside_bytes: int, options: PlanOptions) -> tuple[str, ...]:
+    """What a person should know of weights that are outside of the device."""
+    if not outside_bytes:
+        return ()
+    place = {"ram": "RAM", "disk": "the disk"}[options.tier(outside_bytes)]
+    return (
+        f"{format_bytes(outside_bytes)} of the weights do not fit on {options.device}; they are read from {place} each "
+        "time they are used, which is slow: give more --memory, or fewer bits (--quant)",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +70,8 @@ class LanePlan:
     device: str
     dtype: str
     weight_bytes: int
+    outside_bytes: int = 0
+    """Of the weights, what is not held on the device, but read when it is needed."""
     activation_bytes: int
     """Peak of temporary tensors in one step of full size."""
     activation_basis: str = "estimated"
@@ -74,7 +99,15 @@ class Plan:
     state_bytes_per_sequence: int = 0
     """State that does not grow with length (state-space models)."""
     max_sequences: int = 0
+    step_tokens: int = 0
+    """The most tokens of one forward that there is room for; 0 where the family has no such thing."""
+    step_rows: int = 0
+    """The same of requests."""
     available_bytes: int
+    tier: str = ""
+    """Where the weights lie that are outside of the device: "ram" or "disk"; "" if there are none."""
+    window_bytes: int = 0
+    """Room on the device for those of them that are in use."""
     minimum_bytes: int
     """The least that would run at all: weights, activations, and state for one short request."""
     options: tuple[str, ...] = ()
@@ -91,6 +124,16 @@ class Plan:
     @property
     def weight_bytes(self) -> int:
         return sum(lane.weight_bytes for lane in self.lanes)
+
+    @property
+    def outside_bytes(self) -> int:
+        """Of the weights, what is not held on the device, but read when it is needed."""
+        return sum(lane.outside_bytes for lane in self.lanes)
+
+    @property
+    def held_weight_bytes(self) -> int:
+        """What weights take on the device: those that stay there, and those that are in use."""
+        return self.weight_bytes - self.outside_bytes + self.window_bytes
 
     @property
     def activation_bytes(self) -> int:
@@ -113,7 +156,7 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.activation_bytes + self.kv_bytes + self.state_bytes
+        return self.held_weight_bytes + self.activation_bytes + self.kv_bytes + self.state_bytes
 
     def check(self) -> None:
         """Raise DoesNotFit if not even the minimum fits."""
@@ -132,6 +175,7 @@ class Plan:
         """For `--json`."""
         totals = {
             "weight_bytes": self.weight_bytes,
+            "outside_bytes": self.outside_bytes,
             "activation_bytes": self.activation_bytes,
             "activation_basis": self.activation_basis,
             "kv_bytes": self.kv_bytes,

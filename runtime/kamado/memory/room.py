@@ -33,13 +33,15 @@ class Room:
     def choose(
         self, planned: Callable[[int], Plan], here: Sequence[Tenant], idle: Sequence[Tenant]
     ) -> tuple[Plan, Sequence[Tenant]]:
-        """A plan, and who of `idle` leaves for it: the first ones, until there is room for its minimum and enough
-        state; but none who could stay all the same. If all are too few, the plan does not fit."""
+        """A plan, and who of `idle` leaves for it: the first ones, until there is room for its minimum, enough state,
+        and all weights that there can be room for; but none who could stay all the same. If all are too few, the plan
+        does not fit."""
         best, _ = self._planned(planned, here, idle)
 
         def attempt(leaving: Sequence[Tenant]) -> Plan | None:
             plan, is_roomy = self._planned(planned, here, leaving)
             enough = ENOUGH_STATE * (plan.kv_bytes + plan.state_bytes) >= best.kv_bytes + best.state_bytes
+            enough = enough and plan.outside_bytes <= best.outside_bytes
             return plan if plan.minimum_bytes <= plan.available_bytes and is_roomy and enough else None
 
         for count in range(len(idle) + 1):

@@ -1,0 +1,176 @@
+"""One model's weights that stay outside of its device: put aside as they are read, there again when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoint.store import default_home
+from ...memory.placement import WINDOW
+from ...memory.plan import Plan
+from ..quantized.tensor import held_bytes
+from .blocks import Block, Carrier, Copied, InPlace, rebuilt, tensors_of
+from .stores import DiskStore, RamStore, Store
+
+
+class OutsideWeights:
+    """For one load: `reading` while tensors are read, `attach` when the model is whole, `close` at its end."""
+
+    @classmethod
+    def of(cls, plan: Plan, names: frozenset[str]) -> OutsideWeights:
+        """As planned. Raises DoesNotFit where the disk has too little room, OSError where it cannot be written."""
+        if plan.tier == "disk":
+            return cls(DiskStore(default_home() / "outside", plan.outside_bytes), names, plan.device)
+        return cls(RamStore(pinned=plan.device.startswith("cuda")), names, plan.device)
+
+    def __init__(self, store: Store, names: frozenset[str], device: str) -> None:
+        self._store = store
+        self.names = names
+        """Of the tensors, as they are read."""
+        self._device = device
+        self._inside: set[str] = set()
+        """Names of the other tensors."""
+        self._kept: set[int] = set()
+        """Where the memory of those that are put aside begins."""
+        self._handles: list[Any] = []
+
+    def reading(
+        self,
+        tensors: Mapping[str, Any],
+        dtype: torch.dtype,
+        *,
+        prefix: str = "",
+        single: Callable[[str], bool] = lambda name: False,
+    ) -> dict[str, Any]:
+        """The same tensors; those that stay outside are read into the store, floating-point ones as `dtype`, but for
+        those that are `single` (see `kept_single`): `attach` puts them aside. `names` begin with `prefix`."""
+        self._inside.update(prefix + name for name in tensors if prefix + name not in self.names)
+        return {
+            name: _PutAside(each, self, dtype) if prefix + name in self.names and not single(name) else each
+            for name, each in tensors.items()
+        }
+
+    def put_aside(self, tensor: Tensor) -> Tensor:
+        """The tensor, in the store."""
+
+        def keep(part: Tensor) -> Tensor:
+            kept = self._store.keep(part)
+            self._kept.add(kept.untyped_storage().data_ptr())
+            return kept
+
+        return rebuilt(tensor, keep)
+
+    def attach(self, models: Mapping[str, nn.Module]) -> int:
+        """Bring what is not outside to the device, and see that the rest comes when it is used. Returns the bytes that
+        the models then hold there, room for what is in use included: they run one at a time. Call it once, before any
+        runs. `models`: by the prefix that their names were read with."""
+        whole = list(models.values())
+        shared = _shared(whole)
+        found = [module for prefix, model in models.items() for module in self._modules(model, prefix)]
+        blocks = [self._block(module, shared) for module in found]
+        outside = {id(parameter) for block in blocks for parameter in block.parameters}
+        moved: dict[int, Tensor] = {}  # tied ones stay so
+        for holder, name, tensor in list(_all_tensors(whole)):
+            if id(tensor) not in outside and tensor.device.type != torch.device(self._device).type:
+                if id(tensor) not in moved:
+                    moved[id(tensor)] = rebuilt(tensor, lambda part: part.to(self._device))
+                _set(holder, name, moved[id(tensor)])
+        held = held_bytes(tensor for _, _, tensor in _all_tensors(whole) if id(tensor) not in outside)
+        if not blocks:
+            return held
+        in_place = self._device == "cpu" and isinstance(self._store, DiskStore)
+        carrier: Carrier = InPlace(self._store) if in_place else Copied(blocks, self._device, self._store)
+        self._handles += carrier.attach(blocks)
+        return held + WINDOW * max(block.nbytes for block in blocks)
+
+    def close(self) -> None:
+        """Let go of the store. The model can no longer run."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._store.close()
+
+    def _modules(self, module: nn.Module, path: str) -> Iterator[nn.Module]:
+        """Members of lists that are outside, in the order in which they stand."""
+        for name, child in module.named_children():
+            if isinstance(module, (nn.ModuleList, nn.Sequential)) and self._is_outside(child, f"{path}{name}."):
+                yield child
+            else:
+                yield from self._modules(child, f"{path}{name}.")
+
+    def _is_outside(self, module: nn.Module, path: str) -> bool:
+        """Whether tensors of it were put aside, and none was read to stay. What a library has joined of several has a
+        name that was not read."""
+        tensors = [tensor for parameter in module.parameters() for tensor in tensors_of(parameter)]
+        stays = any(path + name in self._inside for name, _ in module.named_parameters())
+        return not stays and any(tensor.untyped_storage().data_ptr() in self._kept for tensor in tensors)
+
+    def _block(self, module: nn.Module, shared: set[int]) -> Block:
+        """All parameters of the module that nothing else has, in the store."""
+        places = []
+        for holder in module.modules():
+            for name, parameter in holder._parameters.items():
+                if parameter is None or id(parameter) in shared:
+                    continue
+                if not all(part.untyped_storage().data_ptr() in self._kept for part in tensors_of(parameter)):
+                    holder._parameters[name] = self.put_aside(parameter)  # type: ignore[assignment]
+                places.append((holder, name))
+        return Block(module, places)
+
+
+class _PutAside:
+    """See ReadableTensor."""
+
+    def __init__(self, source: Any, outside: OutsideWeights, dtype: torch.dtype) -> None:
+        self._source = source
+        self._outside = outside
+        self._dtype = dtype
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def read(self) -> Tensor:
+        tensor: Tensor = self._source.read()
+        return self._outside.put_aside(tensor.to(self._dtype) if tensor.is_floating_point() else tensor)
+
+    def __getitem__(self, index: object) -> Tensor:
+        tensor = self.read()
+        return tensor if index is Ellipsis else tensor[index]  # type: ignore[index]
+
+
+def kept_single(kind: Any) -> Callable[[str], bool]:
+    """Whether a class of transformers or diffusers keeps a parameter, by its name, in float32 whatever is asked for."""
+    names = {
+        name
+        for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+        for name in getattr(kind, attribute, None) or ()
+    }
+    return lambda name: any(part in name for part in names)
+
+
+def _all_tensors(models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Parameters and buffers, with the modules that have them; shared ones as often as they are there."""
+    for module in (module for model in models for module in model.modules()):
+        for table in (module._parameters, module._buffers):
+            for name, tensor in list(table.items()):
+                if tensor is not None:
+                    yield module, name, tensor
+
+
+def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
+    table: Any = module._parameters if name in module._parameters else module._buffers
+    table[name] = tensor
+
+
+def _shared(models: Sequence[nn.Module]) -> set[int]:
+    """Parameters that several modules have."""
+    seen: set[int] = set()
+    twice: set[int] = set()
+    for module in (module for model in models for module in model.modules()):
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                (twice if id(parameter) in seen else seen).add(id(parameter))
+    return twice
