@@ -95,13 +95,16 @@ class TimedModel:
     requests: list[dict[str, Any]] = field(default_factory=list)
     jobs: list[TimedJob] = field(default_factory=list)
     unloaded: bool = False
+    clock: Callable[[], float] = time.monotonic
     runtime: Any = None
+    product_side: int = 0
+    """Of two matrices that are multiplied for each picture."""
 
     def submit(self, **request: Any) -> TimedJob:
         if not self.takes_prompt and "prompt" in request:
             raise InvalidRequest("this model takes no prompt")
         self.requests.append(request)
-        now = time.monotonic()
+        now = self.clock()
         job = self._picture(request, now) if "image" in self.capabilities else self._text(request, now)
         self.jobs.append(job)
         return job
@@ -130,6 +133,11 @@ class TimedModel:
         done = [(Progress("r1", i + 1, steps), now + (i + 1) * self.made_s) for i in range(steps)]
         end = done[-1][1] + self.made_s
         size = (request.get("width", 8), request.get("height", 8))
+        if self.product_side:
+            import torch
+
+            matrix = torch.ones(self.product_side, self.product_side, dtype=torch.float32, device="cpu")
+            torch.mm(matrix, matrix)
         return TimedJob(now, [*done, (Finished("r1", "complete"), end)], images=(Image.new("RGB", size),))
 
     def usage(self) -> Mapping[str, Any]:
@@ -148,6 +156,7 @@ class BenchRuntime(FakeRuntime):
 
     def __post_init__(self) -> None:
         self.model.runtime = self
+        self._session = SimpleNamespace(call=lambda function: function())
 
     def stats(self) -> dict[str, Any]:
         steps = 10 * len(self.model.requests)

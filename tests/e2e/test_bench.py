@@ -58,3 +58,4 @@ def test_pictures(kamado: Kamado, tmp_path: Path) -> None:
         ("image", 64, 64, 3, 2),
     ]
     assert all(row["steps_per_s"] > 0 and row["s_per_image"] > 0 for row in rows)
+    assert all(0 < row["operations_utilization"] < 1 for row in rows)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
+from .counting import counted
 from .figures import joint_rate, mean_and_deviation, peak_memory_bytes
 from .options import BenchOptions, Row
 from .requests import Answered, run_together
@@ -21,6 +22,9 @@ def bench_pictures(model: Model, options: BenchOptions, report: Callable[[str], 
     """One row for each number of pictures at the same time, without what all rows share. Raises what requests raise."""
     rows = []
     pictures = _Pictures(model, options.picture)
+    report("one picture")
+    with counted(model) as count:
+        pictures.run(1)
     for batch in options.batches:
         name = "image" if batch == 1 else f"image, {batch} at once"
         report(name)
@@ -43,6 +47,8 @@ def bench_pictures(model: Model, options: BenchOptions, report: Callable[[str], 
                 "steps_per_s": mean_and_deviation(known)[0] if known else None,
                 "s_per_image": mean,
                 "stddev": deviation,
+                "bandwidth_GB_s": None,
+                "operations_G_s": None if count.operations is None else count.operations / mean / 1e9,
                 "reps": options.reps,
                 "warmup_s": warmup_s,
                 "peak_memory_bytes": peak_memory_bytes(model.plan.device),

@@ -175,14 +175,15 @@ def _text_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _image_table(rows: Sequence[Row]) -> list[str]:
-    header = ("test", "size", "steps", "at once", "steps/s", "s/image", "\u00b1")
+    header = ("test", "size", "steps", "at once", "steps/s", "s/image", "\u00b1", "GOP/s", "of rate")
     cells = [
         (
             row["test"],
             f"{row['width']} x {row['height']}",
             str(row["steps"] or ""),
             str(row["batch"]),
-            *(_number(row[name]) for name in ("steps_per_s", "s_per_image", "stddev")),
+            *(_number(row[name]) for name in ("steps_per_s", "s_per_image", "stddev", "operations_G_s")),
+            _share(row["operations_utilization"]),
         )
         for row in rows
     ]

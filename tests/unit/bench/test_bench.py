@@ -137,7 +137,7 @@ def picture_model(**changes: Any) -> TimedModel:
 
 
 def test_rows_of_a_picture_model() -> None:
-    runtime = BenchRuntime(model=picture_model())
+    runtime = BenchRuntime(model=picture_model(product_side=500))
     options = BenchOptions(batches=(1, 2), reps=2, picture={"steps": 5, "width": 16})
     single, both = bench(runtime, "fake", options).rows  # type: ignore[arg-type]
     names = ("test", "width", "height", "steps", "batch")
@@ -147,9 +147,18 @@ def test_rows_of_a_picture_model() -> None:
         0.03, rel=0.1
     )
     assert {"peak_memory_bytes", "load_s", "compile_s", "stddev"} <= single.keys()
+    assert single["operations_G_s"] == pytest.approx(2 * 500**3 / single["s_per_image"] / 1e9, rel=1e-3)
+    assert both["operations_utilization"] == pytest.approx(both["operations_G_s"] / 100, rel=1e-3)
+    assert single["bandwidth_utilization"] is None
     seeds = [request["seed"] for request in runtime.model.requests]
-    assert len(set(seeds)) == len(seeds) == 3 * 3
-    assert len({request["prompt"] for request in runtime.model.requests}) == 9
+    assert len(set(seeds)) == len(seeds) == 1 + 3 * 3
+    assert len({request["prompt"] for request in runtime.model.requests}) == 10
+
+
+def test_operations_of_quantized_pictures_are_not_known() -> None:
+    model = picture_model(plan=make_plan(quant=parse_quant("int8")))
+    (row,) = bench(BenchRuntime(model=model), "fake", BenchOptions(batches=(1,), reps=1), load={"quant": "int8"}).rows  # type: ignore[arg-type]
+    assert row["operations_G_s"] is row["operations_utilization"] is None
 
 
 def test_pictures_without_prompts() -> None:
