@@ -121,6 +121,13 @@ class LoadedModel(Protocol):
     def usage(self) -> Mapping[str, Any]:
         """Figures of its state memory, for `Runtime.stats`."""
 
+    def idle_bytes(self) -> int:
+        """About what `trim` would give back now. Any thread may ask."""
+
+    def trim(self) -> int:
+        """Let go of what no running request uses and the next one can have again (adapters, copies of parts), and leave
+        the ledger for it. Returns the bytes. On the loop's thread, between two forwards."""
+
     def close(self) -> None:
         """Drop every reference to weights and state."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,26 @@ def test_it_is_decoded_again_in_float32(folder: Path, runtime: kamado.Runtime) -
     assert {value.dtype for value in models["vae"].parameters()} == {torch.float16}
     model.unload()
     assert model.owner not in runtime.stats()["ledger"].get("cpu", {})
+
+
+def test_a_copy_that_nobody_uses_is_let_go_of(folder: Path, runtime: kamado.Runtime) -> None:
+    model, models = _loaded(runtime, folder)
+    _make_loud(models["vae"])
+    before = runtime.ledger.held(owner=model.owner)
+    first = model.generate(**tiny.arguments("sd15"), seed=3)
+    decoders = model.loaded._workshop.decoders  # type: ignore[attr-defined]
+    copies = weakref.ref(decoders._copies["vae"]["decoder"])
+    size = runtime.ledger.held(owner=model.owner) - before
+    session: Any = vars(runtime)["_session"]
+    with decoders.used("vae"):
+        assert session.call(model.loaded.trim) == 0
+    assert model.loaded.idle_bytes() == session.call(model.loaded.trim) == size > 0
+    gc.collect()
+    assert copies() is None and model.loaded.idle_bytes() == 0
+    assert runtime.ledger.held(owner=model.owner) == before
+    again = model.generate(**tiny.arguments("sd15"), seed=3)
+    assert numpy.array_equal(again.pixels[0], first.pixels[0]) and again.notes == first.notes
+    assert runtime.ledger.held(owner=model.owner) == before + size
 
 
 def test_a_sound_decoder_is_left_alone(folder: Path, runtime: kamado.Runtime) -> None:

@@ -158,6 +158,18 @@ class Adapters:
         """Figures for `Runtime.stats`."""
         return {"in_place": len(self._placed), "in_use": sum(adapter.users > 0 for adapter in list(self._placed))}
 
+    def idle_bytes(self) -> int:
+        """What adapters in place hold that no running request uses."""
+        idle = [adapter.content for adapter in list(self._placed) if not adapter.users]
+        return sum(content.nbytes for content in idle if content is not None)
+
+    def trim(self) -> int:
+        """Take that memory back; who asks for them again has them read again. Returns the bytes."""
+        size = self.idle_bytes()
+        while self._drop_oldest():
+            pass
+        return size
+
     def close(self) -> None:
         """The model is as it was before. Only when nothing runs any more."""
         for slots in self._slots.values():

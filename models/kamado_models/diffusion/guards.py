@@ -7,7 +7,9 @@ The latents are fine then, so only the decoder has to be better.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,13 +29,17 @@ _ENCODING = ("encoder", "quant_conv")
 
 
 class FinerDecoders:
-    """float32 copies of the decoders of one model, made when they are first needed and kept."""
+    """float32 copies of the decoders of one model, made when they are first needed, and kept until somebody else needs
+    the memory. Of the loop's thread; the figures are anybody's."""
 
     def __init__(self, ledger: Ledger, device: str, owner: str) -> None:
         self._ledger = ledger
         self._device = device
         self._owner = owner
         self._copies: dict[str, dict[str, nn.Module]] = {}
+        self._sizes: dict[str, int] = {}
+        """Of the copies, in bytes."""
+        self._users: Counter[str] = Counter()
 
     def finer(self, component: str, call: ModelCall, result: Any) -> ModelCall | None:
         """The call to make instead of `call`, whose `result` cannot be used; None where it can, or nothing helps.
@@ -52,6 +58,27 @@ class FinerDecoders:
         settings = (*call.settings, ("precision", "float32"))
         return replace(call, module=module, positional=positional, arguments=arguments, autocast=(), settings=settings)
 
+    @contextmanager
+    def used(self, component: str) -> Iterator[None]:
+        """While inside, the copy that `finer` has just taken is not idle."""
+        self._users[component] += 1
+        try:
+            yield
+        finally:
+            self._users[component] -= 1
+
+    def idle_bytes(self) -> int:
+        """What copies hold that no call uses."""
+        return sum(size for component, size in list(self._sizes.items()) if not self._users[component])
+
+    def trim(self) -> int:
+        """Drop those. Returns the bytes."""
+        size = self.idle_bytes()
+        for component in [each for each in self._copies if not self._users[each]]:
+            del self._copies[component]
+            self._ledger.leave(self._device, self._owner, "weights", self._sizes.pop(component))
+        return size
+
     def _copied(self, component: str, module: nn.Module, dtype: torch.dtype) -> dict[str, nn.Module]:
         if component not in self._copies:
             parts = {name: part for name, part in module.named_children() if name not in _ENCODING}
@@ -69,6 +96,7 @@ class FinerDecoders:
             except BaseException:
                 self._ledger.leave(self._device, self._owner, "weights", size)
                 raise
+            self._sizes[component] = size
         return self._copies[component]
 
 

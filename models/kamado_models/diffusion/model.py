@@ -105,6 +105,14 @@ class PipelineModel:
         self._workshop.adapters.rest()
         return self._workshop.factory.direct()
 
+    def idle_bytes(self) -> int:
+        """See LoadedModel. Adapters, and decoders' copies."""
+        return self._workshop.adapters.idle_bytes() + self._workshop.decoders.idle_bytes()
+
+    def trim(self) -> int:
+        """See LoadedModel."""
+        return self._workshop.adapters.trim() + self._workshop.decoders.trim()
+
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
         compared: dict[str, bool] = {}

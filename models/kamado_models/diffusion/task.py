@@ -260,7 +260,8 @@ class PictureTask(LibraryTask):
         finer = self._workshop.decoders.finer(component, call, result)
         if finer is None:
             return result
-        result = self._workshop.call(script, component, finer, setting, self._joined, eased)
+        with self._workshop.decoders.used(component):
+            result = self._workshop.call(script, component, finer, setting, self._joined, eased)
         if not is_useless(result):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result

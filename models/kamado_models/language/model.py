@@ -117,6 +117,14 @@ class LanguageModel:
         kv = {"kv_dtype": self.plan.kv_dtype} if self.plan.kv_tokens else {}
         return {"batching": self.execution.batching, **kv, **self.execution.memory.usage()}
 
+    def idle_bytes(self) -> int:
+        """See LoadedModel. Its state memory has its size for good."""
+        return 0
+
+    def trim(self) -> int:
+        """See LoadedModel."""
+        return 0
+
     def close(self) -> None:
         """See LoadedModel."""
         self.execution.close()

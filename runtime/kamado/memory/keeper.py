@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -71,8 +71,7 @@ class Keeper:
 
         Raises InvalidRequest once it is unloaded; what bringing it back raises: DoesNotFit, GenerationFailed; and what
         `Waiter.wait` raises."""
-        loaded = self._line.turn(waiter or self.waiter(), lambda: self._taken(tenant))
-        if loaded is not None:
+        if (loaded := self._line.turn(waiter or self.waiter(), lambda: self._taken(tenant))) is not None:
             return loaded
         try:
             with self._changed:
@@ -136,9 +135,10 @@ class Keeper:
         return self._ledger.budget(self._device) - sum(self._ledger.held(self._device, owner) for owner in pinned)
 
     def make_room(self, planned: Callable[[int], Plan]) -> Plan:
-        """A plan that there is room for now: idle models leave, least recently used first, as far as need be; where
-        they are too few, busy ones are waited for. Within `moving`. Raises DoesNotFit, and then nobody has left, and
-        what `Waiter.wait` raises."""
+        """A plan that there is room for now. As far as need be, models let go of what is idle inside them, idle ones
+        leave, least recently used first, and busy ones are waited for. Within `moving`.
+
+        Raises DoesNotFit, and then nobody has left, and what `Waiter.wait` raises."""
         if self._tenants:
             self._thread.call(lambda: None)  # requests that ended before are known to have ended
         try:
@@ -148,9 +148,9 @@ class Keeper:
                     num_changes = self._vacancy.num_changes
                 here, idle = self._here_and_idle()
                 plan, leaving = self._room.choose(planned, here, idle)
-                if plan.minimum_bytes > plan.available_bytes:
-                    self._vacancy.wait(planned, plan, here, idle, num_changes)
-                elif all(self._evict(tenant) for tenant in leaving):  # a new request may have come for one of them
+                is_old = self._vacancy.wait(planned, plan, here, idle, num_changes)
+                if not is_old and all(map(self._evict, leaving)):  # a new request may have come for one of them
+                    self._trim([tenant for tenant in here if tenant not in leaving], plan)
                     return plan
         finally:
             with self._changed:
@@ -211,8 +211,10 @@ class Keeper:
                 self._forget(tenant)
 
     def reclaim(self) -> bool:
-        """Memory ran out: the idle model that was not used for longest leaves. False: there is none."""
-        return any(self._evict(tenant) for tenant in self._here_and_idle()[1])
+        """Memory ran out: models let go of what is idle inside them, or, if there is nothing, the idle model that was
+        not used for longest leaves. False: there is none."""
+        here, idle = self._here_and_idle()
+        return self._trim(here) or any(self._evict(tenant) for tenant in idle)
 
     def close(self, stop: Callable[[], None]) -> None:
         """Unload every model; `stop` ends the loop's thread first. Nobody waits for busy ones any more."""
@@ -249,7 +251,7 @@ class Keeper:
     # ---- with `_changed` held ----
 
     def _taken(self, tenant: Tenant) -> LoadedModel | None:
-        _check_not_gone(tenant)
+        tenant.check_not_gone()
         if tenant.place != "in" or self._vacancy.is_wanted(tenant):
             return None
         tenant.users += 1
@@ -273,6 +275,8 @@ class Keeper:
         """Who is in memory, and who of them may leave, least recently used first."""
         with self._changed:
             here = self._here()
+            for tenant in here:
+                tenant.idle_bytes = tenant.loaded.idle_bytes() if tenant.loaded is not None else 0
             idle = [tenant for tenant in here if tenant.why_it_stays() is None]
             return here, sorted(idle, key=lambda tenant: tenant.last_used)
 
@@ -280,7 +284,7 @@ class Keeper:
         begin, plan, needed = self._clock(), tenant.plan, tenant.needed_bytes or 0
 
         def planned(available: int) -> Plan:
-            _check_not_gone(tenant)  # it may have waited
+            tenant.check_not_gone()  # it may have waited
             return replace(plan, available_bytes=available, minimum_bytes=needed)
 
         try:
@@ -305,7 +309,9 @@ class Keeper:
                     raise
                 _forget_locals(error)
                 self._ledger.drop(tenant.owner)
-                if not self.reclaim():
+                here, idle = self._here_and_idle()
+                trimmed = self._trim(here)
+                if not any(self._evict(other) for other in idle) and not trimmed:
                     raise
                 release_cached(self._device)
 
@@ -331,7 +337,8 @@ class Keeper:
 
     def _detach(self, tenant: Tenant) -> LoadedModel:
         """On the loop's thread."""
-        loaded, tenant.loaded = tenant.loaded, None
+        with self._changed:  # who has it asks `loaded` only while it is not closed
+            loaded, tenant.loaded = tenant.loaded, None
         assert loaded is not None
         for lane in loaded.lanes:
             self._residency.remove(lane.name)
@@ -350,6 +357,14 @@ class Keeper:
                 self._share_steps()
                 self._vacancy.note_change()
                 self._changed.notify_all()
+
+    def _trim(self, here: Sequence[Tenant], plan: Plan | None = None) -> bool:
+        """Have models let go of what is idle inside them, or of as much as `plan` needs. False: there was nothing."""
+        trimmed = False
+        for tenant in sorted(here, key=lambda tenant: tenant.last_used):
+            if tenant.idle_bytes and (plan is None or self._room.lacks(plan, here)):
+                trimmed |= self._thread.call(tenant.trim) > 0
+        return trimmed
 
     def _evict(self, tenant: Tenant, due: Callable[[], bool] = lambda: True) -> bool:
         """Have an idle model leave; it comes back when it is asked for. False: it stays."""
@@ -377,11 +392,6 @@ class Keeper:
         if taken[0] is not None:
             self._empty(tenant, taken[0])
         return taken[0] is not None
-
-
-def _check_not_gone(tenant: Tenant) -> None:
-    if tenant.gone:
-        raise InvalidRequest(f"{tenant.plan.reference} is unloaded; load it again")
 
 
 def _forget_locals(error: BaseException | None) -> None:

@@ -35,15 +35,17 @@ class Room:
     ) -> tuple[Plan, Sequence[Tenant]]:
         """A plan, and who of `idle` leaves for it: the first ones, until there is room for its minimum, enough state,
         and all weights that there can be room for; but none who could stay all the same. If all are too few, the plan
-        does not fit."""
+        does not fit. Before anybody leaves, what is idle inside those who are `here` counts as free: see `lacks`."""
         best, _ = self._planned(planned, here, idle)
 
-        def attempt(leaving: Sequence[Tenant]) -> Plan | None:
-            plan, is_roomy = self._planned(planned, here, leaving)
+        def attempt(leaving: Sequence[Tenant], *, trimming: bool = True) -> Plan | None:
+            plan, is_roomy = self._planned(planned, here, leaving, trimming=trimming)
             enough = ENOUGH_STATE * (plan.kv_bytes + plan.state_bytes) >= best.kv_bytes + best.state_bytes
             enough = enough and plan.outside_bytes <= best.outside_bytes
             return plan if plan.minimum_bytes <= plan.available_bytes and is_roomy and enough else None
 
+        if (as_it_is := attempt([], trimming=False)) is not None:
+            return as_it_is, []
         for count in range(len(idle) + 1):
             leaving, plan = list(idle[:count]), attempt(idle[:count])
             if plan is None:
@@ -54,6 +56,12 @@ class Room:
                     leaving, plan = rest, with_rest
             return plan, leaving
         return best, idle
+
+    def lacks(self, plan: Plan, here: Sequence[Tenant]) -> bool:
+        """Whether the plan needs more than is free beside those who are `here`."""
+        peak = max((tenant.plan.activation_bytes for tenant in here), default=0)
+        needed = plan.total_bytes + max(peak - plan.activation_bytes, 0)
+        return needed > self.ledger.free(self.device) + self.ledger.held(self.device, STEPS)
 
     def check(self, plan: Plan, staying: Sequence[Tenant], *, waited_s: float = 0.0) -> None:
         """Raise DoesNotFit, and say what stays, if the plan does not fit. `waited_s`: how long that was waited for."""
@@ -79,11 +87,18 @@ class Room:
         )
 
     def _planned(
-        self, planned: Callable[[int], Plan], here: Sequence[Tenant], leaving: Sequence[Tenant]
+        self,
+        planned: Callable[[int], Plan],
+        here: Sequence[Tenant],
+        leaving: Sequence[Tenant],
+        *,
+        trimming: bool = True,
     ) -> tuple[Plan, bool]:
         """The plan once `leaving` have left, and whether those who stay keep all the room for their steps."""
         available = self.ledger.free(self.device) + self.ledger.held(self.device, STEPS)
         available += sum(self.ledger.held(self.device, tenant.owner) for tenant in leaving)
+        if trimming:
+            available += sum(tenant.idle_bytes for tenant in here if tenant not in leaving)
         staying = max((tenant.plan.activation_bytes for tenant in here if tenant not in leaving), default=0)
         plan = planned(available)
         # Of two peaks the larger one is shared, and the plan counts its own.

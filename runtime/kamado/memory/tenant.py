@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from ..contracts import LoadedModel
+from ..errors import InvalidRequest
 from .plan import Plan
 
 T = TypeVar("T")
@@ -54,8 +55,19 @@ class Tenant:
     return_s: float = 0.0
     """What all returns took: making room, and reading."""
     has_timer: bool = False
+    idle_bytes: int = 0
+    """What it could let go of and stay in memory, when that was last asked."""
     turn_until: float = 0.0
     """Before that it takes new requests even if another one waits for its room."""
+
+    def check_not_gone(self) -> None:
+        """Raise InvalidRequest once it is unloaded."""
+        if self.gone:
+            raise InvalidRequest(f"{self.plan.reference} is unloaded; load it again")
+
+    def trim(self) -> int:
+        """Have it let go of that. Returns the bytes. On the loop's thread."""
+        return self.loaded.trim() if self.loaded is not None else 0
 
     def figures(self, now: float) -> dict[str, Any]:
         """For `Runtime.stats`, with those of its state memory where it is in memory."""

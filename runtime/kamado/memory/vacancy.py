@@ -57,20 +57,28 @@ class Vacancy:
         here: Sequence[Tenant],
         idle: Sequence[Tenant],
         num_changes: int,
-    ) -> None:
-        """The first in line waits for a change since there were `num_changes`. `planned`, `here`, `idle`: see
-        `Room.choose`, which said that `plan` does not fit even if all idle ones leave.
+    ) -> bool:
+        """The first in line waits for a change since there were `num_changes`, if `plan` does not fit even if all idle
+        ones leave, or fits only with weights that do not lie on the device, which once busy ones have left would.
+        `planned`, `here`, `idle`: see `Room.choose`, which chose it. False: it is to be taken as it is.
 
-        Raises DoesNotFit where waiting would not help or has taken too long, and what `Waiter.wait` raises."""
+        Raises DoesNotFit where it does not fit and waiting would not help or has taken too long, and what `Waiter.wait`
+        raises."""
+        fits = plan.minimum_bytes <= plan.available_bytes
+        if fits and not plan.outside_bytes:
+            return False
         waiter, staying = self._line.first, [tenant for tenant in here if tenant not in idle]
         busy = sorted((tenant for tenant in staying if not tenant.pinned), key=lambda tenant: tenant.last_used)
         later, leaving = self._room.choose(planned, here, [*idle, *busy])
-        helps, until = later.minimum_bytes <= later.available_bytes, waiter.since + self._max_wait_s
+        helps = later.minimum_bytes <= later.available_bytes and (not fits or later.outside_bytes < plan.outside_bytes)
+        until = waiter.since + self._max_wait_s
         if not helps or self._clock() >= until or self._thread.is_own_thread():
             self._room.check(plan, staying, waited_s=self._clock() - waiter.since if helps else 0.0)
+            return False
         with self._line.lock:
             if self._line.closed:
                 raise Cancelled("the runtime is closed")
             self._wanted.update(tenant for tenant in leaving if tenant in busy)
             while self.num_changes == num_changes and self._clock() < until:
                 waiter.wait(until)
+        return True

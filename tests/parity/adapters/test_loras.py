@@ -142,6 +142,30 @@ def test_the_one_that_was_not_used_for_longest_goes_first(files: Files, runtime:
     runtime.ledger.drop("somebody else")
 
 
+def test_another_model_gets_the_room_of_idle_adapters(files: Files, runtime: kamado.Runtime) -> None:
+    one, other = str(files["lora-sd15"]), str(files["lora-sd15-kohya"])
+    request = {**tiny.arguments("sd15"), "seed": 1}
+    model = runtime.load(files["sd15"])
+    wanted = {each: model.generate(**request, adapters=[each]).pixels[0] for each in (one, other)}
+    held = runtime.ledger.snapshot()["cpu"][model.owner]
+    assert model.loaded.idle_bytes() == held["adapters"] > 0
+    small = runtime.load(files["sd15"])
+    needed = runtime.ledger.held(owner=small.owner)
+    small.unload()
+    runtime.ledger.enter("cpu", "somebody else", "all", runtime.ledger.free("cpu") - needed + held["adapters"] // 2)
+    running = model.submit(**request | {"num_inference_steps": 900}, adapters=[other])
+    next(running.events())
+    small = runtime.load(files["sd15"])
+    assert model.in_memory and not running.done()
+    assert runtime.stats()["models"][model.owner]["adapters"] == {"in_place": 1, "in_use": 1}
+    assert model.loaded.idle_bytes() == 0 < runtime.ledger.snapshot()["cpu"][model.owner]["adapters"] < held["adapters"]
+    running.cancel()
+    small.unload()
+    for each, pixels in wanted.items():
+        assert numpy.array_equal(model.generate(**request, adapters=[each]).pixels[0], pixels)
+    runtime.ledger.drop("somebody else")
+
+
 def test_a_file_that_was_replaced_is_read_anew(files: Files, runtime: kamado.Runtime) -> None:
     request = {**tiny.arguments("sd15"), "seed": 1}
     models = {"unet": tiny.load(files["sd15"]).unet}

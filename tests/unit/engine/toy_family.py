@@ -62,6 +62,12 @@ class SlowToy:
     def usage(self) -> Mapping[str, Any]:
         return self.toy.memory.usage()
 
+    def idle_bytes(self) -> int:
+        return 0
+
+    def trim(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.closed = True
 

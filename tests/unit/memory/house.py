@@ -19,12 +19,18 @@ from kamado.results import Result, Timings
 T = TypeVar("T")
 
 
-def make_plan(reference: str, size: int, *, peak: int = 0, kv: int = 0, available: int = 0) -> Plan:
-    lane = LanePlan(lane="lm", device="cpu", dtype="float32", weight_bytes=size, activation_bytes=peak)
+def make_plan(
+    reference: str, size: int, *, peak: int = 0, kv: int = 0, available: int = 0, least: int | None = None
+) -> Plan:
+    """`least`: of the weights, what must be held; what there is no room for lies elsewhere."""
+    outside = 0 if least is None else min(max(size + peak + kv - available, 0), size - least)
+    lane = LanePlan(
+        lane="lm", device="cpu", dtype="float32", weight_bytes=size, activation_bytes=peak, outside_bytes=outside
+    )
     return Plan(
         reference=reference, family="sizes", architecture="Size", device="cpu", dtype="float32", quant=None,
         lanes=(lane,), context_tokens=0, kv_tokens=kv, kv_bytes_per_token=1, available_bytes=available,
-        minimum_bytes=size + peak + min(kv, 1), options=("Take a smaller one.",),
+        minimum_bytes=(size if least is None else least) + peak + min(kv, 1), options=("Take a smaller one.",),
     )  # fmt: skip
 
 
@@ -66,12 +72,23 @@ class FakeLoaded:
     lanes: Sequence[Lane]
     capabilities: Sequence[str] = ("text",)
     closed: bool = False
+    idle: int = 0
+    let_go: Callable[[int], None] = lambda size: None
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         raise AssertionError("a model that is nothing but a size takes no requests")
 
     def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
         raise AssertionError("a model that is nothing but a size gives no results")
+
+    def idle_bytes(self) -> int:
+        assert not self.closed
+        return self.idle
+
+    def trim(self) -> int:
+        size, self.idle = self.idle, 0
+        self.let_go(size)
+        return size
 
     def usage(self) -> Mapping[str, Any]:
         assert not self.closed
@@ -103,12 +120,22 @@ class House:
         )
         self.tenants: dict[str, Tenant] = {}
 
-    def load(self, name: str, size: int, *, peak: int = 0, kv: int = 0, watch: bool = True, **settings: Any) -> Tenant:
+    def load(
+        self,
+        name: str,
+        size: int,
+        *,
+        peak: int = 0,
+        kv: int = 0,
+        least: int | None = None,
+        watch: bool = True,
+        **settings: Any,
+    ) -> Tenant:
         """As `Runtime.load` does it."""
         with self.keeper.moving():
             plan = self.keeper.make_room(
                 lambda room: make_plan(
-                    name, size, peak=peak, kv=max(min(kv, room - size - peak), min(kv, 1)), available=room
+                    name, size, peak=peak, kv=max(min(kv, room - size - peak), min(kv, 1)), available=room, least=least
                 )
             )
             tenant = Tenant(owner=name, plan=plan, load=lambda: self.read(name, plan), **settings)
@@ -118,7 +145,7 @@ class House:
         return tenant
 
     def read(self, name: str, plan: Plan) -> FakeLoaded:
-        self.ledger.enter("cpu", name, "weights", plan.weight_bytes)
+        self.ledger.enter("cpu", name, "weights", plan.held_weight_bytes)
         self.reads.append(name)
         if name in self.broken:
             raise self.broken[name]
@@ -150,7 +177,7 @@ class House:
         """Names of the models in memory; everything else must say the same."""
         names = sorted(name for name, tenant in self.tenants.items() if tenant.place == "in")
         assert names == sorted(name for name in self.tenants if self.residency.has(f"{name}/lm"))
-        held = sum(self.tenants[name].plan.weight_bytes + self.tenants[name].plan.kv_bytes for name in names)
+        held = sum(self.tenants[name].plan.held_weight_bytes + self.tenants[name].plan.kv_bytes for name in names)
         peak = max((self.tenants[name].plan.activation_bytes for name in names), default=0)
         assert self.ledger.held() == min(held + peak, self.budget)
         return names

@@ -258,6 +258,38 @@ def test_only_those_that_would_leave_are_wanted() -> None:
     assert house.keeper.use_now(house.tenants["b"]) is not None
 
 
+def test_rather_than_with_weights_elsewhere_for_good_a_model_comes_in_later() -> None:
+    house = full("a", "b")
+    for name in ("a", "b"):
+        house.keeper.use(house.tenants[name])
+    done(house, "a")
+    loading = threading.Thread(target=house.load, args=("c", 15), kwargs={"least": 2}, daemon=True)
+    loading.start()
+    until(lambda: bool(house.keeper._vacancy._wanted))
+    assert house.here() == ["a", "b"]
+    done(house, "b")
+    loading.join(10)
+    assert house.here() == ["c"] and house.tenants["c"].plan.outside_bytes == 0
+
+
+def test_with_weights_elsewhere_where_waiting_does_not_help_or_took_too_long() -> None:
+    house = full("a", "b")
+    house.keeper.pin(house.tenants["a"])
+    house.keeper.use(house.tenants["b"])
+    loading = threading.Thread(target=house.load, args=("c", 15), kwargs={"least": 0}, daemon=True)
+    loading.start()
+    until(lambda: bool(house.keeper._vacancy._wanted))  # with b gone it would have 10 of 15 bytes here
+    house.now += 1000
+    house.keeper.unpin(house.tenants["a"])
+    loading.join(10)
+    assert house.here() == ["b", "c"] and house.tenants["c"].plan.outside_bytes == 5
+    house = full("a", "b")
+    house.keeper.pin(house.tenants["a"])
+    house.keeper.pin(house.tenants["b"])
+    house.load("c", 15, least=0)
+    assert house.tenants["c"].plan.outside_bytes == 15
+
+
 def test_unloading_the_one_that_waits_and_the_one_that_is_waited_for() -> None:
     house = busy_house()
     asking = Asking(house, "a")
