@@ -36,9 +36,10 @@ def bench_texts(
         runs = [_run(model, prompts, batch, *lengths) for _ in range(options.reps)]
         row: Row = {"test": name, "prompt_tokens": lengths[0], "new_tokens": lengths[1], "batch": batch}
         row |= _prefill(runs, lengths[0]) if is_prefill else _decoding(runs)
-        row |= _reached(row, traffic, is_prefill, batch, lengths)
+        mean_batch = _mean_batch(before, _steps(model))
+        row |= _reached(row, traffic, is_prefill, mean_batch or batch, lengths)
         row |= {
-            "mean_batch": _mean_batch(before, _steps(model)),
+            "mean_batch": mean_batch,
             "reps": options.reps,
             "warmup_s": warmup_s,
             "peak_memory_bytes": peak_memory_bytes(model.plan.device),
@@ -111,8 +112,9 @@ def decoding_rate(run: Sequence[Answered]) -> float:
     return sum(len(one.tokens_s) for one in run) / seconds
 
 
-def _reached(row: Row, traffic: Traffic | None, is_prefill: bool, batch: int, lengths: tuple[int, int]) -> Row:
-    """Bytes read and operations done a second, as far as they can be told."""
+def _reached(row: Row, traffic: Traffic | None, is_prefill: bool, mean_batch: float, lengths: tuple[int, int]) -> Row:
+    """Bytes read and operations done a second, as far as they can be told. Requests that share a forward share what is
+    read for it."""
     found: Row = {"bandwidth_GB_s": None, "operations_G_s": None}
     if traffic is None:
         return found
@@ -122,7 +124,7 @@ def _reached(row: Row, traffic: Traffic | None, is_prefill: bool, batch: int, le
         found["operations_G_s"] = traffic.prefill_operations(length) * rate / length / 1e9
     else:
         context = length + new_tokens / 2
-        found["bandwidth_GB_s"] = traffic.step_bytes(batch, context) * rate / batch / 1e9
+        found["bandwidth_GB_s"] = traffic.step_bytes(mean_batch, context) * rate / mean_batch / 1e9
         found["operations_G_s"] = traffic.token_operations() * rate / 1e9
     return found
 

@@ -33,10 +33,10 @@ class Traffic:
     head_parameters: float
     """Of that matrix."""
 
-    def step_bytes(self, rows: int, context_tokens: float) -> float:
+    def step_bytes(self, rows: float, context_tokens: float) -> float:
         """Bytes that a decoding step reads for `rows` sequences of so many tokens each."""
-        weights = self.weight_bytes - self.expert_bytes * self.idle_experts**rows
-        return weights + rows * (self.kv_bytes_per_token * context_tokens + self.state_bytes)
+        idle_bytes: float = self.expert_bytes * self.idle_experts**rows
+        return self.weight_bytes - idle_bytes + rows * (self.kv_bytes_per_token * context_tokens + self.state_bytes)
 
     def prefill_operations(self, tokens: int) -> float:
         """Of one prompt; logits are made of its last token alone."""
