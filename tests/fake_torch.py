@@ -47,11 +47,15 @@ class FakeGenerator:
 
 @dataclass
 class FakeTorch:
-    """`gpus`: (name, capability, free bytes) of each."""
+    """`gpus`: (name, capability, free bytes) of each. Without any, it is one of Apple's."""
 
     gpus: list[tuple[str, tuple[int, int], int]]
     missing: frozenset[str] = frozenset()
     """Kernels that raise, as those that were not built do."""
+    broken: frozenset[int] = frozenset()
+    """GPUs that cannot be asked."""
+    asked: list[int] = field(default_factory=list)
+    """GPUs whose memory was asked for, which takes some of it."""
     hip: str | None = None
     allow_tf32: bool = False
     products: list[tuple[str, str]] = field(default_factory=list)
@@ -69,10 +73,10 @@ class FakeTorch:
         self._current = ""
         self.version = SimpleNamespace(cuda=None if self.hip else "13.0", hip=self.hip)
         self.cuda = SimpleNamespace(
-            is_available=lambda: True,
+            is_available=lambda: bool(self.gpus),
             device_count=lambda: len(self.gpus),
             get_device_properties=self._properties,
-            mem_get_info=lambda index: (self.gpus[index][2], 80 * GIB),
+            mem_get_info=self._memory,
             is_bf16_supported=lambda including_emulation: True,
             synchronize=self._synchronize,
             device=self._at,
@@ -80,12 +84,24 @@ class FakeTorch:
         )
         self.backends = SimpleNamespace(
             cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=self.allow_tf32)),
-            mps=SimpleNamespace(is_available=lambda: False),
+            mps=SimpleNamespace(is_available=lambda: not self.gpus),
+        )
+        self.mps = SimpleNamespace(
+            recommended_max_memory=lambda: 12 * GIB,
+            driver_allocated_memory=lambda: 11 * GIB,
+            synchronize=lambda: self.waited.add("mps"),
+            empty_cache=lambda: self.emptied.append("mps"),
         )
 
     def _properties(self, index: int) -> Any:
         name, (major, minor), _ = self.gpus[index]
         return SimpleNamespace(name=name, major=major, minor=minor, multi_processor_count=100)
+
+    def _memory(self, index: int) -> tuple[int, int]:
+        if index in self.broken:
+            raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nor unavailable")
+        self.asked.append(index)
+        return self.gpus[index][2], 80 * GIB
 
     def _synchronize(self, device: str) -> None:
         self.waited.add(device)

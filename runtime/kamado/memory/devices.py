@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +78,14 @@ def default_budget(facts: DeviceFacts) -> int:
 def devices() -> list[DeviceFacts]:
     """Every device of this machine that can compute: GPUs first, the CPU last."""
     gpus, hint = _gpus()
+    found, hints = [], [hint] if hint else []
+    for name, facts_of in gpus.items():
+        try:
+            found.append(facts_of())
+        except RuntimeError as error:  # one that is broken, full, or another process's alone
+            hints.append(_unusable(name, error))
     cpu = cpu_facts()
-    return [_with_rates(facts) for facts in (*gpus, replace(cpu, notes=(*cpu.notes, hint)) if hint else cpu)]
+    return [_with_rates(facts) for facts in (*found, replace(cpu, notes=(*cpu.notes, *hints)))]
 
 
 def resolve_device(name: str = "auto") -> DeviceFacts:
@@ -96,17 +103,19 @@ def _resolved(name: str) -> DeviceFacts:
     if name == "cpu":
         return cpu_facts()
     gpus, hint = _gpus()
-    found = [*gpus, cpu_facts()]
-    if name == "auto":
-        best = found[0]
-        reason = hint or "No GPU was found." if best.kind == "cpu" else "It is the first GPU."
-        return replace(best, notes=(f"auto chose {best.name}. {reason}", *best.notes))
-    wanted = "cuda:0" if name == "cuda" else name
-    for facts in found:
-        if facts.name == wanted:
-            return facts
-    there = ", ".join(facts.name for facts in found)
-    raise InvalidRequest(f"there is no device {name!r} here; there is: {there}. {hint}".rstrip())
+    wanted = next(iter(gpus), "cpu") if name == "auto" else "cuda:0" if name == "cuda" else name
+    if wanted not in (*gpus, "cpu"):
+        there = ", ".join((*gpus, "cpu"))
+        raise InvalidRequest(f"there is no device {name!r} here; there is: {there}. {hint}".rstrip())
+    try:
+        # No other GPU is asked: each would give a part of its memory away for that.
+        facts = gpus[wanted]() if wanted in gpus else cpu_facts()
+    except RuntimeError as error:
+        raise InvalidRequest(_unusable(wanted, error)) from None
+    if name != "auto":
+        return facts
+    reason = hint or "No GPU was found." if facts.kind == "cpu" else "It is the first GPU."
+    return replace(facts, notes=(f"auto chose {facts.name}. {reason}", *facts.notes))
 
 
 def cpu_facts() -> DeviceFacts:
@@ -176,27 +185,33 @@ def _memory_notes(memory: HostMemory) -> tuple[str, ...]:
     return (f"The memory is limited by {memory.limited_by}.",)
 
 
-def _gpus() -> tuple[list[DeviceFacts], str]:
-    """The GPUs that torch can use, and why there are none where the machine looks as if it had some."""
+def _unusable(name: str, error: RuntimeError) -> str:
+    return f"{name} cannot be used: {' '.join(str(error).split())[:200]}"
+
+
+def _gpus() -> tuple[dict[str, Callable[[], DeviceFacts]], str]:
+    """The GPUs that torch knows, by name, each with what asks for its facts; and why there are none where the machine
+    looks as if it had some. Asking takes some of the GPU's memory and raises RuntimeError for one that is out of order.
+    """
     node = next((node for node in _GPU_NODES if Path(node).exists()), None)
     if node is None and sys.platform not in ("darwin", "win32"):
-        return [], ""
+        return {}, ""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1") and sys.platform != "darwin":
-        return [], "CUDA_VISIBLE_DEVICES hides every GPU." if node else ""
+        return {}, "CUDA_VISIBLE_DEVICES hides every GPU." if node else ""
     try:
         import torch
     except (ImportError, OSError) as error:
-        return [], f"torch cannot be imported ({error}), so no GPU can be used."
+        return {}, f"torch cannot be imported ({error}), so no GPU can be used."
     if torch.cuda.is_available():
-        return [_cuda_facts(torch, index) for index in range(torch.cuda.device_count())], ""
+        return {f"cuda:{index}": partial(_cuda_facts, torch, index) for index in range(torch.cuda.device_count())}, ""
     if torch.backends.mps.is_available():
-        return [_mps_facts(torch)], ""
+        return {"mps": partial(_mps_facts, torch)}, ""
     if node is None:
-        return [], ""
+        return {}, ""
     if torch.version.cuda is None and torch.version.hip is None:
-        return [], f"There is {node}, but the installed torch {torch.__version__} is built without GPU support."
+        return {}, f"There is {node}, but the installed torch {torch.__version__} is built without GPU support."
     return (
-        [],
+        {},
         f"There is {node}, but torch {torch.__version__} finds no usable GPU: is the driver installed and new enough?",
     )
 

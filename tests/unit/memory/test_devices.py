@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_cuda_precisions_by_capability() -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = [fake_device("cuda:0"), fake_device("cuda:1")]
+    gpus = {name: partial(fake_device, name) for name in ("cuda:0", "cuda:1")}
     monkeypatch.setattr(module, "_gpus", lambda: (gpus, ""))
 
 
@@ -157,7 +158,7 @@ def test_a_device_that_is_not_there_is_an_error_naming_what_is(name: str) -> Non
 
 
 def test_no_gpu_never_falls_back_silently(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_gpus", lambda: ([], "The driver is asleep."))
+    monkeypatch.setattr(module, "_gpus", lambda: ({}, "The driver is asleep."))
     with pytest.raises(InvalidRequest, match=r"there is: cpu\. The driver is asleep\."):
         resolve_device("cuda")
     facts = resolve_device("auto")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_torch import GIB, FakeTorch
-from kamado.errors import DoesNotFit
+from kamado.errors import DoesNotFit, InvalidRequest
 from kamado.memory import devices as devices_module
 from kamado.memory import disk_rate as disk_module
 from kamado.memory import measuring, rates
@@ -175,6 +175,34 @@ def test_a_gpu_without_free_memory_is_not_measured(two_gpus: FakeTorch) -> None:
     two_gpus.gpus[0] = ("Fast One", (9, 0), GIB // 32)
     with pytest.raises(DoesNotFit, match=r"cuda:0 has only 32.0 MiB free"):
         measure_rates(devices()[0])
+
+
+def test_one_gpu_is_asked_when_one_is_wanted(two_gpus: FakeTorch) -> None:
+    assert resolve_device("cuda:1").model == "Old One" and two_gpus.asked == [1]
+    assert resolve_device("auto").model == "Fast One" and two_gpus.asked == [1, 0]
+
+
+def test_a_gpu_that_is_out_of_order_does_not_hide_the_others(two_gpus: FakeTorch) -> None:
+    two_gpus.broken = frozenset({0})
+    found = devices()
+    assert [facts.name for facts in found] == ["cuda:1", "cpu"]
+    note = "cuda:0 cannot be used: CUDA error: all CUDA-capable devices are busy or unavailable"
+    assert note in found[-1].notes
+    for name in ("cuda", "auto"):
+        with pytest.raises(InvalidRequest, match=note):
+            resolve_device(name)
+    assert resolve_device("cuda:1").name == "cuda:1"
+
+
+def test_a_gpu_of_apple(two_gpus: FakeTorch) -> None:
+    two_gpus.gpus.clear()
+    gpu, cpu = devices()
+    assert (gpu.name, gpu.kind, cpu.kind) == ("mps", "mps", "cpu") and "shared" in gpu.notes[0]
+    assert gpu.total_bytes == 12 * GIB and gpu.available_bytes == min(GIB, cpu.available_bytes)
+    found = measure_rates(gpu)
+    assert set(found.operations_per_s) == {"float16", "float32"} and found.to_device_bytes_per_s == {}
+    assert two_gpus.waited == {"mps"} and two_gpus.emptied == ["mps"]
+    assert resolve_device("mps").rates == found
 
 
 def test_measuring_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
