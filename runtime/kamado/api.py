@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from .checkpoint.inspect import inspect as inspect_checkpoint
 from .checkpoint.own_code import allowed_name
-from .checkpoint.parts import Parts, with_parts
+from .checkpoint.parts import with_parts
 from .checkpoint.types import Checkpoint
 from .checkpoint.unchanged import check_unchanged, marks
 from .contracts import Family, LoadedModel, LoadEnvironment
@@ -29,8 +29,9 @@ from .memory.residency import Residency
 from .memory.shortage import load_failed, told
 from .memory.tenant import Tenant
 from .model import Model as Model
-from .quant import QuantLike, parse_quant
+from .quant import parse_quant
 from .results import Result
+from .settings import LoadSettings, PlanSettings, check_names, seconds
 from .units import check_counts, parse_bytes
 
 MAX_WAIT_S = 300.0
@@ -64,7 +65,7 @@ class Runtime:
         self._residency = Residency()
         self._loop = Loop(self._residency, device=self.device.name)
         self._session = Session(self._loop, _inference_mode)
-        wait_s = _seconds("max_wait", max_wait)
+        wait_s = seconds("max_wait", max_wait)
         self._keeper = Keeper(
             self.ledger,
             self.device.name,
@@ -88,87 +89,48 @@ class Runtime:
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
         return inspect_checkpoint(str(reference), offline=offline)
 
-    def plan(
-        self,
-        reference: str | Path,
-        *,
-        dtype: str = "auto",
-        quant: QuantLike = None,
-        kv_tokens: int | None = None,
-        kv_dtype: str = "auto",
-        offload: str = "auto",
-        allow_code: str | Path | None = None,
-        components: Parts | None = None,
-        base: str | Path | None = None,
-        offline: bool = False,
-    ) -> Plan:
+    def plan(self, reference: str | Path, **settings: Unpack[PlanSettings]) -> Plan:
         """What `load` would do, in bytes, from header data alone. Whether it fits is for `Plan.check` to say. What idle
-        models hold counts as free as far as `load` would take it.
+        models hold counts as free as far as `load` would take it. `settings`: see `PlanSettings`.
 
-        With `allow_code` (see `load`), sizes are asked of the checkpoint's own classes, which runs its code."""
-        allowed = allowed_name(allow_code)
-        checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
-        family, options = find(checkpoint), self._plan_options(dtype, quant, kv_tokens, kv_dtype, offload, allowed)
-        return self._keeper.plan_of(self._planner(family, checkpoint, options))
+        With `allow_code`, sizes are asked of the checkpoint's own classes, which runs its code."""
+        check_names("plan", settings, PlanSettings)
+        _, _, planned = self._planned(reference, settings)
+        return self._keeper.plan_of(planned)
 
-    def load(  # noqa: PLR0913 - a name for each thing that can be said of it
-        self,
-        reference: str | Path,
-        *,
-        dtype: str = "auto",
-        quant: QuantLike = None,
-        kv_tokens: int | None = None,
-        kv_dtype: str = "auto",
-        offload: str = "auto",
-        step_budget: int | None = None,
-        max_rows: int | None = None,
-        allow_code: str | Path | None = None,
-        components: Parts | None = None,
-        base: str | Path | None = None,
-        offline: bool = False,
-        request: Mapping[str, Any] | None = None,
-        keep_alive: float | None = None,
-        pinned: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Model:
+    def load(self, reference: str | Path, **settings: Unpack[LoadSettings]) -> Model:
         """Load a model, pulling it first if need be. Idle models leave memory for it, least recently used first, and
-        come back with their next request; busy ones are waited for, see `max_wait`.
+        come back with their next request; busy ones are waited for, see `max_wait`. `settings`: see `LoadSettings`.
 
-        `kv_tokens`, `kv_dtype`: tokens of KV cache to hold, and their form (`kamado.memory.plan.KV_DTYPES`).
-        `offload`: "auto" has weights that there is no room for read from RAM or disk each time they are used, which the
-        plan's notes then say; "never" raises DoesNotFit instead.
-        `step_budget`, `max_rows`: the most tokens and requests in one forward. `progress(done, total)`: of bytes read.
-        `quant`: the form of the weights: a name in `kamado.quant.SCHEMES`, a `Quant`, or a table with its fields.
-        `allow_code`: the reference once more, to allow that this checkpoint's own code is run, with all the rights of
-        this process; of a repository without its revision, too, of a folder also its full path. Without it a
-        checkpoint that wants that is refused; for one that does not, it changes nothing.
-        `components`: what takes the place of a pipeline's components, by name; see `kamado.checkpoint.parts`.
-        `base`: the pipeline that has what a single file lacks: tokenizers, configurations, further components.
-        `request`: options of one that will follow; what can be found wrong with it is raised before weights are read.
-        `keep_alive`: seconds without a request after which it leaves memory; None or -1: only when room is needed.
-        `pinned`: it stays in memory whatever happens; see `Model.pin`.
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
-        allowed, stay_s = allowed_name(allow_code), _seconds("keep_alive", keep_alive)
-        check_counts(kv_tokens=kv_tokens, step_budget=step_budget, max_rows=max_rows)
-        checkpoint = with_parts(self.inspect(reference, offline=offline), components, base, offline=offline)
-        family = find(checkpoint)
-        options = self._plan_options(dtype, quant, kv_tokens, kv_dtype, offload, allowed)
+        check_names("load", settings, LoadSettings)
+        stay_s = seconds("keep_alive", settings.get("keep_alive"))
+        budget, rows = settings.get("step_budget"), settings.get("max_rows")
+        check_counts(kv_tokens=settings.get("kv_tokens"), step_budget=budget, max_rows=rows)
+        checkpoint, family, planned = self._planned(reference, settings)
+        request, offline = settings.get("request"), settings.get("offline", False)
+        unchecked = [request] if request is not None else []
+
+        def check(plan: Plan) -> None:
+            while unchecked:
+                family.check_request(checkpoint, plan, unchecked.pop(), offline=offline)
+
         with self._keeper.moving():
             if self._closed:
                 raise InvalidRequest("the runtime is closed")
-            plan = self._keeper.make_room(self._planner(family, checkpoint, options))
+            plan = self._keeper.make_room(planned, check)
             environment = LoadEnvironment(
                 ledger=self.ledger,
                 owner=f"{plan.reference}#{next(self._owners)}",
                 offline=offline,
                 deterministic=self.deterministic,
-                step_budget=step_budget,
-                max_rows=1 if self.deterministic else max_rows,
+                step_budget=budget,
+                max_rows=1 if self.deterministic else rows,
             )
-            first = replace(environment, progress=progress, request=request)
+            first = replace(environment, progress=settings.get("progress"), request=request)
             tenant = self._tenant(family, checkpoint, plan, environment)
-            tenant.keep_alive_s, tenant.pinned = stay_s, pinned
+            tenant.keep_alive_s, tenant.pinned = stay_s, settings.get("pinned", False)
             info = dict(family.describe(checkpoint))
             self._keeper.bring_in(tenant, lambda: _loaded(family, checkpoint, plan, first))
             model = Model(self, self._keeper, tenant, checkpoint, info)
@@ -194,15 +156,21 @@ class Runtime:
         self._closed = True
         self._keeper.close(self._session.close)
 
-    def _planner(self, family: Family, checkpoint: Checkpoint, options: PlanOptions) -> Callable[[int], Plan]:
-        """Plans for so many bytes. What could be in memory as a whole if others left waits for that: it is never loaded
-        with weights outside, which would stay so."""
+    def _planned(
+        self, reference: str | Path, settings: PlanSettings
+    ) -> tuple[Checkpoint, Family, Callable[[int], Plan]]:
+        """The checkpoint, its family, and plans for so many bytes. What could be in memory as a whole if others left
+        waits for that: it is never loaded with weights outside, which would stay so."""
+        allowed, offline = allowed_name(settings.get("allow_code")), settings.get("offline", False)
+        found = self.inspect(reference, offline=offline)
+        checkpoint = with_parts(found, settings.get("components"), settings.get("base"), offline=offline)
+        family, options = find(checkpoint), self._plan_options(settings, allowed)
         if options.offload == "auto":
             whole = replace(options, offload="never", budget_bytes=self._keeper.most_room())
             plan = family.plan(checkpoint, whole)
             if plan.minimum_bytes <= plan.available_bytes:
                 options = whole
-        return lambda room: family.plan(checkpoint, replace(options, budget_bytes=room))
+        return checkpoint, family, lambda room: family.plan(checkpoint, replace(options, budget_bytes=room))
 
     def _tenant(self, family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> Tenant:
         """What brings the model back later."""
@@ -214,27 +182,19 @@ class Runtime:
 
         return Tenant(owner=environment.owner, plan=plan, load=load)
 
-    def _plan_options(
-        self,
-        dtype: str,
-        quant: QuantLike,
-        kv_tokens: int | None,
-        kv_dtype: str,
-        offload: str,
-        allow_code: str | None,
-    ) -> PlanOptions:
-        form = parse_quant(quant)
+    def _plan_options(self, settings: PlanSettings, allow_code: str | None) -> PlanOptions:
+        form = parse_quant(settings.get("quant"))
         if form is not None:
             form.check_device(self.device.name, self.device.features)
         return PlanOptions(
             device=self.device.name,
-            dtype=dtype,
+            dtype=settings.get("dtype", "auto"),
             quant=form,
             budget_bytes=self.budget_bytes,
             good_dtypes=self.device.good_dtypes,
-            kv_tokens=kv_tokens,
-            kv_dtype=kv_dtype,
-            offload=offload,
+            kv_tokens=settings.get("kv_tokens"),
+            kv_dtype=settings.get("kv_dtype", "auto"),
+            offload=settings.get("offload", "auto"),
             ram_bytes=0 if self.device.kind == "cpu" else int(cpu_facts().available_bytes * CPU_SHARE),
             allow_code=allow_code,
         )
@@ -243,14 +203,6 @@ class Runtime:
 def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> LoadedModel:
     with told(lambda error: load_failed(error, plan.reference, plan.device)):
         return family.load(checkpoint, plan, environment)
-
-
-def _seconds(name: str, value: float | None) -> float | None:
-    if value is None or value == -1:
-        return None
-    if not value >= 0:
-        raise InvalidRequest(f"{name} must be a number of seconds from 0, or -1 for ever, not {value}")
-    return value if value < threading.TIMEOUT_MAX else None
 
 
 def _inference_mode() -> AbstractContextManager[Any]:

@@ -156,6 +156,12 @@ class Family(Protocol):
 
         It does not judge whether that fits: `Plan.check` does."""
 
+    def check_request(
+        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    ) -> None:
+        """Raise what is wrong with a request to the model so planned, as far as that can be told without weights:
+        InvalidRequest, ContextOverflow, and what finding its files raises. Imports torch."""
+
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint, and what is wrong
         with `env.request`."""
@@ -183,8 +189,7 @@ class LoadEnvironment:
     offline: bool = False
     """Whether the network must not be used, also later for what requests name."""
     request: Mapping[str, Any] | None = None
-    """Options of a request that will follow. What is wrong with it, as far as that can be told without weights, is
-    raised before they are read: InvalidRequest, ContextOverflow, and what finding its files raises."""
+    """Options of a request that will follow. `load` does what `check_request` does, before it reads weights."""
     deterministic: bool = False
     """Whether outputs must not depend on what was computed before or beside them."""
     step_budget: int | None = None

@@ -117,6 +117,26 @@ def test_the_request_comes_before_the_weights(
     assert runtime.ledger.held() == 0
 
 
+def test_the_request_comes_before_others_leave(folders: dict[str, Path], tmp_path: Path) -> None:
+    small = tiny.build("llama", tmp_path / "llama")
+    with kamado.Runtime(device="cpu", memory="1GiB") as roomy:
+        plan = roomy.plan(folders["sd15"])
+    with kamado.Runtime(device="cpu", memory=plan.total_bytes + 1000) as runtime:
+        first = runtime.load(small, kv_tokens=128)
+        for reference, request, words in (
+            (folders["sd15"], {}, "give a prompt"),
+            (folders["sd15"], TEXT | {"adapters": ["no/such.safetensors"]}, "does not exist"),
+        ):
+            with pytest.raises((InvalidRequest, ModelNotFound), match=words):
+                runtime.load(reference, request=request, offload="never", progress=_no_reading)
+            assert first.in_memory
+        picture = runtime.load(folders["sd15"], request=TEXT | {"steps": 1})
+        assert not first.in_memory and picture.in_memory
+        with pytest.raises(InvalidRequest, match="exactly one of prompt"):
+            runtime.load(small, kv_tokens=128, request={}, progress=_no_reading)
+        assert picture.in_memory
+
+
 def test_with_a_controlnet(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
     components = {"controlnet": [folders["controlnet-sd15"]]}
 

@@ -104,6 +104,18 @@ class DiffusionFamily:
             ),
         )
 
+    def check_request(
+        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    ) -> None:
+        """See Family."""
+        with environment_kept():
+            from ..language.materialize import library_call
+
+            with library_call():  # importing diffusers prints
+                from .loading import check_request
+
+            check_request(assembled(with_tokenizers(checkpoint, offline=offline)), plan, request, offline=offline)
+
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         with environment_kept():

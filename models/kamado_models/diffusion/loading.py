@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,7 +28,7 @@ from .peaks import picture_size
 from .pipelines import PipelineFactory
 from .placing import names_outside
 from .previews import Previews
-from .sizes import sizes_of
+from .sizes import Sizes, sizes_of
 from .task import Workshop
 from .tiling import tiled_call
 
@@ -37,8 +39,21 @@ _DECODED = {"cpu": 1 << 12, "gpu": 1 << 14}
 """Latent positions that an autoencoder takes at once: its temporary tensors have the size of the pictures."""
 
 
-def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineModel:
-    """See Family.load."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """A pipeline without weights."""
+
+    kind: Any
+    """Its class."""
+    settings: Mapping[str, Any]
+    """Of the pipeline itself."""
+    built: Mapping[str, Any]
+    """Its components."""
+    factory: PipelineFactory
+    sizes: Sizes
+
+
+def _frame(checkpoint: Checkpoint) -> _Frame:
     with library_call():
         kind = pipeline_class(checkpoint)
     auto_pipeline()
@@ -50,14 +65,31 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     built = build_components(checkpoint)
     factory = PipelineFactory(checkpoint.reference, kind, built, settings)
     sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
+    return _Frame(kind=kind, settings=settings, built=built, factory=factory, sizes=sizes)
+
+
+def check_request(checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool) -> None:
+    """See Family.check_request."""
+    _check_order(checkpoint, plan, _frame(checkpoint), request, offline=offline)
+
+
+def _check_order(
+    checkpoint: Checkpoint, plan: Plan, frame: _Frame, request: Mapping[str, Any], *, offline: bool
+) -> None:
+    check_adapters(Intake(checkpoint, plan, frame.factory, frame.sizes).order(request), offline=offline)
+
+
+def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineModel:
+    """See Family.load."""
+    frame = _frame(checkpoint)
     if env.request is not None:
-        check_adapters(Intake(checkpoint, plan, factory, sizes).order(env.request), offline=env.offline)
+        _check_order(checkpoint, plan, frame, env.request, offline=env.offline)
     planned = plan.held_weight_bytes
     env.ledger.enter(plan.device, env.owner, "weights", planned)
     names = names_outside(checkpoint, plan)
     outside = OutsideWeights.of(plan, names) if names else None
     try:
-        components = load_weights(checkpoint, built, plan, env.progress, outside)
+        components = load_weights(checkpoint, frame.built, plan, env.progress, outside)
         models = {f"{name}/": part for name, part in components.items() if isinstance(part, torch.nn.Module)}
         held = _held(models.values()) if outside is None else outside.attach(models)
     except BaseException:
@@ -68,7 +100,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         env.ledger.enter(plan.device, env.owner, "weights", held - planned)
     elif held < planned:
         env.ledger.leave(plan.device, env.owner, "weights", planned - held)
-    factory = PipelineFactory(checkpoint.reference, kind, components, settings)
+    factory = PipelineFactory(checkpoint.reference, frame.kind, components, frame.settings)
     adapters = Adapters(
         checkpoint.reference,
         factory.base,
@@ -95,7 +127,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     }
     start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
     workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters)
-    return PipelineModel(checkpoint, plan, workshop, sizes, outside)
+    return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside)
 
 
 def _held(models: Iterable[torch.nn.Module]) -> int:

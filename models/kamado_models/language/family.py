@@ -129,6 +129,18 @@ class LanguageFamily:
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 
+    def check_request(
+        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    ) -> None:
+        """See Family. What a checkpoint's own code would say of it is not known without running that."""
+        checkpoint = configured(checkpoint)
+        if check_runnable(checkpoint, plan.allow_code):
+            return
+        with environment_kept():
+            from .loading import check_request
+
+            check_request(request, checkpoint, plan)
+
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         checkpoint = configured(checkpoint)

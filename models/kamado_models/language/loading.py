@@ -69,7 +69,7 @@ def _loaded(
 ) -> LanguageModel:
     """`undone` gets what must be closed if it fails."""
     if env.request is not None and not own_code:
-        _check_request(env.request, checkpoint, plan, tokenizer)
+        _check_order(env.request, checkpoint, plan, tokenizer)
     env.ledger.enter(plan.device, env.owner, "weights", plan.held_weight_bytes)
     outside = _outside(checkpoint, plan)
     if outside is not None:
@@ -112,7 +112,16 @@ def _facts(checkpoint: Checkpoint, plan: Plan, config: Any, vocab_size: int, *, 
     )
 
 
-def _check_request(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan, tokenizer: Tokenizer) -> None:
+def check_request(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan) -> None:
+    """See Family.check_request."""
+    tokenizer = load_tokenizer(checkpoint)
+    try:
+        _check_order(request, checkpoint, plan, tokenizer)
+    finally:
+        tokenizer.close()
+
+
+def _check_order(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan, tokenizer: Tokenizer) -> None:
     """Raise what is wrong with a request, before the model is there."""
     config, _ = transformers_classes(checkpoint)
     vocab_size = _stated_vocab_size(config)

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..contracts import Lane, Work
+from ..memory.frames import forget_locals
 from ..memory.residency import Residency
 from ..memory.shortage import is_shortage, release_cached
-from ..tasks.library.frames import forget_locals
 from .scheduler import Entry
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from ..contracts import Accepted, Task
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, KamadoError
 from ..events import Event, FinishReason, Started
+from ..memory.frames import forget_locals
 from ..memory.residency import Residency
 from ..memory.shortage import is_shortage, request_failed
-from ..tasks.library.frames import forget_locals
 from .forwards import Forwards
 from .scheduler import Entry, Scheduler
 

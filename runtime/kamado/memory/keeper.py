@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..contracts import LoadedModel
 from ..errors import Cancelled, GenerationFailed, InvalidRequest, KamadoError
+from .frames import forget_locals
 from .keep_alive import KeepAlive
 from .ledger import Ledger
 from .line import Line, Waiter
@@ -134,9 +134,10 @@ class Keeper:
             pinned = [tenant.owner for tenant in self._here() if tenant.pinned]
         return self._ledger.budget(self._device) - sum(self._ledger.held(self._device, owner) for owner in pinned)
 
-    def make_room(self, planned: Callable[[int], Plan]) -> Plan:
+    def make_room(self, planned: Callable[[int], Plan], check: Callable[[Plan], None] = lambda plan: None) -> Plan:
         """A plan that there is room for now. As far as need be, models let go of what is idle inside them, idle ones
-        leave, least recently used first, and busy ones are waited for. Within `moving`.
+        leave, least recently used first, and busy ones are waited for. Within `moving`. `check(plan)` may raise: it is
+        called before any of that, perhaps more than once, and not where nobody else is concerned.
 
         Raises DoesNotFit, and then nobody has left, and what `Waiter.wait` raises."""
         if self._tenants:
@@ -148,7 +149,9 @@ class Keeper:
                     num_changes = self._vacancy.num_changes
                 here, idle = self._here_and_idle()
                 plan, leaving = self._room.choose(planned, here, idle)
-                is_old = self._vacancy.wait(planned, plan, here, idle, num_changes)
+                is_old = self._vacancy.wait(planned, plan, here, idle, num_changes, check)
+                if not is_old and leaving:
+                    check(plan)
                 if not is_old and all(map(self._evict, leaving)):  # a new request may have come for one of them
                     self._trim([tenant for tenant in here if tenant not in leaving], plan)
                     return plan
@@ -174,7 +177,7 @@ class Keeper:
             tenant.turn_until = self._clock() + TURN * (self._clock() - begin)
             self._thread.call(lambda: self._attach(tenant, new))
         except BaseException as error:
-            _forget_locals(error)  # they hold what was read so far
+            forget_locals(error)  # they hold what was read so far
             with self._changed:
                 tenant.gone = tenant.gone or is_first
                 was_attached, tenant.place = tenant.loaded is not None, "leaving"
@@ -307,7 +310,7 @@ class Keeper:
             except Exception as error:
                 if not is_shortage(error):
                     raise
-                _forget_locals(error)
+                forget_locals(error)
                 self._ledger.drop(tenant.owner)
                 here, idle = self._here_and_idle()
                 trimmed = self._trim(here)
@@ -392,9 +395,3 @@ class Keeper:
         if taken[0] is not None:
             self._empty(tenant, taken[0])
         return taken[0] is not None
-
-
-def _forget_locals(error: BaseException | None) -> None:
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -57,10 +57,12 @@ class Vacancy:
         here: Sequence[Tenant],
         idle: Sequence[Tenant],
         num_changes: int,
+        check: Callable[[Plan], None],
     ) -> bool:
         """The first in line waits for a change since there were `num_changes`, if `plan` does not fit even if all idle
         ones leave, or fits only with weights that do not lie on the device, which once busy ones have left would.
-        `planned`, `here`, `idle`: see `Room.choose`, which chose it. False: it is to be taken as it is.
+        `planned`, `here`, `idle`: see `Room.choose`, which chose it. `check` is called first, with the plan of later.
+        False: it is to be taken as it is.
 
         Raises DoesNotFit where it does not fit and waiting would not help or has taken too long, and what `Waiter.wait`
         raises."""
@@ -75,6 +77,7 @@ class Vacancy:
         if not helps or self._clock() >= until or self._thread.is_own_thread():
             self._room.check(plan, staying, waited_s=self._clock() - waiter.since if helps else 0.0)
             return False
+        check(later)
         with self._line.lock:
             if self._line.closed:
                 raise Cancelled("the runtime is closed")

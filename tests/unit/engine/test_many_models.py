@@ -119,6 +119,31 @@ def test_right_after_its_last_request_a_model_may_leave(
         assert list(models[1 + i % 2].generate("hi", max_tokens=3).tokens) == wanted("hi", 3)
 
 
+def test_a_bad_request_is_found_before_anybody_leaves_or_waits(runtime: kamado.Runtime, family: FileFamily) -> None:
+    a, b = runtime.load("a", request={"max_tokens": 3}), runtime.load("b")
+    assert family.checked == []  # there was room, so loading found out
+    for toy in family.loaded:
+        toy.step_s = 0.02
+    for number in range(2):
+        busy = [model.submit("x", max_tokens=95, ignore_eos=True) for model in (a, b) if number]
+        with pytest.raises(InvalidRequest, match="1000"):
+            runtime.load("c", request={"max_tokens": 5000})
+        assert a.in_memory and b.in_memory and not any(job.done() for job in busy)
+    for job in busy:
+        job.cancel()
+    runtime.load("c", request={"max_tokens": 3})
+    assert family.checked == [{"max_tokens": 5000}] * 2 + [{"max_tokens": 3}]
+    assert sorted(places(runtime).values()) == ["memory", "memory", "out"] and places(runtime)["c"] == "memory"
+
+
+def test_nothing_is_checked_for_a_model_that_can_never_fit(runtime: kamado.Runtime, family: FileFamily) -> None:
+    for name in "ab":
+        runtime.load(name, pinned=True)
+    with pytest.raises(DoesNotFit, match="pinned"):
+        runtime.load("c", request={"max_tokens": 5000})
+    assert family.checked == []
+
+
 @pytest.mark.usefixtures("family")
 def test_what_is_busy_stays_where_nobody_waits() -> None:
     with kamado.Runtime(device="cpu", memory=2500, max_wait=0) as runtime:

@@ -83,6 +83,7 @@ class ToyFamily:
 
     def __init__(self) -> None:
         self.loaded = []
+        self.checked: list[Mapping[str, Any]] = []
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         return {"architecture": "Toy"}
@@ -93,6 +94,12 @@ class ToyFamily:
             reference=checkpoint.reference, family="toys", architecture="Toy", device="cpu", dtype="float32",
             quant=None, lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
         )  # fmt: skip
+
+    def check_request(
+        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    ) -> None:
+        self.checked.append(request)
+        _check(request)
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
         _check(env.request or {})

@@ -9,9 +9,9 @@ from typing import Any
 
 from ...contracts import Work
 from ...errors import GenerationFailed
+from ...memory.frames import forget_locals
 from ...memory.shortage import is_shortage
 from .compare import rows_differ, same
-from .frames import forget_locals
 from .stacking import Form, Stacker
 from .standin import ModelCall
 

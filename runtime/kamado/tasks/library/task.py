@@ -8,8 +8,8 @@ from typing import Any
 from ...contracts import Accepted, Task, Work
 from ...errors import GenerationFailed, InvalidRequest, KamadoError
 from ...events import Event, Finished, FinishReason
+from ...memory.frames import forget_locals
 from .coroutine import Coroutine, Ended
-from .frames import forget_locals
 
 
 class Script:
