@@ -18,10 +18,11 @@ from kamado.quant import Quant
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
+from .learning import lane_peak
 from .original.assemble import described, is_original
 from .original.tokenizers import with_tokenizers
 from .parts import assembled
-from .peaks import DTYPE_BYTES, component_peak, picture_size
+from .peaks import picture_size, table_bytes
 from .placing import weight_sizes, with_outside
 from .table import makes, runs_alone
 
@@ -181,16 +182,22 @@ def _lanes(checkpoint: Checkpoint, options: PlanOptions) -> tuple[LanePlan, ...]
     """One for each component."""
     dtypes = component_dtypes(checkpoint, _dtype(checkpoint, options))
     width, height = picture_size(checkpoint)
-    return tuple(
-        LanePlan(
+    lanes = []
+    for name in sorted(checkpoint.metadata["components"]):
+        peak, basis = lane_peak(
+            checkpoint, name, width, height, dtype=dtypes[name], quant=options.quant, device=options.device
+        )
+        weights = sum(weight_sizes(checkpoint, name, dtypes[name], options.quant).values())
+        lane = LanePlan(
             lane=name,
             device=options.device,
             dtype=dtypes[name],
-            weight_bytes=sum(weight_sizes(checkpoint, name, dtypes[name], options.quant).values()),
-            activation_bytes=component_peak(checkpoint, name, width, height, DTYPE_BYTES[dtypes[name]]),
+            weight_bytes=weights + table_bytes(checkpoint, name),
+            activation_bytes=peak,
+            activation_basis=basis,
         )
-        for name in sorted(checkpoint.metadata["components"])
-    )
+        lanes.append(lane)
+    return tuple(lanes)
 
 
 def _needed(lanes: Sequence[LanePlan]) -> int:

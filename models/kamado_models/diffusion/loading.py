@@ -23,6 +23,7 @@ from .components import build_components, check_parts, component_entries, fresh_
 from .guards import FinerDecoders
 from .intake import Intake, check_adapters
 from .known import ROWS_APART
+from .learning import PictureLearning
 from .model import PipelineModel
 from .peaks import picture_size
 from .pipelines import PipelineFactory
@@ -113,6 +114,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     )
     place = "cpu" if plan.device == "cpu" else "gpu"
     max_rows = env.max_rows or _MAX_ROWS[place]
+    learning = PictureLearning(checkpoint, plan)
     lanes = {
         name: ModelLane(
             f"{env.owner}/{name}",
@@ -122,11 +124,13 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
             without_effect=ROWS_APART.get(type(model).__name__, frozenset()),
             around=adapters.around(name),
             lighter=tiled_call,
+            device=plan.device,
+            known=learning.known(name),
         )
         for name, model in factory.models.items()
     }
     start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
-    workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters)
+    workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters, learning)
     return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside)
 
 

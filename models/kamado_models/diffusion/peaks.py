@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
-from kamado.memory.plan import Plan
+
+from .peaks_encoders import text_peak, text_tokens, vision_peak
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DENOISERS = ("unet", "transformer", "prior", "decoder")
@@ -15,7 +17,6 @@ AUTOENCODERS = ("vae", "vqvae", "movq", "vqgan")
 _DEFAULT_SIDE = 512
 _TILE_COPIES = 4
 """Of the picture: tiles with what overlaps, blended rows, and the whole."""
-_TEXT_TOKENS = 512
 _MAX_LEVELS = 16
 """Of halving sizes: 65 536 pixels are left of one."""
 _MAX_WIDTH = 1 << 20
@@ -24,6 +25,45 @@ _MAX_LAYERS = 1000
 """Of one level."""
 _ROWS = 2
 """With and without the prompt: classifier-free guidance."""
+_CLIP_TOKENS = 77
+_TEXT_COPIES = 8
+"""Of the states of a text that is only looked at, while it is projected."""
+_PRIOR_TOKENS = 81
+"""CLIP's, and those of the embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What one forward of a transformer lays out. Calibrated against peaks measured at the sizes of released models."""
+
+    factor: int
+    """Numbers for each token, by the width of the states: these, projections, the wide layer, what is kept beside."""
+    joins_text: bool
+    """Whether the tokens of the text run through all layers."""
+    rows: int = _ROWS
+    """1: guidance is an input, or a call of its own."""
+    joins_clip: bool = False
+    """Whether CLIP's tokens come before the others."""
+    most_text: int = 1 << 20
+    """Tokens of a text that is usual; padding is taken off."""
+
+
+_OWN_TABLES = ("DiTTransformer2DModel", "PixArtTransformer2DModel")
+_LIKE_MOST = _Layout(18, True)
+_LAYOUTS = {
+    "AuraFlowTransformer2DModel": _Layout(14, True),
+    "ChromaTransformer2DModel": _Layout(18, True, 1),
+    "DiTTransformer2DModel": _Layout(13, False),
+    "Flux2Transformer2DModel": _Layout(23, True, 1),
+    "FluxTransformer2DModel": _Layout(18, True, 1),
+    "HunyuanDiT2DModel": _Layout(18, False),
+    "Lumina2Transformer2DModel": _Layout(18, True, 1),
+    "PixArtTransformer2DModel": _Layout(13, False),
+    "QwenImageTransformer2DModel": _Layout(16, True, 1),
+    "SD3Transformer2DModel": _Layout(14, True, joins_clip=True),
+    "SanaTransformer2DModel": _Layout(16, False),
+    "ZImageTransformer2DModel": _Layout(17, True, most_text=256),
+}
 
 
 def vae_scale(checkpoint: Checkpoint) -> int:
@@ -52,12 +92,16 @@ def picture_size(checkpoint: Checkpoint) -> tuple[int, int]:
     return _DEFAULT_SIDE, _DEFAULT_SIDE
 
 
-def activation_bytes(checkpoint: Checkpoint, plan: Plan, width: int, height: int, tile: int | None = None) -> int:
-    """The largest peak of any component, for one picture of this size. `tile`: see component_peak."""
-    return max(
-        (component_peak(checkpoint, lane.lane, width, height, DTYPE_BYTES[lane.dtype], tile) for lane in plan.lanes),
-        default=0,
-    )
+def component_peak(checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int) -> int:
+    """Bytes of temporary tensors in one call of a component, for one picture of this size in pixels."""
+    config, kind = _component(checkpoint, name), name.removeprefix("prior_")
+    if name in AUTOENCODERS:
+        return width * height * _vae_numbers(config) * dtype_bytes
+    if is_denoiser(kind):
+        return _denoiser_numbers(checkpoint, config, width, height) * dtype_bytes
+    if kind.startswith("text_encoder"):
+        return text_peak(config, text_tokens(checkpoint), dtype_bytes)
+    return vision_peak(config, dtype_bytes)
 
 
 def is_denoiser(name: str) -> bool:
@@ -65,25 +109,44 @@ def is_denoiser(name: str) -> bool:
     return name in _DENOISERS or name.startswith("controlnet")
 
 
-def component_peak(
-    checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int, tile: int | None = None
-) -> int:
-    """Bytes of temporary tensors in one call of a component, for one picture of this size. Autoencoders work in tiles
-    with sides of `tile` pixels if that is given."""
+def is_autoencoder(name: str) -> bool:
+    """Whether a component of this name makes pixels of latents."""
+    return name in AUTOENCODERS
+
+
+def tiles_kept(width: int, height: int, dtype_bytes: int) -> int:
+    """Bytes of a picture that is made in tiles, beside those of one tile."""
+    return width * height * 3 * _TILE_COPIES * dtype_bytes
+
+
+def table_bytes(checkpoint: Checkpoint, name: str) -> int:
+    """Bytes of the table of positions that a transformer makes itself, and holds in float32 beside its weights."""
     config = _component(checkpoint, name)
-    if is_denoiser(name):
-        latents = width * height // vae_scale(checkpoint) ** 2
-        numbers = _unet_numbers(config) * latents if config.get("block_out_channels") else None
-        if numbers is None:
-            tokens = latents // _patch_side(checkpoint, config) ** 2 + _TEXT_TOKENS
-            numbers = tokens * _transformer_numbers(config)
-        return _ROWS * numbers * dtype_bytes
-    if name not in AUTOENCODERS:
+    kind = config.get("_class_name")
+    has_table = kind in _OWN_TABLES or (kind == "SanaTransformer2DModel" and config.get("interpolation_scale"))
+    sides = _wholes(config, "sample_size")
+    if not has_table or not sides:
         return 0
-    if tile is None:
-        return _vae_peak(config, width, height, dtype_bytes)
-    kept = width * height * 3 * _TILE_COPIES * dtype_bytes
-    return kept + _vae_peak(config, min(width, tile), min(height, tile), dtype_bytes)
+    patch = _whole(config, "patch_size", 2, _MAX_WIDTH)
+    return (sides[-1] // patch) ** 2 * _inner_width(config) * DTYPE_BYTES["float32"]
+
+
+def _denoiser_numbers(checkpoint: Checkpoint, config: Mapping[str, Any], width: int, height: int) -> int:
+    """Numbers that one forward of a UNet or transformer lays out, all rows together."""
+    if config.get("_class_name") == "PriorTransformer":
+        return _ROWS * _PRIOR_TOKENS * _inner_width(config) * _LIKE_MOST.factor
+    latents = width * height // vae_scale(checkpoint) ** 2
+    if config.get("block_out_channels"):
+        without_guidance = config.get("_class_name") == "UNet2DModel" or config.get("time_cond_proj_dim")
+        return (1 if without_guidance else _ROWS) * latents * _unet_numbers(config)
+    layout = _LAYOUTS.get(str(config.get("_class_name")), _LIKE_MOST)
+    tokens, text = latents // _patch_side(checkpoint, config) ** 2, text_tokens(checkpoint)
+    if layout.joins_text:
+        tokens += min(text, layout.most_text) + _CLIP_TOKENS * layout.joins_clip
+        copies = tokens * layout.factor
+    else:
+        copies = max(tokens * layout.factor, text * _TEXT_COPIES)
+    return layout.rows * copies * _inner_width(config)
 
 
 def _unet_numbers(config: Mapping[str, Any]) -> int:
@@ -114,16 +177,33 @@ def _patch_side(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     return max(sides[-1] if sides else 2, 1)
 
 
-def _transformer_numbers(config: Mapping[str, Any]) -> int:
-    """Numbers that one forward of a transformer lays out for a token: its states, projections and wide layers."""
+def _inner_width(config: Mapping[str, Any]) -> int:
+    """Of a transformer's states."""
+    for name in ("hidden_size", "dim", "inner_dim"):
+        if config.get(name):
+            return _whole(config, name, 1, _MAX_WIDTH)
     heads = _whole(config, "num_attention_heads", 16, _MAX_WIDTH)
-    return heads * _whole(config, "attention_head_dim", 64, _MAX_WIDTH) * 20
+    return heads * _whole(config, "attention_head_dim", 64, _MAX_WIDTH)
 
 
-def _vae_peak(config: Mapping[str, Any], width: int, height: int, dtype_bytes: int) -> int:
-    """Bytes of one decode: the last level at full size, in and out, with the normalized copies between."""
-    levels = _wholes(config, "block_out_channels") or [128]
-    return width * height * (levels[0] * 3 + levels[min(1, len(levels) - 1)] * 2) * dtype_bytes
+def _vae_numbers(config: Mapping[str, Any]) -> int:
+    """Numbers that one decode lays out for each pixel: at full size, either the states of the last level with their
+    normalized and activated copies, or the wider ones that come from the level below.
+
+    Calibrated against measured peaks. Spatial normalization (MoVQ) has two more copies; convolutions over time pad
+    theirs, and keep the last frames."""
+    kind = str(config.get("_class_name"))
+    if base := _whole(config, "base_dim", 0, _MAX_WIDTH):  # Wan's, Qwen-Image's
+        multiples = _wholes(config, "dim_mult") or [1]
+        return max(12 * base * multiples[0], 9 * base * multiples[min(1, len(multiples) - 1)])
+    levels = _wholes(config, "block_out_channels") or _wholes(config, "decoder_block_out_channels")
+    levels = _wholes(config, "up_block_out_channels") or levels or [128]
+    first, second = levels[0], levels[min(1, len(levels) - 1)]
+    if config.get("norm_type") == "spatial":
+        return max(7 * first, 5 * second) + 4
+    if kind == "AutoencoderTiny":
+        return 3 * first + 4
+    return max(5 * first, 4 * second if kind == "AutoencoderDC" else 3 * second) + 1
 
 
 def _component(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:

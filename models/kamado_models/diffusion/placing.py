@@ -13,7 +13,7 @@ from kamado.quant import Quant
 from ..language.shape import tensor_bytes
 from .original.assemble import ORIGINAL
 from .parts import component_tensors
-from .peaks import AUTOENCODERS, DTYPE_BYTES, is_denoiser
+from .peaks import AUTOENCODERS, DTYPE_BYTES, is_denoiser, table_bytes
 
 
 def weight_sizes(checkpoint: Checkpoint, name: str, dtype: str, quant: Quant | None) -> dict[str, int]:
@@ -52,7 +52,9 @@ def _placed(checkpoint: Checkpoint, lanes: Sequence[LanePlan], quant: Quant | No
     original = checkpoint.metadata.get(ORIGINAL, ())
     movable = sorted((lane for lane in lanes if lane.lane not in original), key=lambda lane: _uses(lane.lane))
     groups: list[Mapping[str, int]] = [weight_sizes(checkpoint, lane.lane, lane.dtype, quant) for lane in movable]
-    return place(groups, room - sum(lane.weight_bytes for lane in lanes if lane.lane in original))
+    staying = sum(lane.weight_bytes for lane in lanes if lane.lane in original)
+    staying += sum(table_bytes(checkpoint, lane.lane) for lane in movable)
+    return place(groups, room - staying)
 
 
 def _uses(name: str) -> int:

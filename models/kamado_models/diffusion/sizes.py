@@ -10,7 +10,7 @@ from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions
 from kamado.units import format_bytes
 
-from .peaks import activation_bytes
+from .learning import activation_bytes
 from .tiling import tile_side
 
 _UNET_MULTIPLE = 8

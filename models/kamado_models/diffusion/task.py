@@ -21,7 +21,7 @@ from kamado.media.inputs import INPUTS
 from kamado.media.pictures import pictures_from_float
 from kamado.memory.shortage import is_shortage
 from kamado.picture_requests import PictureOptions
-from kamado.tasks.library.lane import HostLane, ModelLane
+from kamado.tasks.library.lane import HostLane, Measurement, ModelLane
 from kamado.tasks.library.standin import ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
@@ -32,6 +32,7 @@ from .draws import missing_labels, seed_noise, with_own_draws
 from .guards import FinerDecoders, advice, is_useless
 from .hires import Refinement
 from .inputs import size_note
+from .learning import PictureLearning
 from .outpainting import Outpainting
 from .pipelines import (
     PipelineFactory,
@@ -62,6 +63,7 @@ class Workshop:
     previews: Previews
     decoders: FinerDecoders
     adapters: Adapters
+    learning: PictureLearning
 
     def cut_advice(self, kind: Any) -> str:
         """What to do about a prompt that pipelines of class `kind` do not read to its end."""
@@ -75,10 +77,12 @@ class Workshop:
         setting: Setting | None = None,
         on_joined: Callable[[], None] = lambda: None,
         on_eased: Callable[[], None] = lambda: None,
+        *,
+        on_measured: Callable[[Measurement], None] | None = None,
     ) -> Any:
         """Have the loop make a call of a component with the adapters of `setting`, and wait for its result.
-        `on_joined`, `on_eased`: see ModelLane."""
-        return script.ask(self.lanes[component].work(call, setting, on_joined, on_eased))
+        `on_joined`, `on_eased`, `on_measured`: see ModelLane."""
+        return script.ask(self.lanes[component].work(call, setting, on_joined, on_eased, on_measured))
 
     def foreign_call(self, script: Script, component: str, on_joined: Callable[[], None], call: ModelCall) -> Any:
         """Have the lane of a component make a call of a model that an adapter has brought along."""
@@ -127,6 +131,8 @@ class PictureTask(LibraryTask):
         self._cache = None if options.step_cache is None else StepCache(options.step_cache)
         self._steps = 0
         """Done, of all passes."""
+        self._measured: list[tuple[str, Measurement]] = []
+        """Of the components, in this pass."""
         self._shown = 0
         """Previews."""
         self._workshop = workshop
@@ -183,9 +189,11 @@ class PictureTask(LibraryTask):
         within: Outpainting | None = None,
     ) -> Any:
         """One pass: (float32 (height, width, channels) in [0, 1], the same as a PIL picture)."""
+        self._measured.clear()
         output = self._output(script, kind, options, arguments)
         pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
         (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
+        self._workshop.learning.note((picture.shape[1], picture.shape[0]), self._measured)
         _judge(picture, output, self._workshop.factory.models.values())
         if within is not None:
             picture = within.joined(picture)
@@ -254,7 +262,10 @@ class PictureTask(LibraryTask):
         def eased() -> None:
             self.notes.append(f"memory ran out in the {component}: it went on to {call.method} in tiles")
 
-        result = self._workshop.call(script, component, call, setting, self._joined, eased)
+        # With adapters or settings of its own, a component is another model.
+        plain = setting is None and not call.settings
+        measured = functools.partial(self._add_measured, component) if plain else None
+        result = self._workshop.call(script, component, call, setting, self._joined, eased, on_measured=measured)
         if call.method == "encode":
             result = with_own_draws(result, further)
         finer = self._workshop.decoders.finer(component, call, result)
@@ -265,6 +276,9 @@ class PictureTask(LibraryTask):
         if not is_useless(result):
             self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
         return result
+
+    def _add_measured(self, component: str, found: Measurement) -> None:
+        self._measured.append((component, found))
 
     def _joined(self) -> None:
         self.batched = True

@@ -93,7 +93,8 @@ def _loaded(
             held = report.weight_bytes
             held += pack_linears(model) if packs_linears(plan.device, plan.dtype, batching) else 0
         _correct(env, plan, "weights", plan.held_weight_bytes, held)
-        learns = None if own_code else _learning(checkpoint, plan)
+        # Weights that are outside of the device come and go during a forward.
+        learns = None if own_code or plan.outside_bytes else _learning(checkpoint, plan)
         execution = choose_execution(model, config, plan, env, batching, learns)
         undone.callback(execution.close)
     if outside is not None:

@@ -12,6 +12,7 @@ from kamado.memory.plan import Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 
 from .batching import PAGED
+from .buffers import buffer_bytes
 from .rows_memory import WORKSPACE_FACTOR
 from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, weight_bytes
 
@@ -84,7 +85,7 @@ class Needs:
 
 def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtype: str, options: PlanOptions) -> Needs:
     """Of the model that `shape` describes and that runs as `how`, one of `batching`, in precision `dtype`."""
-    weights, extra = weight_bytes(checkpoint, dtype, options.quant), 0
+    weights, extra = weight_bytes(checkpoint, dtype, options.quant) + buffer_bytes(checkpoint.config), 0
     has_plain_head = (options.quant is None or options.quant.embeddings is None) and has_plain_embedding(checkpoint)
     if packs_linears(options.device, dtype, how) and shape.tied and has_plain_head:
         # The output matrix gets a layout of its own, beside the embedding's.

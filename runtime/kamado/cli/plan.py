@@ -41,14 +41,19 @@ def describe(plan: Plan) -> list[str]:
             ("context", f"{plan.context_tokens} tokens" if plan.context_tokens else ""),
         ]
     )
+    header = ("lane", "device", "dtype", "weights", "activations", "known")
     rows = [
-        (lane.lane, lane.device, lane.dtype, format_bytes(lane.weight_bytes), format_bytes(lane.activation_bytes))
+        (
+            lane.lane,
+            lane.device,
+            lane.dtype,
+            format_bytes(lane.weight_bytes),
+            format_bytes(lane.activation_bytes),
+            lane.activation_basis,
+        )
         for lane in plan.lanes
     ]
-    lines += [
-        "",
-        *format_table(("lane", "device", "dtype", "weights", "activations"), rows, right=("weights", "activations")),
-    ]
+    lines += ["", *format_table(header, rows, right=("weights", "activations"))]
     kv = f"{format_bytes(plan.kv_bytes)} for {plan.kv_tokens} tokens ({format_bytes(plan.kv_bytes_per_token)} each)"
     kv += f" in {plan.kv_dtype}" if plan.kv_dtype != "auto" else ""
     state = f"{format_bytes(plan.state_bytes)} for {plan.max_sequences} sequences"
@@ -56,7 +61,7 @@ def describe(plan: Plan) -> list[str]:
         [
             ("weights", format_bytes(plan.held_weight_bytes)),
             ("outside", f"{format_bytes(plan.outside_bytes)} of weights ({plan.tier})" if plan.tier else ""),
-            ("activations", format_bytes(plan.activation_bytes)),
+            ("activations", f"{format_bytes(plan.activation_bytes)}, {plan.activation_basis}"),
             ("KV cache", kv if plan.kv_tokens else ""),
             ("state", state if plan.state_bytes else ""),
             ("total", format_bytes(plan.total_bytes)),

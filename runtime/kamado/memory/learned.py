@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -36,7 +37,7 @@ REACH = 4
 """Estimates of two shapes whose sizes differ by more than this factor need not be wrong in the same way."""
 _MAX_NUMBER = 1 << 53
 _FORMAT = 1
-_LIBRARIES = ("torch", "transformers", "diffusers")
+_LIBRARIES = ("kamado", "torch", "transformers", "diffusers")
 _lock = threading.Lock()
 
 
@@ -55,6 +56,8 @@ class PeakBook:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._unwritten: dict[str, tuple[Point, ...]] = {}
+        self._last: tuple[Any, dict[str, tuple[Point, ...]]] = (None, {})
+        """What the file held, and what said that it was this file."""
 
     def points(self, key: str) -> tuple[Point, ...]:
         """What was measured of `key`, the newest last."""
@@ -65,18 +68,25 @@ class PeakBook:
         """Keep `points` as the newest of `key`. Of one shape, only the newest is kept; of too many, the newest ones and
         the largest."""
         with _lock:
-            known = self._read()
+            known = dict(self._read())
             known[key] = _merged(known.pop(key, ()), points)
             newest = dict(list(known.items())[-MAX_KEYS:])
             self._unwritten = {} if self._write(newest) else newest
 
     def _read(self) -> dict[str, tuple[Point, ...]]:
-        found: Mapping[str, Any] = {}
-        with suppress(KamadoError, OSError):
-            found = read_json_object(self.path)
-        peaks = found.get("peaks") if found.get("format") == _FORMAT else None
-        peaks = peaks if isinstance(peaks, dict) else {}
-        return {key: sound for key, value in peaks.items() if (sound := _sound(value))} | self._unwritten
+        try:
+            status = os.stat(self.path)
+            mark = status.st_mtime_ns, status.st_size, status.st_ino
+        except OSError:
+            return self._unwritten
+        if self._last[0] != mark:
+            found: Mapping[str, Any] = {}
+            with suppress(KamadoError, OSError):
+                found = read_json_object(self.path)
+            peaks = found.get("peaks") if found.get("format") == _FORMAT else None
+            peaks = peaks if isinstance(peaks, dict) else {}
+            self._last = mark, {key: sound for key, value in peaks.items() if (sound := _sound(value))}
+        return self._last[1] | self._unwritten
 
     def _write(self, known: Mapping[str, Sequence[Point]]) -> bool:
         peaks = {key: [[list(point.shape), point.bytes] for point in points] for key, points in known.items()}

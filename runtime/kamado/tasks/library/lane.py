@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,15 +13,29 @@ from ...errors import GenerationFailed
 from ...memory.frames import forget_locals
 from ...memory.shortage import is_shortage
 from .compare import rows_differ, same
+from .live_bytes import measuring
 from .stacking import Form, Stacker
 from .standin import ModelCall
 
 _PIXELS_OF_A_LATENT = 64
 """An autoencoder encodes pixels and decodes latents; both count in latents."""
+_MAX_FORMS = 8
+"""Of a method; beyond, only larger calls are measured."""
 
 
 def _nothing() -> None:
     """For callers who need not be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How much memory the temporary tensors of one call took."""
+
+    method: str
+    rows: int
+    positions: int
+    """See Form."""
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,6 +48,7 @@ class _Asked:
     state: Hashable
     on_joined: Callable[[], None]
     on_eased: Callable[[], None]
+    on_measured: Callable[[Measurement], None] | None
     eased: bool = False
     """Whether it is another call than the one that was asked for."""
 
@@ -52,11 +68,14 @@ class ModelLane:
         without_effect: frozenset[str] = frozenset(),
         around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
         lighter: Callable[[ModelCall], ModelCall | None] = lambda call: None,
+        device: str = "cpu",
+        known: Mapping[str, Collection[tuple[int, int]]] | None = None,
     ) -> None:
         """`step_budget` is in positions (see Form). `trusted`: the model is known to compute each row for itself;
         others are compared when calls are joined for the first time. `without_effect`: see Stacker. Forwards run inside
         `around(state)`, which puts the shared model into the state that the calls ask for. `lighter(call)`: a call that
-        gives about the same and takes less memory, if there is one."""
+        gives about the same and takes less memory, if there is one. `device`: where the model is. `known`: the forms
+        (rows, positions) of calls that were measured already, by method."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -67,6 +86,8 @@ class ModelLane:
         self._alone = 0
         self._around = around
         self._lighter = lighter
+        self._device = device
+        self._known = {method: set(forms) for method, forms in (known or {}).items()}
 
     def work(
         self,
@@ -74,12 +95,16 @@ class ModelLane:
         state: Hashable = None,
         on_joined: Callable[[], None] = _nothing,
         on_eased: Callable[[], None] = _nothing,
+        on_measured: Callable[[Measurement], None] | None = None,
     ) -> Work:
         """The call as a work of this lane. Only calls for the same `state` of the model share forwards. `on_joined` is
         called if this one does: its result then differs by rounding from that of the call alone. `on_eased` is called
-        if memory sufficed for a lighter call only."""
+        if memory sufficed for a lighter call only, `on_measured` if the call was made alone and was the first of its
+        form, or larger than all before."""
         form = None if call.positional else self._stacker.form(call.arguments)
-        asked = _Asked(call=call, form=form, state=state, on_joined=on_joined, on_eased=on_eased)
+        asked = _Asked(
+            call=call, form=form, state=state, on_joined=on_joined, on_eased=on_eased, on_measured=on_measured
+        )
         if form is None:
             self._alone += 1
             return Work(self.name, ("alone", self._alone), 1, asked)
@@ -93,7 +118,7 @@ class ModelLane:
         asked: list[_Asked] = [work.payload for work in works]
         try:
             with self._around(asked[0].state):
-                results = [asked[0].call.run()] if len(asked) == 1 else self._run(asked)
+                results = [self._made_alone(asked[0])] if len(asked) == 1 else self._run(asked)
         except (Exception, SystemExit) as error:
             forget_locals(error)
             if isinstance(error, SystemExit):
@@ -109,6 +134,20 @@ class ModelLane:
         asked: _Asked = work.payload
         lighter = self._lighter(asked.call)
         return None if lighter is None else replace(work, payload=replace(asked, call=lighter, eased=True))
+
+    def _made_alone(self, asked: _Asked) -> Any:
+        if asked.on_measured is None or asked.eased:
+            return asked.call.run()
+        form = (1, 0) if asked.form is None else (asked.form.rows, asked.form.positions)
+        known = self._known.setdefault(asked.call.method, set())
+        if form in known or (len(known) >= _MAX_FORMS and math.prod(form) <= max(map(math.prod, known))):
+            return asked.call.run()
+        with measuring(self._device) as found:
+            result = asked.call.run()
+        if found.bytes is not None:
+            known.add(form)
+            asked.on_measured(Measurement(method=asked.call.method, rows=form[0], positions=form[1], bytes=found.bytes))
+        return result
 
     def _run(self, asked: Sequence[_Asked]) -> list[Any]:
         calls = [each.call for each in asked]
