@@ -166,8 +166,11 @@ class Family(Protocol):
         """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint, and what is wrong
         with `env.request`."""
 
-    def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
+    def write_quantized(
+        self, checkpoint: Checkpoint, quant: Quant, folder: Path, *, offline: bool
+    ) -> Mapping[str, int]:
         """Write the checkpoint with weights as `quant` has them into `folder`, which is empty; one tensor at a time.
+        Returns what keeps its precision because checkpoints have no place for its form: bytes, by kind.
 
         Raises UnsupportedCheckpoint for one that is quantized already or a form that cannot be written, and OSError."""
 

@@ -167,7 +167,7 @@ class Quant:
     def scheme_for(self, name: str, shape: Sequence[int]) -> Scheme | None:
         """The form of the tensor `name`, or None where it keeps the compute precision. `shape`: see Scheme."""
         role = role_of(name, shape)
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip):
+        if not _is_weight(name, shape) or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip):
             return None
         chosen = next((scheme for pattern, scheme in self.overrides if fnmatch.fnmatchcase(name, pattern)), None)
         if chosen is None:
@@ -241,9 +241,11 @@ def parse_quant(value: QuantLike) -> Quant | None:
 
 def role_of(name: str, shape: Sequence[int]) -> Role:
     """What a tensor is, judged by its name (in transformers', diffusers' or GGUF's manner) and shape."""
+    if not _is_weight(name, shape):
+        return "other"
     if len(shape) == 3:
-        return "linear" if _STACK.search(name) and prod(shape[1:]) >= _MIN_VALUES else "other"
-    if not name.endswith("weight") or prod(shape) < _MIN_VALUES or len(shape) not in (2, 4) or _LOSSLESS.search(name):
+        return "linear" if prod(shape[1:]) >= _MIN_VALUES else "other"
+    if prod(shape) < _MIN_VALUES or _LOSSLESS.search(name):
         return "other"
     if len(shape) == 2:
         if _EMBEDDING.search(name):
@@ -258,6 +260,11 @@ def role_of(name: str, shape: Sequence[int]) -> Role:
 def stack_shape(shape: Sequence[int], *, turned: bool) -> tuple[int, ...]:
     """(experts, out, in) of a tensor's shape. `turned`: stacks are (experts, in, out)."""
     return (shape[0], shape[2], shape[1]) if turned and len(shape) == 3 else tuple(shape)
+
+
+def _is_weight(name: str, shape: Sequence[int]) -> bool:
+    """Whether it is of a shape that a Scheme can have: no norm, bias, or kernel of another dimension."""
+    return _STACK.search(name) is not None if len(shape) == 3 else len(shape) in (2, 4) and name.endswith("weight")
 
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:

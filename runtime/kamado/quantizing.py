@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .checkpoint.inspect import inspect
+from .checkpoint.parts import with_parts
+from .checkpoint.recommended import FILE as RECOMMENDED
 from .checkpoint.store import translated_os_errors
 from .checkpoint.types import Checkpoint
 from .errors import GenerationFailed, InvalidRequest
@@ -30,6 +32,8 @@ class Quantized:
     """Of its tensors."""
     source_bytes: int
     """Of those that it was made of, as they were stored."""
+    kept: Mapping[str, int]
+    """What keeps its precision because checkpoints have no place for its form: bytes, by kind."""
     quality: Quality | None
     """None where it was not compared; `note` says why."""
     note: str = ""
@@ -40,6 +44,7 @@ def quantize(
     out: str | Path,
     quant: QuantLike,
     *,
+    base: str | Path | None = None,
     device: str = "auto",
     memory: str | int | None = None,
     compare: bool = True,
@@ -50,17 +55,18 @@ def quantize(
 
     Tensors are quantized one at a time: beside what is being written there is one of them in memory. Then both are
     loaded in turn on `device`, within `memory`, and compared (`compare`); a result that is broken (`quality.FLOORS`)
-    is refused unless `accept_loss`. The figures are kept in the folder.
+    is refused unless `accept_loss`. The figures are kept in the folder, and so is what a catalog recommends for the
+    model. `base`: as for `Runtime.load`.
 
     Raises InvalidRequest, ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, and GenerationFailed for a result
     that is refused.
     """
     form, folder = parse_quant(quant), Path(out)
     if form is None or form.scheme == STORED:
-        raise InvalidRequest("say in which form the weights shall be (--quant int8, --quant int4)")
+        raise InvalidRequest("say in which form the weights shall be (--quant int8, --quant nf4)")
     if folder.exists():
         raise InvalidRequest(f"{folder} is there already; name a new folder")
-    checkpoint = inspect(str(reference), offline=offline)
+    checkpoint = with_parts(inspect(str(reference), offline=offline), None, base, offline=offline)
     family = find(checkpoint)
     facts = resolve_device(device)
     budget = parse_bytes(memory) if memory is not None else default_budget(facts)
@@ -68,7 +74,9 @@ def quantize(
         folder.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            family.write_quantized(checkpoint, form, stage)
+            kept = family.write_quantized(checkpoint, form, stage, offline=offline)
+            if checkpoint.defaults:
+                write_json(stage / RECOMMENDED, dict(checkpoint.defaults))
             made = inspect(str(stage), offline=True)
             quality, note = (None, "not compared") if not compare else _compared(checkpoint, made, form, facts, budget)
             if quality is not None:
@@ -82,6 +90,7 @@ def quantize(
         path=folder,
         stored_bytes=made.weight_bytes,
         source_bytes=checkpoint.weight_bytes,
+        kept=kept,
         quality=quality,
         note=note,
     )

@@ -120,6 +120,14 @@ def test_small_tensors_and_those_of_other_ranks_are_left(shape: tuple[int, ...])
     assert role_of("model.layers.0.mlp.up_proj.weight", shape) == "other"
 
 
+def test_overrides_are_for_weights_alone() -> None:
+    quant = Quant(scheme="int8", overrides=(("*", "int4"),))
+    for name, shape in {"l.0.norm.weight": (4096,), "l.0.q.bias": (4096,), "l.0.conv1d.weight": (512, 1, 32)}.items():
+        assert quant.scheme_for(name, shape) is None
+    for name, shape in {"l.0.gate.weight": (8, 4096), "l.0.mlp.experts.down_proj": (4, 64, 64)}.items():
+        assert quant.scheme_for(name, shape) == SCHEMES["int4"]
+
+
 def names_of(architecture: str) -> set[str]:
     """The matrices of a tiny model, with the names that transformers has for them."""
     spec = tiny.ARCHITECTURES[architecture]

@@ -304,11 +304,19 @@ def _load_model(part: _Part) -> nn.Module:
     kind = type(part.model)
     if not issubclass(kind, transformers.PreTrainedModel):
         return _load_diffusers_model(part)
-    config = part.model.config
-    tensors = for_transformers(kind, config, part.tensors, part.what) if part.original else part.tensors
-    tensors = part.quantized(tensors)
-    model, _ = materialize(kind, config, tensors, dtype=part.dtype, device=part.place)
+    tensors = part.quantized(diffusers_names(part.model, part.tensors, part.what) if part.original else part.tensors)
+    model, _ = materialize(kind, part.model.config, tensors, dtype=part.dtype, device=part.place)
     return model  # type: ignore[no-any-return]
+
+
+def diffusers_names(model: Any, tensors: Mapping[str, ShapedTensor], what: str) -> Mapping[str, ShapedTensor]:
+    """The tensors of a component, as its authors have them, as they are in a folder of diffusers. `model`: from
+    `build_components`; `what` names it in errors. Raises UnsupportedCheckpoint."""
+    import transformers
+
+    if isinstance(model, transformers.PreTrainedModel):
+        return for_transformers(type(model), model.config, tensors, what)
+    return for_diffusers(model, tensors, what)
 
 
 class _WithoutWeights(TorchFunctionMode):
@@ -326,7 +334,7 @@ class _WithoutWeights(TorchFunctionMode):
 
 def _load_diffusers_model(part: _Part) -> nn.Module:
     model = part.model
-    stored = dict(for_diffusers(model, part.tensors, part.what) if part.original else part.tensors)
+    stored = dict(diffusers_names(model, part.tensors, part.what) if part.original else part.tensors)
     if hasattr(model, "_fix_state_dict_keys_on_load"):
         model._fix_state_dict_keys_on_load(stored)
     wanted = model.state_dict()

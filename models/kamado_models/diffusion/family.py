@@ -127,12 +127,17 @@ class DiffusionFamily:
 
             return load(assembled(with_tokenizers(checkpoint, offline=env.offline)), plan, env)
 
-    def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
-        """See Family. Folders only; convolutions keep their precision, since no format has others."""
+    def write_quantized(
+        self, checkpoint: Checkpoint, quant: Quant, folder: Path, *, offline: bool
+    ) -> Mapping[str, int]:
+        """See Family. Single files become folders."""
         with environment_kept():
-            from .writing import write_quantized
+            from ..language.materialize import library_call
 
-            write_quantized(checkpoint, quant, folder)
+            with library_call():  # importing diffusers prints
+                from .writing import write_quantized
+
+            return write_quantized(assembled(with_tokenizers(checkpoint, offline=offline)), quant, folder)
 
     def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
         """See Family. Pictures from the same seeds."""

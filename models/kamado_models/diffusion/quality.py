@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,6 @@ def picture_figures(plans: tuple[Plan, Plan], checkpoints: tuple[Checkpoint, Che
     pictures of the default size. They are in memory one at a time.
 
     Raises UnsupportedCheckpoint for a pipeline that needs more than a prompt."""
-    # What a catalog recommends for the one (guidance, say) holds for both.
-    checkpoints = (checkpoints[0], replace(checkpoints[1], defaults=checkpoints[0].defaults))
     reference, candidate = (_pictures(checkpoint, plan) for checkpoint, plan in zip(checkpoints, plans, strict=True))
     pairs = list(zip(reference, candidate, strict=True))
     if not all(np.isfinite(picture).all() for picture in candidate):

@@ -150,14 +150,16 @@ class LanguageFamily:
 
             return load(checkpoint, plan, env, own_code=own)
 
-    def write_quantized(self, checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
+    def write_quantized(
+        self, checkpoint: Checkpoint, quant: Quant, folder: Path, *, offline: bool
+    ) -> Mapping[str, int]:
         """See Family."""
         checkpoint = configured(checkpoint)
         check_runnable(checkpoint, None)
         with environment_kept():
             from .writing import write_quantized
 
-            write_quantized(checkpoint, quant, folder)
+            return write_quantized(checkpoint, quant, folder)
 
     def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
         """See Family. Over a text that comes with this package."""

@@ -14,6 +14,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 from kamado.quant import Quant
 from kamado.weights.quantized.saving import write_quantized_tensors
+from kamado.weights.quantized.stored.methods import check_architecture
 from kamado.weights.stream import ReadableTensor, lazy_tensors
 
 from .config import transformers_classes
@@ -24,10 +25,11 @@ from .tokenizer import load_tokenizer
 WEIGHTS = "model.safetensors"
 
 
-def write_quantized(checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
+def write_quantized(checkpoint: Checkpoint, quant: Quant, folder: Path) -> Mapping[str, int]:
     """See Family.write_quantized. `checkpoint.config` must be in the form of a `config.json`."""
     if "quantization_config" in checkpoint.config:
         raise UnsupportedCheckpoint(f"{checkpoint.reference} is quantized already; take the original")
+    check_architecture(checkpoint.config, checkpoint.reference)
     tensors: Mapping[str, ReadableTensor]
     if checkpoint.layout == "gguf":
         config, _ = transformers_classes(checkpoint)
@@ -38,8 +40,10 @@ def write_quantized(checkpoint: Checkpoint, quant: Quant, folder: Path) -> None:
         tied = tied_names(checkpoint)
         tensors = {name: tensor for name, tensor in stored.items() if name not in tied}
         _copy_files(checkpoint, folder)
-    told = write_quantized_tensors(folder / WEIGHTS, tensors, quant)
-    _write_json(folder / "config.json", {**checkpoint.config, "quantization_config": told})
+    written = write_quantized_tensors(folder / WEIGHTS, tensors, quant)
+    told = {} if written.config is None else {"quantization_config": written.config}
+    _write_json(folder / "config.json", {**checkpoint.config, **told})
+    return written.kept
 
 
 def _copy_files(checkpoint: Checkpoint, folder: Path) -> None:

@@ -11,6 +11,8 @@ from ..errors import ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 from .folder import ADAPTER_NAMES, PICKLE_SUFFIXES, Listing, list_folder, read_weights, refuse_pickles, wants_code
 from .gguf_header import read_gguf_header
 from .paths import below
+from .recommended import FILE as RECOMMENDED
+from .recommended import read_recommended
 from .safetensors_header import read_safetensors_header
 from .strict_json import read_json_object
 from .types import Checkpoint, Detail, Progress, TensorEntry
@@ -51,12 +53,14 @@ def inspect(
 
         path = resolve(what, offline=offline, progress=progress, detail=detail)
         found = inspect(path, reference=reference or what)
-        return replace(found, defaults=recommended(what))
+        return replace(found, defaults=recommended(what) or found.defaults)
     path = what
     reference = reference or str(what)
     revision = stored_revision(path)
     if path.is_dir():
-        return _folder(path, reference, revision)
+        found = _folder(path, reference, revision)
+        told = found.files.get(RECOMMENDED)
+        return found if told is None else replace(found, defaults=read_recommended(told))
     if not path.is_file():
         raise ModelNotFound(f"{path} does not exist")
     return _single_file(path, reference, revision)

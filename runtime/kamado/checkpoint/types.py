@@ -56,7 +56,7 @@ class Checkpoint:
     """Its Python files beside `config.json`, by name, where it wants its own code run. Data, until that is allowed."""
     revision: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Generation options that its catalog recommends for it."""
+    """Generation options that its catalog, or its folder, recommends for it."""
     parts: Mapping[str, Checkpoint | None] = field(default_factory=dict, repr=False)
     """What was asked to take the place of its components, by name: see `parts`. None: nothing does."""
     base: Checkpoint | None = field(default=None, repr=False)

@@ -16,6 +16,7 @@ from .common import Output, SectionedCommand, common_options
 @click.option(
     "-o", "out_path", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The new folder to write."
 )
+@click.option("--base", metavar="REF", help="The pipeline that supplies what a single file lacks.")
 @click.option("--device", default="auto", metavar="NAME", help="Where both are compared.  [auto]")
 @click.option("--memory", metavar="SIZE", help="The most memory to use for comparing.  [most of what is free]")
 @click.option("--no-compare", is_flag=True, help="Do not compare the result with the original.")
@@ -27,6 +28,7 @@ def quantize(
     *,
     quant: str,
     out_path: Path,
+    base: str | None,
     device: str,
     memory: str | None,
     no_compare: bool,
@@ -45,6 +47,7 @@ def quantize(
         model,
         out_path,
         quant,
+        base=base,
         device=device,
         memory=memory,
         compare=not no_compare,
@@ -53,12 +56,18 @@ def quantize(
     )
     out.text(f"{done.path}\n")
     out.note(f"{format_bytes(done.stored_bytes)}, from {format_bytes(done.source_bytes)}")
+    if done.kept:
+        each = ", ".join(f"{kind} {format_bytes(count)}" for kind, count in sorted(done.kept.items()))
+        out.note(
+            f"{format_bytes(sum(done.kept.values()))} keep their precision, for which such files have no form: {each}"
+        )
     out.note(done.quality.sentence() if done.quality is not None else done.note)
     out.json(
         {
             "path": str(done.path),
             "stored_bytes": done.stored_bytes,
             "source_bytes": done.source_bytes,
+            "kept_bytes": dict(done.kept),
             "quality": None if done.quality is None else done.quality.as_json(),
             "note": done.note,
         }

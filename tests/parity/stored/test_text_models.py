@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "
 BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
 
-def compressed(layout: str, **group: Any) -> dict[str, Any]:
+TOKENS = {"num_bits": 8, "strategy": "token", "dynamic": True, "symmetric": True}
+
+
+def compressed(layout: str, activations: Any = None, **group: Any) -> dict[str, Any]:
     return {
         "quant_method": "compressed-tensors",
         "format": layout,
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": group}},
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": group, "input_activations": activations}},
         "ignore": ["lm_head"],
     }
 
@@ -75,12 +79,39 @@ FORMATS: dict[str, tuple[files.Writer, dict[str, Any]]] = {
     "bitsandbytes fp4": (files.bnb4("fp4"), BNB4),
     "bitsandbytes nf4, nested": (files.bnb4(nested=True), BNB4),
     "bitsandbytes 8 bits": (files.bnb8, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    "bitsandbytes 8 bits, another threshold": (
+        files.bnb8,
+        {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 1.5},
+    ),
+    "int-quantized, activations too": (files.integers(), compressed("int-quantized", TOKENS | {"type": "int"})),
+    "float-quantized, activations too": (
+        files.float8("row", "weight_scale"),
+        compressed("float-quantized", TOKENS | {"type": "float"}),
+    ),
 }
+ROUNDING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "bitsandbytes 8 bits": lambda x: to_integers(x, 6.0),
+    "bitsandbytes 8 bits, another threshold": lambda x: to_integers(x, 1.5),
+    "int-quantized, activations too": lambda x: to_integers(x, float("inf")),
+    "float-quantized, activations too": lambda x: to_floats(x),
+}
+"""What the method does to each row of the activations of its layers."""
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_logits_and_bytes(name: str, tmp_path: Path) -> None:
-    write, config = FORMATS[name]
+def to_integers(x: torch.Tensor, outlier: float) -> torch.Tensor:
+    usual = torch.where(x.abs() < outlier, x, 0.0)
+    scale = usual.abs().amax(-1, keepdim=True) / 127
+    return torch.where(x.abs() < outlier, (usual / scale).round() * scale, x)
+
+
+def to_floats(x: torch.Tensor) -> torch.Tensor:
+    scale = x.abs().amax(-1, keepdim=True) / 448
+    return (x / scale).to(torch.float8_e4m3fn).float() * scale
+
+
+@pytest.mark.parametrize("label", FORMATS)
+def test_logits_and_bytes(label: str, tmp_path: Path) -> None:
+    write, config = FORMATS[label]
     folder = tiny.build("llama", tmp_path)
     meant = files.quantize_folder(folder, write, config)
     model, report = read_model(inspect(folder), dtype="float32", device="cpu")
@@ -92,6 +123,10 @@ def test_logits_and_bytes(name: str, tmp_path: Path) -> None:
         got, expected = model.get_parameter(name).data.dequantize(), meant[name]
         assert (got - expected).abs().max() <= 1e-6 * expected.abs().max(), name
     ids = torch.tensor([[5, 6, 7, 9, 200, 33], [12, 4, 250, 99, 8, 1]])
+    if label in ROUNDING:
+        for name in kept:
+            layer = plain.get_submodule(name.removesuffix(".weight"))
+            layer.register_forward_pre_hook(lambda _, given: ROUNDING[label](given[0]))
     with torch.no_grad():
         assert (model(ids).logits - plain(ids).logits).abs().max() < 1e-4
 

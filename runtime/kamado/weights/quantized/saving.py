@@ -1,115 +1,91 @@
-"""Quantized matrices as checkpoints store them: compressed-tensors' form for integers and 8-bit floats."""
+"""Quantized matrices as checkpoints store them, written tensor by tensor: as compressed-tensors and bitsandbytes do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...errors import UnsupportedCheckpoint
-from ...quant import Quant, Scheme
+from ...quant import Quant, role_of
 from ..saving import SafetensorsWriter
 from ..stream import ReadableTensor
+from . import saving_bitsandbytes, saving_compressed
 from .forms import quantize
-from .integers import Integers
-from .packed import Packed
+from .saving_layout import Layout, Used
 
-METHOD = "compressed-tensors"
-STORABLE = ("int8", "int8-dynamic", "int4")
-"""Schemes that can be written."""
-_MOST_PARTS = 3
+LAYOUTS: Mapping[str, Layout] = {
+    name: layout for layout in (saving_compressed.LAYOUT, *saving_bitsandbytes.LAYOUTS) for name in layout.schemes
+}
+"""By scheme."""
+_KINDS = {3: "stacks of experts", 4: "convolutions"}
+_EMBEDDINGS = "token tables"
+_OTHERS = "other matrices"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What became of tensors."""
+
+    config: Mapping[str, Any] | None
+    """The `quantization_config` that readers need; None where nothing is quantized."""
+    kept: Mapping[str, int]
+    """What has a form in memory, but none in the layout, and keeps its precision: bytes, by kind."""
+
+
+def layout_of(quant: Quant) -> Layout:
+    """The layout in which such weights are written. Raises UnsupportedCheckpoint where somebody asks for two."""
+    layout = LAYOUTS[quant.scheme]
+    for pattern, name in quant.overrides:
+        if name in LAYOUTS and LAYOUTS[name] is not layout:
+            raise UnsupportedCheckpoint(
+                f"{quant.scheme} and {name} ({pattern}) are of two layouts ({layout.name}; {LAYOUTS[name].name}), a "
+                f"checkpoint has one; override with {', '.join(layout.schemes)}"
+            )
+    return layout
 
 
 def write_quantized_tensors(
     path: Path, tensors: Mapping[str, ReadableTensor], quant: Quant, *, prefix: str = ""
-) -> dict[str, Any]:
+) -> Written:
     """Quantize tensors one by one into a safetensors file. `quant` is asked for names that begin with `prefix`.
 
-    Returns the `quantization_config` that readers need. Raises UnsupportedCheckpoint for a scheme that cannot be
-    written, OSError if the disk fails.
+    Raises UnsupportedCheckpoint for a form that cannot be written, OSError if the disk fails.
     """
-    used: dict[str, Scheme] = {}
-    ignored: list[str] = []
-    longest = max(map(len, tensors), default=0) + len("_packed")
+    layout = layout_of(quant)
+    used: dict[str, Used] = {}
+    plain: list[str] = []
+    kept: dict[str, int] = {}
+    longest = max(map(len, tensors), default=0) + layout.longest_ending
     with (
         torch.no_grad(),
         SafetensorsWriter(
-            path, max_tensors=_MOST_PARTS * len(tensors), longest_name=longest, metadata={"format": "pt"}
+            path, max_tensors=layout.most_parts * len(tensors), longest_name=longest, metadata={"format": "pt"}
         ) as file,
     ):
         for name, tensor in tensors.items():
             weight = tensor.read()
             scheme = quant.scheme_for(prefix + name, weight.shape) if weight.is_floating_point() else None
-            if scheme is None or weight.ndim != 2:
+            module = name.removesuffix(".weight")
+            has_place = module != name and weight.ndim == 2 and scheme is not None and scheme.name in layout.schemes
+            if scheme is None or not has_place:
                 file.add(name, weight)
-                ignored += [name.removesuffix(".weight")] if name.endswith(".weight") and weight.ndim > 1 else []
+                plain += [module] if module != name and weight.ndim > 1 else []
+                if scheme is not None:
+                    kind = _kind(prefix + name, weight)
+                    kept[kind] = kept.get(kind, 0) + weight.nbytes
                 continue
-            if scheme.name not in STORABLE:
-                raise UnsupportedCheckpoint(
-                    f"{scheme.name} has no form on disk here; choose one of {', '.join(STORABLE)}"
-                )
             packed = quantize(weight, scheme)
-            del weight
-            for ending, part in _stored(packed).items():
-                file.add(name + ending, part)
-            used[name] = scheme
-    return _config(used, ignored)
+            for ending, part in layout.parts(packed, scheme, weight).items():
+                file.add(module + ending, part)
+            used[module] = Used(scheme=scheme, dtype=weight.dtype)
+    return Written(config=layout.config(used, sorted(plain)) if used else None, kept=kept)
 
 
-def _stored(packed: Packed) -> Mapping[str, Tensor]:
-    """By the ending of the name."""
-    assert isinstance(packed, Integers)
-    values, scale = packed.parts["values"], packed.parts["scale"]
-    if packed.bits == 8:
-        return {"": values, "_scale": scale}
-    # Eight numbers in 32 bits, the first lowest: on a little-endian machine the bytes are the same.
-    words = values.view(torch.int32) if values.shape[1] % 4 == 0 else None
-    if words is None:
-        raise UnsupportedCheckpoint(f"rows of {packed.shape[1]} values are no whole words of eight 4-bit numbers")
-    return {"_packed": words, "_scale": scale, "_shape": torch.tensor(packed.shape)}
-
-
-def _config(used: Mapping[str, Scheme], ignored: Sequence[str]) -> dict[str, Any]:
-    groups: dict[Scheme, list[str]] = {}
-    for name, scheme in used.items():
-        groups.setdefault(scheme, []).append(name.removesuffix(".weight"))
-    formats = {_format(scheme) for scheme in groups}
-    return {
-        "quant_method": METHOD,
-        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
-        "quantization_status": "compressed",
-        "config_groups": {
-            f"group_{number}": {
-                "targets": _targets(names),
-                "format": _format(scheme),
-                "weights": {
-                    "num_bits": scheme.bits,
-                    "type": "int",
-                    "strategy": "group" if scheme.group_size else "channel",
-                    "group_size": scheme.group_size or None,
-                    "symmetric": True,
-                    "dynamic": False,
-                    "actorder": None,
-                },
-                "input_activations": _ACTIVATIONS if scheme.dynamic else None,
-                "output_activations": None,
-            }
-            for number, (scheme, names) in enumerate(groups.items())
-        },
-        "ignore": sorted(ignored),
-    }
-
-
-_ACTIVATIONS = {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True}
-
-
-def _format(scheme: Scheme) -> str:
-    return "pack-quantized" if scheme.bits == 4 else "int-quantized"
-
-
-def _targets(names: Iterable[str]) -> list[str]:
-    """Exact names of modules: which class each is, the file does not say."""
-    return sorted(names)
+def _kind(name: str, weight: torch.Tensor) -> str:
+    if role_of(name, weight.shape) == "embedding":
+        return _EMBEDDINGS
+    return _KINDS.get(weight.ndim, _OTHERS)

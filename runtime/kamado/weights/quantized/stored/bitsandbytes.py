@@ -1,6 +1,7 @@
 """bitsandbytes. L: rows (outputs), N: columns (inputs), B: blocks of the matrix's values, row after row.
 
-    8 bits: X.weight int8 (L, N), X.SCB float32 (L): weight = value * SCB / 127
+    8 bits: X.weight int8 (L, N), X.SCB float32 (L): weight = value * SCB / 127; activations are rounded too, but for
+            large ones
     4 bits: X.weight, two values in a byte, the first in the high half; X.weight.absmax float32 (B);
             X.weight.quant_map float32 (16); X.weight.quant_state.bitsandbytes__nf4 (or fp4): JSON with the shape
             weight = quant_map[value] * absmax
@@ -13,13 +14,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from ....checkpoint.types import TensorEntry
+from ....errors import UnsupportedCheckpoint
 from .entries import Entries, Parts, StoredWeight, integer_bytes, small_bytes, weight
 
-_STATE = ".quant_state.bitsandbytes__"
-_BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+STATE = ".quant_state.bitsandbytes__"
+BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+_THRESHOLD = 6.0
+"""From which magnitude on activations keep their precision, where the configuration does not say."""
 _ROWS = b"\0"
 """X.weight_format of 8 bits: row after row."""
 
@@ -27,15 +32,18 @@ _ROWS = b"\0"
 def find(entries: Entries, config: Mapping[str, Any], what: str) -> Parts:
     """See methods.Method."""
     parts = Parts(entries, what)
+    outlier = config.get("llm_int8_threshold", _THRESHOLD)
+    if not isinstance(outlier, (int, float)) or not 0 <= outlier < inf:
+        raise UnsupportedCheckpoint(f"{what}: llm_int8_threshold is {outlier!r:.40}, which is no threshold")
     for stem in parts.stems(".SCB"):
-        _eight(parts, stem)
+        _eight(parts, stem, float(outlier))
     for name in ("nf4", "fp4"):
-        for stem in parts.stems(_STATE + name):
+        for stem in parts.stems(STATE + name):
             _four(parts, stem, name)
     return parts
 
 
-def _eight(parts: Parts, stem: str) -> None:
+def _eight(parts: Parts, stem: str, outlier: float) -> None:
     values = parts.take(f"{stem}.weight", ("I8",), 2)
     scales = parts.take(f"{stem}.SCB", ("F32",))
     rows, columns = values.shape
@@ -53,17 +61,17 @@ def _eight(parts: Parts, stem: str) -> None:
             label="bnb-int8",
             parts={"values": values, "scales": scales},
             packed_bytes=integer_bytes((rows, columns), 8, 1, "F32"),
-            settings={"divisor": 127.0},
+            settings={"divisor": 127.0, "outlier": outlier},
         )
     )
 
 
 def _four(parts: Parts, name: str, kind: str) -> None:
-    state = _state(parts, parts.take(f"{name}{_STATE}{kind}", ("U8",)))
+    state = _state(parts, parts.take(f"{name}{STATE}{kind}", ("U8",)))
     shape, block = _shape(parts, name, state), state.get("blocksize")
     values = parts.take(name)
     count = shape[0] * shape[1]
-    if type(block) is not int or block not in _BLOCKS:
+    if type(block) is not int or block not in BLOCKS:
         raise parts.refused(name, f"has blocks of {block!r:.20} values")
     if values.nbytes != (count + 1) // 2 or count % 2:
         raise parts.refused(name, f"has {values.nbytes} bytes for {shape[0]} x {shape[1]} values of 4 bits")
@@ -78,7 +86,7 @@ def _four(parts: Parts, name: str, kind: str) -> None:
     if found["scales"].dtype == "U8":
         settings |= {"nested_block": state.get("nested_blocksize"), "nested_offset": state.get("nested_offset")}
         nested = settings["nested_block"]
-        if type(nested) is not int or nested not in _BLOCKS or not isinstance(settings["nested_offset"], (int, float)):
+        if type(nested) is not int or nested not in BLOCKS or not isinstance(settings["nested_offset"], (int, float)):
             raise parts.refused(name, f"has scales in blocks of {nested!r:.20}")
         found["nested_scales"] = parts.take(f"{name}.nested_absmax", ("F32",))
         found["nested_table"] = parts.take(f"{name}.nested_quant_map", ("F32",))

@@ -5,7 +5,8 @@
         perhaps X.weight_zero_point int32 (L * bits / 32, G), int8 (L, G) in old files, perhaps X.weight_g_idx int32 (N)
 
 Scales are of the shape (1), (L, 1), (L, G), or a number for each block of rows and columns. Packed values and zeros are
-raised by half of their range. Weight = scale * (value - zero). What rounds activations is left out.
+raised by half of their range. Weight = scale * (value - zero). Activations are rounded where each row is rounded for
+itself; what is measured once for all is left out.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def find(entries: Entries, config: Mapping[str, Any], what: str) -> Parts:
         _packed(parts, stem)
     block = _block(config)
     for stem in parts.stems(".weight_scale"):
-        _plain(parts, stem, block)
+        _plain(parts, stem, block, rounds=_rounds_activations(config, stem))
     return parts
 
 
@@ -63,6 +64,18 @@ def _block(config: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
+def _rounds_activations(config: Mapping[str, Any], module: str) -> bool:
+    """Whether the group of a module says that its input is rounded to 8 bits, each row for itself."""
+    groups = _groups(config)
+    for group in groups:
+        targets, activations = group.get("targets"), group.get("input_activations")
+        if not isinstance(targets, list) or not (module in targets or (len(groups) == 1 and "Linear" in targets)):
+            continue
+        wanted = {"num_bits": 8, "strategy": "token", "dynamic": True}
+        return isinstance(activations, Mapping) and wanted.items() <= dict(activations).items()
+    return False
+
+
 def _packed(parts: Parts, stem: str) -> None:
     values = parts.take(f"{stem}.weight_packed", ("I32",), 2)
     rows, columns = _shape(parts, parts.take(f"{stem}.weight_shape", tuple(_SHAPES), 1))
@@ -76,10 +89,7 @@ def _packed(parts: Parts, stem: str) -> None:
         words = rows if zeros.dtype == "I8" else -(-rows * bits // 32)
         if blocks or scales.shape != (rows, groups) or zeros.shape != (words, groups):
             raise parts.refused(stem, f"has zero points of the shape {list(found['zeros'].shape)}")
-    if parts.get(f"{stem}.weight_g_idx") is not None:
-        found["groups"] = parts.take(f"{stem}.weight_g_idx", ("I32", "I64"), 1)
-        if found["groups"].shape != (columns,):
-            raise parts.refused(stem, f"has {columns} columns, but g_idx of {found['groups'].shape[0]}")
+    found |= parts.groups(stem, "weight_g_idx", columns)
     size = integer_bytes(
         (rows, columns), bits, groups, scales.dtype, offset="zeros" in found, order="groups" in found and groups > 1
     )
@@ -96,14 +106,14 @@ def _packed(parts: Parts, stem: str) -> None:
     )
 
 
-def _plain(parts: Parts, stem: str, block: tuple[int, int] | None) -> None:
+def _plain(parts: Parts, stem: str, block: tuple[int, int] | None, *, rounds: bool) -> None:
     values = parts.take(f"{stem}.weight", ("I8", "F8_E4M3"), 2)
     rows, columns = values.shape
     if values.dtype == "F8_E4M3":
         scale = parts.take(f"{stem}.weight_scale", HALVES)
         if parts.get(f"{stem}.weight_zero_point") is not None:
             parts.drop(f"{stem}.weight_zero_point")  # floats are symmetric: it is all zeros
-        add_float8(parts, stem, values, scale, block)
+        add_float8(parts, stem, values, scale, block, rounds=rounds)
         return
     scales, groups, _ = _scales(parts, stem, (rows, columns))
     found = {"values": values, "scales": scales}
@@ -121,6 +131,7 @@ def _plain(parts: Parts, stem: str, block: tuple[int, int] | None) -> None:
             label="int8",
             parts=found,
             packed_bytes=integer_bytes((rows, columns), 8, groups, scales.dtype, offset="zeros" in found),
+            settings={"outlier": 0.0} if rounds else {},
         )
     )
 

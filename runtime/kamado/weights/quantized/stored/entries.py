@@ -100,6 +100,16 @@ class Parts:
             raise self.refused(name, f"has the shape {list(entry.shape)}")
         return entry
 
+    def groups(self, stem: str, ending: str, columns: int) -> dict[str, TensorEntry]:
+        """`{"groups": the group of each column}`, or nothing where they lie in order. Raises UnsupportedCheckpoint."""
+        name = f"{stem}.{ending}"
+        if self.get(name) is None:
+            return {}
+        groups = self.take(name, ("I32", "I64"), 1)
+        if groups.shape != (columns,):
+            raise self.refused(stem, f"has {columns} columns, but g_idx of {groups.shape[0]}")
+        return {"groups": groups}
+
     def drop(self, *suffixes: str) -> None:
         """Leave out what only concerns how activations are rounded."""
         for name in [name for name in self._left if name.endswith(suffixes)]:

@@ -49,9 +49,17 @@ def block_of(value: object) -> tuple[int, int]:
     raise UnsupportedCheckpoint(f"the quantization's blocks must be [rows, columns], not {value!r:.60}")
 
 
-def add_float8(parts: Parts, stem: str, values: TensorEntry, scale: TensorEntry, block: tuple[int, int] | None) -> None:
-    """One weight of 8-bit floats. Raises UnsupportedCheckpoint where the scales are not of `block`s, or else of equal
-    parts of the matrix."""
+def add_float8(
+    parts: Parts,
+    stem: str,
+    values: TensorEntry,
+    scale: TensorEntry,
+    block: tuple[int, int] | None,
+    *,
+    rounds: bool = False,
+) -> None:
+    """One weight of 8-bit floats. `rounds`: activations are rounded too, each row for itself. Raises
+    UnsupportedCheckpoint where the scales are not of `block`s, or else of equal parts of the matrix."""
     rows, columns = values.shape
     if scale.numel == 1:
         block = (rows, columns)
@@ -73,6 +81,6 @@ def add_float8(parts: Parts, stem: str, values: TensorEntry, scale: TensorEntry,
             label="fp8",
             parts={"values": values, "scales": scale},
             packed_bytes=rows * columns + 4 * rows * (columns // group),
-            settings={"block": block, "group": group},
+            settings={"block": block, "group": group, "rounds": rounds and group == columns},
         )
     )

@@ -37,12 +37,12 @@ def _one(parts: Parts, stem: str, config: Mapping[str, Any], *, first_format: bo
     if values.shape[1] != rows or zeros.shape != (groups, rows * bits // 32) or rows * bits % 32 or columns % groups:
         shapes = f"{list(values.shape)}, zeros {list(zeros.shape)}, scales {list(scales.shape)}"
         raise parts.refused(stem, f"has shapes that contradict each other: {shapes}")
-    found = {"values": values, "scales": scales, "zeros": zeros}
-    if parts.get(f"{stem}.g_idx") is not None:
-        found["groups"] = parts.take(f"{stem}.g_idx", ("I32",), 1)
-        if found["groups"].shape != (columns,):
-            raise parts.refused(stem, f"has {columns} columns, but g_idx of {found['groups'].shape[0]}")
-    elif not config.get("dynamic") and config.get("group_size") not in (-1, None, columns // groups):
+    found = {"values": values, "scales": scales, "zeros": zeros, **parts.groups(stem, "g_idx", columns)}
+    if (
+        "groups" not in found
+        and not config.get("dynamic")
+        and config.get("group_size") not in (-1, None, columns // groups)
+    ):
         raise parts.refused(stem, f"has groups of {columns // groups}, not of {config.get('group_size')} columns")
     ordered = bool(config.get("desc_act")) and "groups" in found and groups > 1
     size = integer_bytes((rows, columns), bits, groups, scales.dtype, offset=not config.get("sym", True), order=ordered)

@@ -45,11 +45,16 @@ def method_of(config: Mapping[str, Any], what: str) -> str | None:
         raise UnsupportedCheckpoint(
             f"{what} is quantized with {method!r:.40}, which cannot be loaded; take the plain one, or one of {known}"
         )
+    check_architecture(config, what)
+    return method
+
+
+def check_architecture(config: Mapping[str, Any], what: str) -> None:
+    """Raise UnsupportedCheckpoint for a model that no layout of quantized checkpoints fits."""
     if config.get("model_type") in _TURNED:
         raise UnsupportedCheckpoint(
             f"{what}: quantized {config['model_type']} models cannot be loaded; take a plain one"
         )
-    return method
 
 
 def understood(entries: Entries, config: Mapping[str, Any], what: str) -> dict[str, TensorEntry]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ....errors import UnsupportedCheckpoint
 from ...ggml import BLOCK_FORMATS
+from ..dynamic import MOST_COLUMNS, DynamicIntegers
 from ..integers import Integers, pack4, unpack4
 from .entries import StoredWeight
 from .ggml import KEPT
@@ -74,7 +75,12 @@ def integers(entry: StoredWeight, read: Read) -> Integers:
     zeros = read.get("zeros")
     if zeros is not None:
         zeros = _scales(zeros, rows).to(torch.int16) + 128
-    return _made(entry, read["values"], scales, zeros, 8, None)
+    made = _made(entry, read["values"], scales, zeros, 8, None)
+    outlier = entry.settings.get("outlier")
+    rows_alone = "offset" not in made.parts and made.group_size == made.shape[1] <= MOST_COLUMNS
+    if outlier is None or not rows_alone:
+        return made
+    return DynamicIntegers(made.shape, made.parts, outlier=outlier)
 
 
 def _made(

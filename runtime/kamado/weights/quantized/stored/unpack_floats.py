@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..codebook import Codebook, table_of
-from ..floats import Floats
+from ..floats import DynamicFloats, Floats
 from .entries import StoredWeight
 
 Read = Mapping[str, Tensor]
@@ -23,7 +23,8 @@ def float8(entry: StoredWeight, read: Read) -> Floats:
     # Of a block that is cut off at the right there are fewer groups than of others, so each group looks for its own.
     places = torch.arange(columns // group) * group // width
     scale = grid[torch.arange(rows) // height][:, places]
-    return Floats((rows, columns), {"values": read["values"], "scale": scale})
+    form = DynamicFloats if entry.settings["rounds"] else Floats
+    return form((rows, columns), {"values": read["values"], "scale": scale.contiguous()})
 
 
 def codebook(entry: StoredWeight, read: Read) -> Codebook | Tensor:
