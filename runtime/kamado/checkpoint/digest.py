@@ -35,7 +35,7 @@ def file_digest(path: Path, *, home: Path | None = None) -> str:
 
     A store that cannot be written costs only the cache. Raises UnsupportedCheckpoint if the file cannot be read.
     """
-    from .store import default_home
+    from .home import default_home
 
     cache = (home or default_home()) / "digests.json"
     try:

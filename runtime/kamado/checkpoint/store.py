@@ -30,6 +30,7 @@ from typing import Any
 from ..errors import InvalidRequest, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 from ..files import flush, write_json
 from .digest import hash_file
+from .home import default_home as default_home
 from .paths import below, check_name
 from .reference import HubReference, PypiReference
 from .strict_json import read_json_object
@@ -103,16 +104,6 @@ class Fault:
 
     file: str
     problem: str
-
-
-def default_home() -> Path:
-    """`KAMADO_HOME`, else the user's data folder of this platform."""
-    told = os.environ.get("KAMADO_HOME")
-    if told:
-        return Path(told).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("kamado", appauthor=False))
 
 
 class Store:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.store import default_home
+from ..checkpoint.home import default_home
 from ..errors import InvalidRequest
 from .common import LoadOptions
 from .conversation import Conversation, Leave, Screen

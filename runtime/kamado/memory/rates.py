@@ -11,15 +11,16 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..checkpoint.store import default_home
+from ..checkpoint.home import default_home
 from ..files import write_json
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def kept_rates(facts: DeviceFacts, home: Path | None = None) -> Rates | None:
     without that the newest figures that fit otherwise.
     """
     entries = _read(_path(home))
+    if not entries:
+        return None
     wanted, threads = _circumstances(facts), _threads(facts)
     found = [
         rates
@@ -150,11 +153,15 @@ def parse_rates(value: object) -> Rates | None:
 
 
 def torch_version() -> str:
-    """Of the installed torch, without importing it."""
+    """Of the installed torch, without importing it; "" if there is none. (Packages' metadata takes longer to read.)"""
     try:
-        return version("torch")
-    except PackageNotFoundError:
+        spec = find_spec("torch")
+        folders = spec.submodule_search_locations if spec is not None else None
+        text = Path(next(iter(folders or ())), "version.py").read_text(encoding="utf-8")
+    except (OSError, ValueError, StopIteration):
         return ""
+    found = re.search(r"""^__version__ = ['"]([^'"]{1,80})['"]""", text, re.MULTILINE)
+    return found.group(1) if found is not None else ""
 
 
 def driver_version(kind: str) -> str:

@@ -15,9 +15,10 @@ import pytest
 
 from kamado.checkpoint import digest
 from kamado.checkpoint.digest import checkpoint_digests, file_digest, hash_file
+from kamado.checkpoint.home import default_home
 from kamado.checkpoint.inspect import inspect
 from kamado.checkpoint.reference import HubReference, PypiReference
-from kamado.checkpoint.store import Entry, Store, StoredFile, default_home, entry_id, find_by_id, make_entry, verify
+from kamado.checkpoint.store import Entry, Store, StoredFile, entry_id, find_by_id, make_entry, verify
 from kamado.errors import KamadoError, ModelNotFound, UnsupportedCheckpoint
 
 FILES = {"config.json": b"{}", "sub/a.txt": b"hello"}

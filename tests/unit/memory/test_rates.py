@@ -274,3 +274,11 @@ def test_driver_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n")
     monkeypatch.setattr(rates, "_DRIVER_FILES", {"cuda": (str(tmp_path / "absent"), str(path))})
     assert driver_version("cuda") == "580.65.06" and driver_version("cpu") == ""
+
+
+def test_the_version_of_torch_is_known_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert rates.torch_version() == str(torch.__version__)
+    monkeypatch.setattr(rates, "find_spec", lambda name: None)
+    assert rates.torch_version() == ""
