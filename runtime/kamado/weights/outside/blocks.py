@@ -34,7 +34,7 @@ def rebuilt(parameter: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     data = parameter.data if isinstance(parameter, nn.Parameter) else parameter
     if isinstance(data, QuantTensor):
         parts = {name: make(part) for name, part in data.packed.parts.items()}
-        data = QuantTensor(data.packed.like(data.packed.shape, parts), data.dtype, data.shape)
+        data = QuantTensor(data.packed.like(data.packed.shape, parts), data.dtype, data.shape, turned=data.turned)
     else:
         data = make(data)
     return nn.Parameter(data, requires_grad=False) if isinstance(parameter, nn.Parameter) else data

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kamado.quant import SCHEMES, Quant
+from kamado.weights.outside.blocks import rebuilt
 from kamado.weights.quantized.forms import quantize
 from kamado.weights.quantized.pieces import Pieces, joined
 from kamado.weights.quantized.reading import quantizing
@@ -131,6 +132,16 @@ def test_bytes_are_those_of_the_matrices() -> None:
     experts = stack()
     assert held_bytes([experts, experts.mT, experts[1]]) == EXPERTS * matrix().packed.nbytes
     assert SCHEMES["int8"].num_bytes(experts.shape) == experts.packed.nbytes
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_stack_that_lies_elsewhere_is_the_same(turned: bool, name: str) -> None:
+    experts = stack(name).mT if turned else stack(name)
+    copied = rebuilt(nn.Parameter(experts, requires_grad=False), torch.clone)
+    assert copied.shape == experts.shape and torch.equal(copied.data.dequantize(), experts.dequantize())
+    x = drawn(EXPERTS, 3, experts.shape[1], seed=9)
+    torch.testing.assert_close(torch.bmm(x, copied.data), torch.bmm(x, experts.dequantize()))
 
 
 @pytest.mark.parametrize("name", SOME)
