@@ -97,6 +97,7 @@ class TimedModel:
     requests: list[dict[str, Any]] = field(default_factory=list)
     jobs: list[TimedJob] = field(default_factory=list)
     unloaded: bool = False
+    held_bytes: int = 40_000_000
     steps: int = 0
     """Forwards up to now: ten for each group of requests that were submitted before anybody asked for a result."""
     rows: int = 0
@@ -174,6 +175,6 @@ class BenchRuntime(FakeRuntime):
     def stats(self) -> dict[str, Any]:
         own = {"steps": self.model.steps, "rows": self.model.rows}
         return {
-            "ledger": {"cpu": {"fake#1": {"weights": 40_000_000, "kv": 5}}},
+            "ledger": {"cpu": {"fake#1": {"weights": self.model.held_bytes, "kv": 5}}},
             "lanes": {"fake#1/lm": own, "other#2/lm": {"steps": 1, "rows": 9}},
         }

@@ -42,7 +42,7 @@ def _check_weights(modules: list[Any], model: Model, device: str, wants_form: bo
     plan, name = model.plan, model.reference
     weights = [weight for module in modules for weight in module.parameters()]
     elsewhere = {str(weight.device) for weight in weights} - {device, device.partition(":")[0], "meta"}
-    if elsewhere and not any(getattr(lane, "outside_bytes", 0) for lane in plan.lanes):
+    if elsewhere and not plan.outside_bytes:
         raise KamadoError(f"{name}: {device} was asked for, but weights are on {elsewhere.pop()}; nothing was measured")
     if not wants_form:
         return

@@ -65,9 +65,10 @@ def bench(
         else:
             found = bench_pictures(model, options, report)
         rows = [shared | row | _once(model, shared) for row in found]
-        form = _form(model)
+        form, notes = _form(model), _notes(model)
     rates, note = _rates(runtime, report)
-    return Measured(rows=[_rounded(_shares(row, rates, form)) for row in rows], notes=(note,) if note else ())
+    rows = [_rounded(_shares(row, rates, form)) for row in rows]
+    return Measured(rows=rows, notes=(*notes, note) if note else notes)
 
 
 def bench_trace(
@@ -94,7 +95,8 @@ def bench_trace(
         model.generate(prompt_tokens=[1], max_tokens=2, temperature=0.0, ignore_eos=True)  # what is made ready once
         row, failed = replay_trace(model, arrivals, concurrency=concurrency, report=sent)
         row = shared | row | _once(model, shared)
-    return Measured(rows=[_rounded(row)], failed=failed)
+        notes = _notes(model)
+    return Measured(rows=[_rounded(row)], failed=failed, notes=notes)
 
 
 @contextmanager
@@ -117,6 +119,7 @@ def _loaded(
                 "dtype": model.plan.dtype,
                 "quant": model.plan.quant_json,
                 "kv_dtype": model.plan.kv_dtype,
+                "outside_bytes": model.plan.outside_bytes,
                 "load_s": load_s,
             },
         )
@@ -127,6 +130,11 @@ def _loaded(
 def _once(model: Model, shared: Row) -> Row:
     """What is told last: seconds that came once."""
     return {"load_s": shared["load_s"], "compile_s": float(model.usage().get("compile_s", 0.0))}
+
+
+def _notes(model: Model) -> tuple[str, ...]:
+    """What makes a model slow is said beside its figures."""
+    return tuple(model.plan.notes) if model.plan.outside_bytes else ()
 
 
 def _form(model: Model) -> str:

@@ -61,7 +61,9 @@ def text_traffic(model: Model, held: Mapping[str, Any]) -> Traffic | None:
     matrix = vocabulary * hidden
     experts, used = info.get("experts", 0), info.get("experts_per_token", 0)
     idle = 1 - used / experts if experts else 0.0
-    weight_bytes = float(held.get("weights", plan.weight_bytes) - table)
+    # Weights that are outside of the device are brought there for each step.
+    on_device = held.get("weights", plan.held_weight_bytes) - plan.window_bytes
+    weight_bytes = float(on_device + plan.outside_bytes - table)
     return Traffic(
         weight_bytes=weight_bytes,
         expert_bytes=weight_bytes * (parameters - active) / idle / parameters if idle else 0.0,

@@ -65,6 +65,18 @@ def test_products_of_rounded_activations_are_compared_with_those_of_integers(
     assert row["operations_utilization"] == pytest.approx(row["operations_G_s"] / rate, rel=1e-3)
 
 
+def test_weights_outside_of_the_device_are_read_too() -> None:
+    """Of 60 MB, 30 MB are held, 10 MB of them room for what is in use."""
+    away = replace(lane("cpu"), weight_bytes=60_000_000, outside_bytes=40_000_000)
+    changes = {"window_bytes": 10_000_000, "kv_bytes_per_token": 0, "notes": ("They are read from disk.",)}
+    plan = make_plan(lanes=(away,), context_tokens=2000, **changes)
+    runtime = BenchRuntime(model=TimedModel(plan=plan, held_bytes=30_000_000))
+    measured = bench(runtime, "fake", replace(SMALL, batches=(1,)))  # type: ignore[arg-type]
+    row = measured.rows[1]
+    assert row["bandwidth_GB_s"] == pytest.approx(6e7 * 100 / 1e9, rel=1e-3) and row["outside_bytes"] == 40_000_000
+    assert measured.notes == ("They are read from disk.",)
+
+
 def test_prompts_are_never_the_same_and_always_those() -> None:
     first, second = BenchRuntime(), BenchRuntime()
     for runtime in (first, second):
