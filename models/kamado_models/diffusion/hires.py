@@ -66,11 +66,12 @@ def refinement(factory: PipelineFactory, options: PictureOptions, sizes: Sizes) 
     if "strength" not in takes or "mask_image" in takes:
         what = "no strength" if "strength" not in takes else "a mask"
         raise InvalidRequest(f"hires cannot refine a picture with {kind.__name__}, which takes {what}")
-    steps = int((again.steps or takes["num_inference_steps"].default) * strength)
+    whole = again.steps or takes["num_inference_steps"].default
+    steps = int(whole * strength)
     if steps < 1:
         raise InvalidRequest(
-            f"hires takes hires_steps x hires_strength steps, and {again.steps} x {strength:g} is less than one; "
-            f"ask for more steps (hires_steps={int(1 / strength) + 1})"
+            f"hires would do no step: hires_strength is the share of hires_steps that is done, and {whole} x "
+            f"{strength:g} is less than one; ask for more steps (hires_steps={int(1 / strength) + 1})"
         )
     extra = {name: value for name, value in options.extra.items() if name in takes and name not in _OF_THE_FIRST}
     again = replace(again, extra=extra)

@@ -79,8 +79,8 @@ def check_strength(options: PictureOptions, parameters: Mapping[str, Any]) -> No
     if not (isinstance(steps, int) and isinstance(strength, (int, float))) or int(steps * strength) >= 1:
         return
     raise InvalidRequest(
-        f"steps x strength steps are done, and {steps} x {strength:g} is less than one; "
-        f"ask for {_enough(steps, strength)}"
+        f"no step would be done: strength is the share of the steps that are, and {steps} x {strength:g} is less than "
+        f"one; ask for {_enough(steps, strength)}"
     )
 
 
