@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def ended(*errors: Exception | None) -> Job:
         job.put(Finished("r", "complete" if error is None else "failed", index, error=error))
     job.close()
     return job
+
+
+def test_arrivals_of_events() -> None:
+    begin = time.monotonic()
+    job = ended(None, GenerationFailed("black"))
+    arrivals = job.arrivals()
+    assert [event for event, _ in arrivals] == list(job.events())
+    moments = [begin, job.submitted_s, *(moment for _, moment in arrivals), time.monotonic()]
+    assert moments == sorted(moments) and job.result().timings.total_s <= moments[-1] - job.submitted_s
 
 
 def test_a_part_that_failed_is_told() -> None:
