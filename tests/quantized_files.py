@@ -62,6 +62,16 @@ def restored(values: Matrix, scales: Matrix, zeros: Matrix, groups: Matrix) -> M
     return result.astype(np.float32)
 
 
+def in_groups(
+    matrix: Matrix, random: np.random.Generator, bits: int, group: int, *, act_order: bool, symmetric: bool
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """(values, scales, zeros, groups) as `rounded` has them. `group`: columns of one, -1 for all."""
+    groups = np.arange(matrix.shape[1]) // (matrix.shape[1] if group == -1 else group)
+    if act_order:
+        random.shuffle(groups)
+    return *rounded(matrix, groups, bits, symmetric=symmetric), groups
+
+
 def half(values: Matrix) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(torch.float16)
 
@@ -70,11 +80,7 @@ def gptq(
     bits: int = 4, group: int = 32, *, act_order: bool = False, symmetric: bool = True, second: bool = False
 ) -> Writer:
     def write(matrix: Matrix, random: np.random.Generator) -> Written:
-        size = matrix.shape[1] if group == -1 else group
-        groups = np.arange(matrix.shape[1]) // size
-        if act_order:
-            random.shuffle(groups)
-        values, scales, zeros = rounded(matrix, groups, bits, symmetric=symmetric)
+        values, scales, zeros, groups = in_groups(matrix, random, bits, group, act_order=act_order, symmetric=symmetric)
         packed = words(zeros.T, bits)
         if not second:  # whole words are lowered, so that a zero of 0 takes from its neighbour
             ones = sum(1 << shift for shift in range(0, 32, bits))
@@ -109,11 +115,7 @@ def packed(bits: int = 4, group: int = 32, *, symmetric: bool = True, act_order:
     """compressed-tensors' pack-quantized."""
 
     def write(matrix: Matrix, random: np.random.Generator) -> Written:
-        size = matrix.shape[1] if group == -1 else group
-        groups = np.arange(matrix.shape[1]) // size
-        if act_order:
-            random.shuffle(groups)
-        values, scales, zeros = rounded(matrix, groups, bits, symmetric=symmetric)
+        values, scales, zeros, groups = in_groups(matrix, random, bits, group, act_order=act_order, symmetric=symmetric)
         tensors = {
             ".weight_packed": words(values, bits),
             ".weight_shape": torch.tensor(matrix.shape),
@@ -219,6 +221,57 @@ def bnb4(kind: str = "nf4", block: int = 32, *, nested: bool = False, storage: t
         return tensors, (table[codes] * scale).reshape(matrix.shape)
 
     return write
+
+
+def torchao_integers(bits: int = 8, group: int = -1, *, symmetric: bool = True) -> Writer:
+    """Int8Tensor, and IntxUnpackedToInt8Tensor of 8 or 4 bits."""
+
+    def write(matrix: Matrix, random: np.random.Generator) -> Written:
+        values, scales, zeros, groups = in_groups(matrix, random, bits, group, act_order=False, symmetric=symmetric)
+        middle = 1 << bits - 1
+        return {
+            "._weight_qdata": torch.from_numpy((values - middle).astype(np.int8)),
+            "._weight_scale": torch.from_numpy(scales),
+            "._weight_zero_point": torch.from_numpy((zeros - middle).astype(np.int8)),
+        }, restored(values, scales, zeros, groups)
+
+    return write
+
+
+def torchao_int4(group: int = 32) -> Writer:
+    """Int4Tensor: signed halves of bytes, and for each group what is added, in bfloat16."""
+
+    def write(matrix: Matrix, random: np.random.Generator) -> Written:
+        grouped = matrix.reshape(len(matrix), -1, group)
+        low, high = grouped.min(-1), grouped.max(-1)
+        scale = torch.from_numpy((high - low) / 15).to(torch.bfloat16)
+        added = torch.from_numpy(low + (high - low) / 15 * 8).to(torch.bfloat16)
+        wide, up = scale.float().numpy()[..., None], added.float().numpy()[..., None]
+        values = np.clip(np.round((grouped - up) / wide), -8, 7).astype(np.int8)
+        codes = values.reshape(matrix.shape).view(np.uint8) & 15
+        return {
+            "._weight_qdata": torch.from_numpy((codes[:, 0::2] | (codes[:, 1::2] << 4)).view(np.int8)),
+            "._weight_scale": scale.t().contiguous(),
+            "._weight_zero_point": added.t().contiguous(),
+        }, (values * wide + up).reshape(matrix.shape)
+
+    return write
+
+
+def torchao_float8(block: tuple[int, int] | str) -> Writer:
+    """Float8Tensor."""
+
+    def write(matrix: Matrix, random: np.random.Generator) -> Written:
+        tensors, meant = float8(block, "weight_scale")(matrix, random)
+        return {"._weight_qdata": tensors[".weight"], "._weight_scale": tensors[".weight_scale"]}, meant
+
+    return write
+
+
+def torchao_config(kind: str, **settings: Any) -> dict[str, Any]:
+    """`quantization_config` as transformers' TorchAoConfig writes it."""
+    default = {"_type": kind, "_version": 2, "_data": {"set_inductor_config": True, **settings}}
+    return {"quant_method": "torchao", "quant_type": {"default": default}, "modules_to_not_convert": None}
 
 
 def quantize_folder(

@@ -29,6 +29,9 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "
 BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
 
+PER_ROW = {"_type": "PerRow", "_version": 1, "_data": {"dim": -1}}
+EVENLY = {"_type": "MappingType", "_data": "SYMMETRIC"}
+OF_4_BITS = {"weight_dtype": {"_type": "torch.dtype", "_data": "int4"}}
 TOKENS = {"num_bits": 8, "strategy": "token", "dynamic": True, "symmetric": True}
 
 
@@ -88,12 +91,32 @@ FORMATS: dict[str, tuple[files.Writer, dict[str, Any]]] = {
         files.float8("row", "weight_scale"),
         compressed("float-quantized", TOKENS | {"type": "float"}),
     ),
+    "torchao int8": (files.torchao_integers(), files.torchao_config("Int8WeightOnlyConfig", granularity=PER_ROW)),
+    "torchao int8, groups": (files.torchao_integers(8, 32), files.torchao_config("Int8WeightOnlyConfig")),
+    "torchao int8, activations too": (
+        files.torchao_integers(),
+        files.torchao_config("Int8DynamicActivationInt8WeightConfig", granularity=PER_ROW, act_mapping_type=EVENLY),
+    ),
+    "torchao intx, 4 bits": (files.torchao_integers(4, 32), files.torchao_config("IntxWeightOnlyConfig", **OF_4_BITS)),
+    "torchao intx, 4 bits, asymmetric": (
+        files.torchao_integers(4, 32, symmetric=False),
+        files.torchao_config("IntxWeightOnlyConfig", **OF_4_BITS, mapping_type={"_data": "ASYMMETRIC"}),
+    ),
+    "torchao int4": (files.torchao_int4(), files.torchao_config("Int4WeightOnlyConfig", group_size=32)),
+    "torchao float8": (files.torchao_float8("row"), files.torchao_config("Float8WeightOnlyConfig")),
+    "torchao float8 of one scale": (files.torchao_float8("tensor"), files.torchao_config("Float8WeightOnlyConfig")),
+    "torchao float8, activations too": (
+        files.torchao_float8("row"),
+        files.torchao_config("Float8DynamicActivationFloat8WeightConfig", granularity=[PER_ROW, PER_ROW]),
+    ),
 }
 ROUNDING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bitsandbytes 8 bits": lambda x: to_integers(x, 6.0),
     "bitsandbytes 8 bits, another threshold": lambda x: to_integers(x, 1.5),
     "int-quantized, activations too": lambda x: to_integers(x, float("inf")),
     "float-quantized, activations too": lambda x: to_floats(x),
+    "torchao int8, activations too": lambda x: to_integers(x, float("inf")),
+    "torchao float8, activations too": lambda x: to_floats(x),
 }
 """What the method does to each row of the activations of its layers."""
 

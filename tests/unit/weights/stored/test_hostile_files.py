@@ -31,6 +31,13 @@ FORMATS: dict[str, tuple[files.Writer, dict[str, Any]]] = {
     "fp8": (files.float8((16, 24)), {"quant_method": "fp8", "weight_block_size": [16, 24]}),
     "bnb8": (files.bnb8, {"quant_method": "bitsandbytes"}),
     "bnb4": (files.bnb4(nested=True), {"quant_method": "bitsandbytes"}),
+    "torchao int8": (files.torchao_integers(8, 32, symmetric=False), files.torchao_config("Int8WeightOnlyConfig")),
+    "torchao intx": (
+        files.torchao_integers(4, 32),
+        files.torchao_config("IntxWeightOnlyConfig", weight_dtype={"_data": "int4"}),
+    ),
+    "torchao int4": (files.torchao_int4(), files.torchao_config("Int4WeightOnlyConfig")),
+    "torchao float8": (files.torchao_float8("row"), files.torchao_config("Float8WeightOnlyConfig")),
 }
 TYPES = (torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float8_e4m3fn)
 SIZES = st.integers(0, 9) | st.sampled_from([16, 32, 64, 96, 128])
@@ -139,6 +146,54 @@ def test_values_without_scales(name: str, scales: str, tmp_path: Path) -> None:
         load(tmp_path / "file", tensors, FORMATS[name][1])
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x._weight_act_pre_scale": torch.ones(96)}, "wants its input scaled"),
+        ({"x._weight_qdata": torch.zeros((32, 12), dtype=torch.int32)}, r"I32 .*int4 \(plain"),
+        ({"x._weight_qdata": torch.zeros((2, 32, 48), dtype=torch.int8)}, r"I8 of the shape \[2, 32, 48\]"),
+        (
+            {"y._weight_scale_and_zero": torch.ones(3, 32, 2)},
+            "y._weight_scale_and_zero is of a layout that is not known",
+        ),
+        ({"y._gate_up_proj_qdata": torch.ones(3)}, "y._gate_up_proj_qdata is of a layout that is not known"),
+        ({"x._weight_scale": torch.ones(32, 3)}, "contradict each other"),
+        ({"x.weight": torch.ones(32, 96)}, "both quantized and plain"),
+    ],
+)
+def test_layouts_of_torchao_that_are_not_known(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match=message) as caught:
+        load(tmp_path / "file", {**written("torchao int4"), **changed}, FORMATS["torchao int4"][1])
+    assert "\n" not in str(caught.value)
+
+
+def test_four_bits_that_are_more(tmp_path: Path) -> None:
+    tensors = written("torchao intx")
+    tensors["x._weight_qdata"][3, 5] = 8
+    with pytest.raises(UnsupportedCheckpoint, match="no 4-bit numbers"):
+        load(tmp_path / "file", tensors, FORMATS["torchao intx"][1])
+
+
+@given(
+    told=st.recursive(
+        st.none() | st.booleans() | st.integers(-2, 9) | st.sampled_from(["int4", "PerRow", "SYMMETRIC"]),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(["default", "_data", "_type", "granularity", "weight_dtype", "mapping_type"]), inner
+            )
+        ),
+        max_leaves=8,
+    )
+)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_absurd_settings_of_torchao(tmp_path: Path, told: Any) -> None:
+    try:
+        load(tmp_path / "file", written("torchao intx"), {"quant_method": "torchao", "quant_type": told})
+    except UnsupportedCheckpoint as error:
+        assert "\n" not in str(error)
+
+
 def test_scales_that_are_no_numbers(tmp_path: Path) -> None:
     tensors = written("bnb8")
     tensors["x.SCB"][3] = math.nan
@@ -161,6 +216,8 @@ def test_scales_that_are_no_numbers(tmp_path: Path) -> None:
         ({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsely"),
         ({"quant_method": "fp8", "weight_block_size": [128, 0]}, "rows, columns"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "only FP8"),
+        ({"quant_method": "bitsandbytes", "llm_int8_threshold": "6"}, "is no threshold"),
+        ({"quant_method": "bitsandbytes", "llm_int8_threshold": math.nan}, "is no threshold"),
     ],
 )
 def test_what_is_not_known_is_refused_before_reading(config: Any, message: str) -> None:

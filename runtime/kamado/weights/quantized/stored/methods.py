@@ -7,7 +7,7 @@ from typing import Any
 
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
-from . import awq, bitsandbytes, compressed, float8, gptq
+from . import awq, bitsandbytes, compressed, float8, gptq, torchao
 from .entries import Entries, Parts
 
 Method = Callable[[Entries, Mapping[str, Any], str], Parts]
@@ -22,6 +22,7 @@ METHODS: Mapping[str, Method] = {
     "fp8": float8.find,
     "gptq": gptq.find,
     "modelopt": float8.find_modelopt,
+    "torchao": torchao.find,
 }
 
 _NEEDS_SCALES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")

@@ -25,6 +25,7 @@ UNPACK: Mapping[str, Callable[[StoredWeight, Mapping[str, Tensor]], Packed | Ten
     "gptq": unpack.gptq,
     "integers": unpack.integers,
     "packed-integers": unpack.packed_integers,
+    "signed-nibbles": unpack.signed_nibbles,
 }
 """What makes the tensors of a StoredWeight into a form that Kamado computes with."""
 

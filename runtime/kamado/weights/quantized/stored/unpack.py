@@ -19,6 +19,7 @@ from .ggml import KEPT
 
 _ONES = {4: 0x11111111, 8: 0x01010101}
 """One in each value of a word."""
+_NIBBLE_SIGNS = 0x88
 _AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in a word each of 8 neighbouring outputs lies."""
 _PIECE_VALUES = 1 << 20
@@ -67,20 +68,35 @@ def packed_integers(entry: StoredWeight, read: Read) -> Integers:
 
 
 def integers(entry: StoredWeight, read: Read) -> Integers:
-    """values int8 (L, N), scales, perhaps zeros int8 of their shape."""
+    """values int8 (L, N), of 8 bits or 4; scales; perhaps zeros int8 of their shape."""
     rows = entry.shape[0]
     scales = _scales(read["scales"], rows)
     if "divisor" in entry.settings:
         scales = scales / entry.settings["divisor"]
-    zeros = read.get("zeros")
+    values, zeros, bits = read["values"], read.get("zeros"), entry.settings.get("bits", 8)
     if zeros is not None:
-        zeros = _scales(zeros, rows).to(torch.int16) + 128
-    made = _made(entry, read["values"], scales, zeros, 8, None)
+        zeros = _scales(zeros, rows).to(torch.int16) + (1 << bits - 1)
+    if bits == 4:
+        if bool(((values < -8) | (values > 7)).any()):
+            raise UnsupportedCheckpoint(f"{entry.file}: {entry.name} has values that are no 4-bit numbers")
+        values = pack4(values)
+    made = _made(entry, values, scales, zeros, bits, None)
     outlier = entry.settings.get("outlier")
     rows_alone = "offset" not in made.parts and made.group_size == made.shape[1] <= MOST_COLUMNS
     if outlier is None or not rows_alone:
         return made
     return DynamicIntegers(made.shape, made.parts, outlier=outlier)
+
+
+def signed_nibbles(entry: StoredWeight, read: Read) -> Integers:
+    """values int8 (L, N / 2): two's complement, the even column in the low half; scales (G, L); zeros (G, L), added."""
+    parts = {
+        "values": read["values"].view(torch.uint8) ^ _NIBBLE_SIGNS,
+        "scale": read["scales"].t().contiguous(),
+        "offset": read["zeros"].t().float().contiguous(),
+    }
+    rows, columns = entry.shape
+    return Integers((rows, columns), parts, bits=4)
 
 
 def _made(
