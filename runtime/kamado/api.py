@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -213,6 +214,8 @@ def _inference_mode() -> AbstractContextManager[Any]:
 
 _default_runtime: Runtime | None = None
 _default_models: dict[str, Model] = {}
+_default_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""By reference: a model that is waited for keeps nobody from asking others."""
 _default_lock = threading.Lock()
 
 
@@ -223,7 +226,9 @@ def generate(reference: str | Path, prompt: str | None = None, **options: Any) -
     with _default_lock:
         if _default_runtime is None:
             _default_runtime = Runtime()
+        runtime, loading = _default_runtime, _default_locks[str(reference)]
+    with loading:
         model = _default_models.get(str(reference))
         if model is None:
-            model = _default_models[str(reference)] = _default_runtime.load(reference, request=request)
+            model = _default_models[str(reference)] = runtime.load(reference, request=request)
     return model.generate(**request)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import kamado
 from kamado import api
-from kamado.checkpoint.types import Checkpoint
-from kamado.contracts import LoadEnvironment
 from kamado.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -26,65 +20,8 @@ from kamado.errors import (
     ModelNotFound,
     UnsupportedCheckpoint,
 )
-from kamado.memory.plan import Plan, PlanOptions
 
-from .toy_family import SlowToy, ToyFamily
-from .toys import expected
-
-
-class FileFamily(ToyFamily):
-    """Reads a file before it answers, as families do. Weights are 1000 bytes, whatever the file has."""
-
-    seconds = 0.0
-
-    def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
-        return replace(super().plan(checkpoint, options), available_bytes=options.budget_bytes)
-
-    def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
-        time.sleep(self.seconds)
-        (checkpoint.root / "weights").read_bytes()
-        return super().load(checkpoint, plan, env)
-
-
-@pytest.fixture
-def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FileFamily:
-    family = FileFamily()
-
-    def inspect(reference: str, offline: bool = False) -> Checkpoint:
-        file = tmp_path / reference / "weights"
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"weights")
-        return Checkpoint(
-            reference=reference, root=file.parent, layout="transformers", config={}, metadata={}, tensors={},
-            files={"weights": file},
-        )  # fmt: skip
-
-    monkeypatch.setattr(api, "inspect_checkpoint", inspect)
-    monkeypatch.setattr(api, "find", lambda checkpoint: family)
-    monkeypatch.setattr(api, "_inference_mode", nullcontext)
-    return family
-
-
-@pytest.fixture
-def runtime(family: FileFamily) -> Iterator[kamado.Runtime]:
-    """With room for two."""
-    with kamado.Runtime(device="cpu", memory=2500) as runtime:
-        yield runtime
-
-
-def wanted(prompt: str, max_tokens: int) -> list[int]:
-    return expected([1 + ord(c) % 40 for c in prompt], max_tokens)
-
-
-def places(runtime: kamado.Runtime) -> dict[str, str]:
-    return {owner.split("#")[0]: figures["place"] for owner, figures in runtime.stats()["models"].items()}
-
-
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+from .file_family import FileFamily, places, wait_until, wanted
 
 
 def test_a_third_one_takes_the_place_of_the_first_which_comes_back(runtime: kamado.Runtime, family: FileFamily) -> None:
@@ -309,57 +246,22 @@ def test_a_callback_does_not_wait(runtime: kamado.Runtime) -> None:
     assert len(a.generate("x", max_tokens=3).tokens) == 3 and busy.done()
 
 
-def test_many_threads_ask_more_models_than_there_is_room_for(runtime: kamado.Runtime, family: FileFamily) -> None:
-    models = [runtime.load(name, keep_alive=0.01 if name == "a" else None) for name in "abcd"]
-    answered, failures = [0, 0, 0, 0], []
-
-    def ask(number: int) -> None:
-        rng = random.Random(number)
-        for i in range(30):
-            which = rng.randrange(4)
-            prompt = f"{number}-{i}"
-            if list(models[which].generate(prompt, max_tokens=5).tokens) != wanted(prompt, 5):
-                failures.append(prompt)
-            answered[which] += 1
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+def test_the_shared_runtime_answers_while_another_model_is_loaded(
+    runtime: kamado.Runtime, family: FileFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_default_runtime", runtime)
+    monkeypatch.setattr(api, "_default_models", {})
+    kamado.generate("a", "x", max_tokens=2)
+    family.seconds = 0.5
+    results: list[kamado.Result] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(kamado.generate("b", "hello", max_tokens=5))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    assert failures == [] and sum(answered) == 6 * 30  # both places are busy now and then, and nobody is turned away
-    assert runtime.ledger.held() <= 2000
-    assert sum(not toy.closed for toy in family.loaded) == list(places(runtime).values()).count("memory") <= 2
-    for toy in family.loaded:
-        toy.toy.memory.check_integrity()
-    for model in models:
-        model.unload()
-    assert runtime.ledger.held() == 0 and all(toy.closed for toy in family.loaded)
-
-
-def test_loading_unloading_and_asking_at_once(runtime: kamado.Runtime, family: FileFamily) -> None:
-    """Nobody waits for ever, and nothing stays behind."""
-    failures: list[BaseException] = []
-
-    def live(number: int) -> None:
-        try:
-            for _ in range(10):
-                model = runtime.load(f"m{number}")
-                job = model.submit("x", max_tokens=20, ignore_eos=True)
-                job.when_done(model.unload)
-                with suppress(Cancelled):
-                    job.result(30)
-                model.unload()
-        except BaseException as error:  # noqa: BLE001 - the test tells of it
-            failures.append(error)
-
-    threads = [threading.Thread(target=live, args=(number,)) for number in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    assert failures == []
-    wait_until(lambda: runtime.ledger.held() == 0)
-    assert all(toy.closed for toy in family.loaded) and runtime.stats()["models"] == {}
+    done = 0
+    while any(thread.is_alive() for thread in threads):
+        assert list(kamado.generate("a", "x", max_tokens=2).tokens) == wanted("x", 2)
+        done += 1
+    assert done > 5 and [list(result.tokens) for result in results] == [wanted("hello", 5)] * 3
+    assert [toy.plan.reference for toy in family.loaded] == ["a", "b"]  # each is read once
