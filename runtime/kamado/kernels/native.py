@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FORMS = 1
+_FORMS = 2
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
-_TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
 PORTABLE = "portable"
 """The implementation that needs nothing of a CPU. It is slower than torch."""
 
@@ -103,7 +103,7 @@ def implementations(path: Path) -> list[Native]:
     library.kamado_linear.argtypes = [integer, pointer, long, *sizes, *data, long, pointer, integer]
     team = _team()
     if team is not None:
-        library.kamado_team.argtypes, library.kamado_team.restype = [pointer] * 3, None
+        library.kamado_team.argtypes, library.kamado_team.restype = [pointer] * len(_TEAM), None
         library.kamado_team(*team)
     return [Native(name, which, library) for which, name in _names(library)]
 

@@ -10,7 +10,7 @@
 #define PUBLIC __attribute__((visibility("default")))
 #endif
 
-#define FORMS 1 /* what Python must know of the interface and of the forms above; counted up with every change */
+#define FORMS 2 /* what Python must know of the interface and of the forms above; counted up with every change */
 #define SMALL 4096 /* values of activations that every thread rounds for itself, rather than wait for the others */
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
@@ -19,6 +19,7 @@
 static void (*team_run)(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 static int (*team_index)(void);
 static int (*team_size)(void);
+static void (*team_barrier)(void);
 
 static const Implementation *implementations[] = {
 #if defined(__x86_64__)
@@ -50,10 +51,11 @@ PUBLIC const char *kamado_name(int which) {
     return which >= 0 && which < count ? implementations[which]->name : NULL;
 }
 
-PUBLIC void kamado_team(void *run, void *index, void *size) {
+PUBLIC void kamado_team(void *run, void *index, void *size, void *barrier) {
     memcpy(&team_run, &run, sizeof run);
     memcpy(&team_index, &index, sizeof index);
     memcpy(&team_size, &size, sizeof size);
+    memcpy(&team_barrier, &barrier, sizeof barrier);
 }
 
 typedef struct {
@@ -69,7 +71,7 @@ typedef struct {
     int8_t *rounded;
     float *x_scales;
     int32_t *x_sums;
-    atomic_int arrived, taken;
+    atomic_int taken;
 } Product;
 
 /* Where a block begins: their sizes differ by one row at the most. */
@@ -121,15 +123,6 @@ static void multiply(
 
 static int share(int count, int index, int size) { return (int)((int64_t)count * index / size); }
 
-static void wait_for(atomic_int *arrived, int size) {
-    atomic_fetch_add(arrived, 1);
-    while (atomic_load_explicit(arrived, memory_order_acquire) < size) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-    }
-}
-
 static void work(void *data) {
     Product *p = data;
     int index = p->alone ? 0 : team_index(), size = p->alone ? 1 : team_size();
@@ -144,7 +137,7 @@ static void work(void *data) {
         return;
     }
     round_blocks(p, share(p->blocks, index, size), share(p->blocks, index + 1, size), p->rounded, p->x_scales, p->x_sums);
-    wait_for(&p->arrived, size);
+    if (size > 1) team_barrier();
     if (p->blocks <= STREAMED_BLOCKS) {
         for (int panel = from; panel < to; panel++)
             multiply(p, panel, 0, p->blocks, p->rounded, p->x_scales, p->x_sums);
