@@ -33,10 +33,11 @@ kamado_setup() {
     exec 9>&-
 }
 
-# What the installed state depends on. Sources are not in it: the installation is editable.
+# What the installed state depends on. Sources are not in it, since the installation is editable, but for those in C.
 fingerprint() {
     printf '%s\n' "$root"
-    cat "$venv/pyvenv.cfg" "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/setup.sh"
+    cat "$venv/pyvenv.cfg" "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/setup.sh" \
+        "$root/runtime/kamado/kernels/source/"*.[ch]
 }
 
 is_ready() {

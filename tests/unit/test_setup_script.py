@@ -35,6 +35,8 @@ case "$1 $2" in
 esac
 """
 
+SOURCE_IN_C = "runtime/kamado/kernels/source"
+
 
 class Repository:
     """A copy of the scripts in a folder with a space in its name, and a PATH with the fake interpreter first."""
@@ -45,7 +47,8 @@ class Repository:
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.root.mkdir()
-        shutil.copytree(ROOT / "scripts", self.root / "scripts")
+        for name in ("scripts", SOURCE_IN_C):
+            shutil.copytree(ROOT / name, self.root / name)
         for name in ("pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.root)
         (self.bin / "python3").write_text(FAKE_PYTHON)
@@ -120,7 +123,7 @@ def test_extras_are_added_when_they_are_needed(repository: Repository) -> None:
     assert repository.asked() == []
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "scripts/setup.sh"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "scripts/setup.sh", f"{SOURCE_IN_C}/linear.c"])
 def test_a_change_is_taken_up(repository: Repository, name: str) -> None:
     repository.run()
     repository.asked()
