@@ -17,14 +17,14 @@ from .checkpoint.own_code import allowed_name
 from .checkpoint.parts import with_parts
 from .checkpoint.types import Checkpoint
 from .checkpoint.unchanged import check_unchanged, marks
-from .contracts import Family, LoadedModel, LoadEnvironment
+from .contracts import Family, LoadedModel, LoadEnvironment, Parked
 from .engine.loop import Loop
 from .engine.session import Session
 from .errors import InvalidRequest
 from .families import find
-from .memory.devices import CPU_SHARE, DeviceFacts, cpu_facts, default_budget, resolve_device
+from .memory.devices import DeviceFacts, cpu_facts, default_budget, resolve_device
 from .memory.keeper import Keeper
-from .memory.ledger import Ledger
+from .memory.ledger import RAM, Ledger
 from .memory.plan import Plan, PlanOptions
 from .memory.residency import Residency
 from .memory.shortage import load_failed, told
@@ -62,7 +62,7 @@ class Runtime:
         self.device: DeviceFacts = resolve_device(device)
         self.budget_bytes = parse_bytes(memory) if memory is not None else default_budget(self.device)
         self.deterministic = deterministic
-        self.ledger = Ledger({self.device.name: self.budget_bytes})
+        self.ledger = Ledger({self.device.name: self.budget_bytes, RAM: _ram_budget(self.device)})
         self._residency = Residency()
         self._loop = Loop(self._residency, device=self.device.name)
         self._session = Session(self._loop, _inference_mode)
@@ -144,7 +144,7 @@ class Runtime:
         return {
             "device": self.device.name,
             "budget_bytes": self.budget_bytes,
-            "held_bytes": self.ledger.held(),
+            "held_bytes": self.ledger.held(self.device.name),
             "ledger": self.ledger.snapshot(),
             "queued": len(loop.scheduler),
             "preemptions": loop.scheduler.num_preemptions,
@@ -177,9 +177,9 @@ class Runtime:
         """What brings the model back later."""
         before = marks(checkpoint)
 
-        def load() -> LoadedModel:
+        def load(parked: Parked | None) -> LoadedModel:
             check_unchanged(checkpoint.reference, before)
-            return _loaded(family, checkpoint, plan, environment)
+            return _loaded(family, checkpoint, plan, replace(environment, parked=parked))
 
         return Tenant(owner=environment.owner, plan=plan, load=load)
 
@@ -196,7 +196,7 @@ class Runtime:
             kv_tokens=settings.get("kv_tokens"),
             kv_dtype=settings.get("kv_dtype", "auto"),
             offload=settings.get("offload", "auto"),
-            ram_bytes=0 if self.device.kind == "cpu" else int(cpu_facts().available_bytes * CPU_SHARE),
+            ram_bytes=self.ledger.free(RAM),
             allow_code=allow_code,
         )
 
@@ -204,6 +204,11 @@ class Runtime:
 def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> LoadedModel:
     with told(lambda error: load_failed(error, plan.reference, plan.device)):
         return family.load(checkpoint, plan, environment)
+
+
+def _ram_budget(device: DeviceFacts) -> int:
+    """Bytes of RAM for weights that are not on a GPU: most of what is free now. A CPU has its own weights there."""
+    return 0 if device.kind == "cpu" else default_budget(cpu_facts())
 
 
 def _inference_mode() -> AbstractContextManager[Any]:

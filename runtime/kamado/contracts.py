@@ -131,6 +131,15 @@ class LoadedModel(Protocol):
     def close(self) -> None:
         """Drop every reference to weights and state."""
 
+    def park(self) -> Parked | None:
+        """`close`, but with the weights kept in RAM. None: they are not, because there is no way to."""
+
+
+class Parked(Protocol):
+    """Weights of a model that has left its device, in RAM. Made by `LoadedModel.park`, for `LoadEnvironment.parked`."""
+
+    nbytes: int
+
 
 class Family(Protocol):
     """One kind of checkpoint. Found through the entry point group `kamado.families`.
@@ -187,6 +196,8 @@ class LoadEnvironment:
     """Every byte that is held on a device is entered here, under `owner`."""
     owner: str
     """Name of this model in the ledger; lane names start with it."""
+    parked: Parked | None = None
+    """The weights, if they are in RAM; they need not be read then. They are the family's to use up."""
     progress: Callable[[int, int], None] | None = None
     """Called as `progress(done_bytes, total_bytes)` while weights are read."""
     offline: bool = False

@@ -90,7 +90,7 @@ print(json.dumps([small, large]))
 
 @pytest.mark.slow
 def test_a_model_of_one_and_a_half_times_the_budget(smollm2: Path) -> None:
-    """A real one, a GGUF file, in a process of its own: what it holds is what the ledger says, also by the system's account."""
+    """A real one, a GGUF file, in a process of its own: what the ledger says is what the system says."""
     with kamado.Runtime(device="cpu", memory="4GiB") as runtime:
         weights = runtime.plan("smollm2:135m", kv_tokens=256, quant=None).weight_bytes - 49152 * 576 * 4
     budget = weights * 2 // 3

@@ -13,6 +13,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
 from kamado.tasks.library.lane import HostLane, ModelLane
+from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights
 from kamado.weights.quantized.tensor import held_bytes
 
@@ -88,9 +89,12 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     planned = plan.held_weight_bytes
     env.ledger.enter(plan.device, env.owner, "weights", planned)
     names = names_outside(checkpoint, plan)
-    outside = OutsideWeights.of(plan, names) if names else None
+    outside = OutsideWeights.of(plan, names, env.ledger, env.owner) if names else None
     try:
-        components = load_weights(checkpoint, frame.built, plan, env.progress, outside)
+        if isinstance(env.parked, ParkedModules):
+            components = {**frame.built, **env.parked.back(plan.device)}
+        else:
+            components = load_weights(checkpoint, frame.built, plan, env.progress, outside)
         models = {f"{name}/": part for name, part in components.items() if isinstance(part, torch.nn.Module)}
         held = _held(models.values()) if outside is None else outside.attach(models)
     except BaseException:

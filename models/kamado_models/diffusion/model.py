@@ -18,8 +18,10 @@ from kamado.events import Event, Finished, Media
 from kamado.media.inputs import INPUTS, described_inputs
 from kamado.memory.devices import resolve_device
 from kamado.memory.plan import Plan
+from kamado.memory.shortage import release_cached
 from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings, failure_notes, failures_in
+from kamado.weights.outside.parked import ParkedModules, parked
 from kamado.weights.outside.weights import OutsideWeights
 
 from .intake import Intake, Order
@@ -128,14 +130,18 @@ class PipelineModel:
 
     def close(self) -> None:
         """See LoadedModel."""
-        on_gpu = self.plan.device != "cpu"
         self._workshop.adapters.close()
         if self._outside is not None:
             self._outside.close()
         del self.lanes, self._workshop, self._intake
         gc.collect()  # stand-ins and what pipelines hang on schedulers hold each other, and the weights
-        if on_gpu:
-            torch.cuda.empty_cache()
+        release_cached(self.plan.device)
+
+    def park(self) -> ParkedModules | None:
+        """See LoadedModel."""
+        modules = dict(self._workshop.factory.models) if self._outside is None else {}
+        self.close()
+        return parked(modules, self.plan.device)
 
     def _recipe(self, task: PictureTask) -> dict[str, Any]:
         if self._files is None:

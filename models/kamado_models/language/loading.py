@@ -21,10 +21,12 @@ from kamado.memory.plan import Plan
 from kamado.quant import Quant
 from kamado.requests import Sampling, resolve_sampling
 from kamado.sampling.sampler import Sampler
+from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.packed import pack_linears
 from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.stored.reading import stored_tensors
+from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.quantized.tiled import tile_linears
 from kamado.weights.stream import ReadProgress
 
@@ -72,26 +74,30 @@ def _loaded(
     if env.request is not None and not own_code:
         _check_order(env.request, checkpoint, plan, tokenizer)
     env.ledger.enter(plan.device, env.owner, "weights", plan.held_weight_bytes)
-    outside = _outside(checkpoint, plan)
+    outside = _outside(checkpoint, plan, env)
     if outside is not None:
         undone.callback(outside.close)
     with failures_explained(checkpoint, "its own code does not run here") if own_code else nullcontext():
-        model, report = read_model(
-            checkpoint,
-            dtype=plan.dtype,
-            device=plan.device,
-            quant=plan.quant,
-            progress=env.progress,
-            own_code=own_code,
-            outside=outside,
-        )
+        if isinstance(env.parked, ParkedModules):
+            model: Any = env.parked.back(plan.device)[""]
+            held = held_bytes((*model.parameters(), *model.buffers()))
+        else:
+            model, report = read_model(
+                checkpoint,
+                dtype=plan.dtype,
+                device=plan.device,
+                quant=plan.quant,
+                progress=env.progress,
+                own_code=own_code,
+                outside=outside,
+            )
+            held = report.weight_bytes
         config = model.config
         # What the tests found of the library's model types says nothing of a checkpoint's own class of that name.
         batching = UNKNOWN if own_code else batching_of(text_shape(checkpoint.config))
         if outside is not None:
             held = outside.attach({"": model})
         else:
-            held = report.weight_bytes
             held += pack_linears(model) if packs_linears(plan.device, plan.dtype, batching) else 0
             held += tile_linears(model) if plan.device == "cpu" else 0
         _correct(env, plan, "weights", plan.held_weight_bytes, held)
@@ -173,10 +179,10 @@ def _in_turn(*functions: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def _outside(checkpoint: Checkpoint, plan: Plan) -> OutsideWeights | None:
+def _outside(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> OutsideWeights | None:
     """Room for the weights that are not on the device; None where all are. Raises DoesNotFit where the disk is full."""
     names = names_outside(as_stored(checkpoint, plan.quant), plan)
-    return OutsideWeights.of(plan, names) if names else None
+    return OutsideWeights.of(plan, names, env.ledger, env.owner) if names else None
 
 
 def _learning(checkpoint: Checkpoint, plan: Plan) -> Learning:

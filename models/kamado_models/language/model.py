@@ -18,9 +18,11 @@ from kamado.contracts import Lane, Task
 from kamado.errors import ContextOverflow
 from kamado.events import Event, Finished, Token
 from kamado.memory.plan import Plan
+from kamado.memory.shortage import release_cached
 from kamado.requests import TextOptions
 from kamado.results import Choice, Result, Timings, TokenChoice, Usage, failure_notes, failures_in
 from kamado.tasks.text import TextModel, TextTask
+from kamado.weights.outside.parked import ParkedModules, parked
 
 from .intake import TextFacts, TextIntake
 from .tokenizer import Tokenizer
@@ -129,10 +131,14 @@ class LanguageModel:
         """See LoadedModel."""
         self.execution.close()
         self.tokenizer.close()
-        on_gpu = self.plan.device != "cpu"
         del self.module, self.execution, self.lanes, self._text_model
-        if on_gpu:
-            torch.cuda.empty_cache()
+        release_cached(self.plan.device)
+
+    def park(self) -> ParkedModules | None:
+        """See LoadedModel."""
+        modules = {"": self.module} if not self.plan.tier else {}
+        self.close()
+        return parked(modules, self.plan.device)
 
     def _check_memory(self, num_tokens: int, is_source: bool) -> None:
         held = self._text_model.context_tokens

@@ -23,6 +23,7 @@ from .frames import forget_locals
 from .keep_alive import KeepAlive
 from .ledger import Ledger
 from .line import Line, Waiter
+from .parking import Parking
 from .plan import Plan
 from .residency import Residency
 from .room import STEPS, Room
@@ -52,6 +53,7 @@ class Keeper:
         self._thread = thread
         self._clock = clock
         self._tenants: dict[str, Tenant] = {}
+        self._parking = Parking(ledger)
         self._line = Line(thread.is_own_thread, clock)
         """Never waited in on the loop's thread, which the first in line waits for."""
         self._changed = threading.Condition(self._line.lock)
@@ -263,6 +265,7 @@ class Keeper:
 
     def _forget(self, tenant: Tenant) -> None:
         if tenant.gone and tenant.place == "out":
+            self._parking.take(tenant)
             self._tenants.pop(tenant.owner, None)
 
     def _share_steps(self) -> None:
@@ -292,7 +295,7 @@ class Keeper:
 
         try:
             self.make_room(planned)
-            loaded = self.bring_in(tenant, tenant.load)
+            loaded = self.bring_in(tenant, lambda: tenant.load(self._parking.take(tenant)))
         except KamadoError:
             raise
         except Exception as error:
@@ -348,13 +351,13 @@ class Keeper:
         return loaded
 
     def _empty(self, tenant: Tenant, loaded: LoadedModel | None) -> None:
-        """Let go of its memory; then it is out."""
+        """Have it let go of the device's memory; then it is out."""
         try:
             if loaded is not None:
-                loaded.close()
+                self._parking.empty(tenant, loaded, self._tenants.values())
         finally:
             with self._changed:
-                self._ledger.drop(tenant.owner)
+                self._ledger.drop(tenant.owner, self._device)
                 tenant.place = "out"
                 self._forget(tenant)
                 self._share_steps()

@@ -8,12 +8,15 @@ from collections import defaultdict
 from ..errors import DoesNotFit
 from ..units import format_bytes
 
+RAM = "ram"
+"""Where weights are that are not on their GPU."""
+
 
 class Ledger:
     """Entries (device, owner, kind) -> bytes, under one budget a device. Thread safe."""
 
     def __init__(self, budgets: dict[str, int]) -> None:
-        self._budgets = dict(budgets)
+        self._budgets = {RAM: 0, **budgets}
         self._entries: dict[tuple[str, str, str], int] = defaultdict(int)
         self._lock = threading.Lock()
 
@@ -58,10 +61,10 @@ class Ledger:
             else:
                 del self._entries[device, owner, kind]
 
-    def drop(self, owner: str) -> None:
-        """Remove everything that the owner holds."""
+    def drop(self, owner: str, device: str | None = None) -> None:
+        """Remove everything that the owner holds, on one device or on all."""
         with self._lock:
-            for entry in [entry for entry in self._entries if entry[1] == owner]:
+            for entry in [entry for entry in self._entries if entry[1] == owner and device in (None, entry[0])]:
                 del self._entries[entry]
 
     def snapshot(self) -> dict[str, dict[str, dict[str, int]]]:

@@ -68,7 +68,7 @@ class Room:
         if plan.minimum_bytes <= plan.available_bytes or not staying:
             plan.check()
             return
-        sizes = {tenant: format_bytes(self.ledger.held(owner=tenant.owner)) for tenant in staying}
+        sizes = {tenant: format_bytes(self.ledger.held(self.device, tenant.owner)) for tenant in staying}
         who = ", ".join(
             f"{tenant.plan.reference} holds {size} ({tenant.why_it_stays() or 'in use'})"
             for tenant, size in sizes.items()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from ..contracts import LoadedModel
+from ..contracts import LoadedModel, Parked
 from ..errors import InvalidRequest
 from .plan import Plan
 
@@ -35,8 +35,9 @@ class Tenant:
     """Name in the ledger, and the beginning of its lanes' names."""
     plan: Plan
     """What it was loaded by, and is brought back by."""
-    load: Callable[[], LoadedModel]
-    """Read it again. Raises what `Family.load` raises, and where its files are others now."""
+    load: Callable[[Parked | None], LoadedModel]
+    """Bring it back, from RAM if its weights are there, or read it again. Raises what `Family.load` raises, and where
+    its files are others now."""
     end_requests: Callable[[], None] = lambda: None
     """End all that are in flight. Called on the loop's thread."""
     keep_alive_s: float | None = None
@@ -45,6 +46,8 @@ class Tenant:
     place: Place = "out"
     gone: bool = False
     loaded: LoadedModel | None = None
+    parked: Parked | None = None
+    """Its weights, while it is out and they are in RAM."""
     users: int = 0
     """Requests that are prepared or in flight."""
     last_used: float = 0.0
@@ -74,7 +77,7 @@ class Tenant:
         usage = self.loaded.usage() if self.loaded is not None else {}
         return {
             **usage,
-            "place": {"in": "memory"}.get(self.place, self.place),
+            "place": "ram" if self.parked is not None else {"in": "memory"}.get(self.place, self.place),
             "pinned": self.pinned,
             "requests": self.users,
             "idle_s": 0.0 if self.users else max(now - self.last_used, 0.0),

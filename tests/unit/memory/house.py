@@ -138,8 +138,8 @@ class House:
                     name, size, peak=peak, kv=max(min(kv, room - size - peak), min(kv, 1)), available=room, least=least
                 )
             )
-            tenant = Tenant(owner=name, plan=plan, load=lambda: self.read(name, plan), **settings)
-            self.keeper.bring_in(tenant, tenant.load)
+            tenant = Tenant(owner=name, plan=plan, load=lambda parked: self.read(name, plan), **settings)
+            self.keeper.bring_in(tenant, lambda: tenant.load(None))
             self.keeper.done(tenant, watch=watch)
         self.tenants[name] = tenant
         return tenant

@@ -16,28 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..quantized.tensor import QuantTensor
 from .stores import Store
+from .tensors import rebuilt, tensors_of
 
 _ALIGNMENT = 256
 """Of tensors in a buffer of a GPU."""
-
-
-def tensors_of(parameter: Tensor) -> list[Tensor]:
-    """What a parameter is made of."""
-    data = parameter.data if isinstance(parameter, nn.Parameter) else parameter
-    return list(data.packed.parts.values()) if isinstance(data, QuantTensor) else [data]
-
-
-def rebuilt(parameter: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """A parameter of the same form, each tensor of it replaced by what `make` returns."""
-    data = parameter.data if isinstance(parameter, nn.Parameter) else parameter
-    if isinstance(data, QuantTensor):
-        parts = {name: make(part) for name, part in data.packed.parts.items()}
-        data = QuantTensor(data.packed.like(data.packed.shape, parts), data.dtype, data.shape, turned=data.turned)
-    else:
-        data = make(data)
-    return nn.Parameter(data, requires_grad=False) if isinstance(parameter, nn.Parameter) else data
 
 
 class Block:

@@ -9,21 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint.store import default_home
+from ...memory.ledger import RAM, Ledger
 from ...memory.placement import WINDOW
 from ...memory.plan import Plan
 from ..quantized.tensor import held_bytes
-from .blocks import Block, Carrier, Copied, InPlace, rebuilt, tensors_of
+from .blocks import Block, Carrier, Copied, InPlace
 from .stores import DiskStore, RamStore, Store
+from .tensors import all_tensors, rebuilt, set_tensor, tensors_of
 
 
 class OutsideWeights:
     """For one load: `reading` while tensors are read, `attach` when the model is whole, `close` at its end."""
 
     @classmethod
-    def of(cls, plan: Plan, names: frozenset[str]) -> OutsideWeights:
-        """As planned. Raises DoesNotFit where the disk has too little room, OSError where it cannot be written."""
+    def of(cls, plan: Plan, names: frozenset[str], ledger: Ledger, owner: str) -> OutsideWeights:
+        """As planned, entered in the ledger if it is RAM. Raises DoesNotFit where there is too little room, OSError
+        where the disk cannot be written."""
         if plan.tier == "disk":
             return cls(DiskStore(default_home() / "outside", plan.outside_bytes), names, plan.device)
+        ledger.enter(RAM, owner, "outside", plan.outside_bytes)
         return cls(RamStore(pinned=plan.device.startswith("cuda")), names, plan.device)
 
     def __init__(self, store: Store, names: frozenset[str], device: str) -> None:
@@ -73,12 +77,12 @@ class OutsideWeights:
         blocks = [self._block(module, shared) for module in found]
         outside = {id(parameter) for block in blocks for parameter in block.parameters}
         moved: dict[int, Tensor] = {}  # tied ones stay so
-        for holder, name, tensor in list(_all_tensors(whole)):
+        for holder, name, tensor in list(all_tensors(whole)):
             if id(tensor) not in outside and tensor.device.type != torch.device(self._device).type:
                 if id(tensor) not in moved:
                     moved[id(tensor)] = rebuilt(tensor, lambda part: part.to(self._device))
-                _set(holder, name, moved[id(tensor)])
-        held = held_bytes(tensor for _, _, tensor in _all_tensors(whole) if id(tensor) not in outside)
+                set_tensor(holder, name, moved[id(tensor)])
+        held = held_bytes(tensor for _, _, tensor in all_tensors(whole) if id(tensor) not in outside)
         if not blocks:
             return held
         in_place = self._device == "cpu" and isinstance(self._store, DiskStore)
@@ -149,20 +153,6 @@ def kept_single(kind: Any) -> Callable[[str], bool]:
         for name in getattr(kind, attribute, None) or ()
     }
     return lambda name: any(part in name for part in names)
-
-
-def _all_tensors(models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Parameters and buffers, with the modules that have them; shared ones as often as they are there."""
-    for module in (module for model in models for module in model.modules()):
-        for table in (module._parameters, module._buffers):
-            for name, tensor in list(table.items()):
-                if tensor is not None:
-                    yield module, name, tensor
-
-
-def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
-    table: Any = module._parameters if name in module._parameters else module._buffers
-    table[name] = tensor
 
 
 def _shared(models: Sequence[nn.Module]) -> set[int]:

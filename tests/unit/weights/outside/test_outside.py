@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import kamado
 from kamado.quant import Quant
-from kamado.weights.outside.blocks import tensors_of
 from kamado.weights.outside.stores import DiskStore, RamStore, Store
+from kamado.weights.outside.tensors import tensors_of
 from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.tensor import QuantTensor, held_bytes
