@@ -23,10 +23,12 @@ _TOKENS = {
     "StableDiffusion3Pipeline": 256,
 }
 """Of the prompt, with what the pipeline adds to it. Those of Qwen-Image and Sana follow the prompt: a long one."""
-_STREAM, _WIDE = 6, 3
+_STREAM, _WIDE = 7, 3
 """Copies of a layer's states (with projections), and of those of its wide layer, that live at once."""
 _SCORE_BYTES = 12
-"""Of each pair of tokens and each head where attention writes scores out: with bias, and twice in float32."""
+"""Of each pair of tokens and each head where attention writes scores out: before and after, in between in float32."""
+_BIASES = 3
+"""Copies of T5's position biases, one for each pair and head, that live at once."""
 _MAX = 1 << 20
 _MAX_LAYERS = 1000
 
@@ -48,8 +50,9 @@ def text_peak(config: Mapping[str, Any], tokens: int, dtype_bytes: int) -> int:
     kept = 0 if is_t5 else width * (1 + min(_number(config, "num_hidden_layers"), _MAX_LAYERS))
     has_head = isinstance(names, (list, tuple)) and str(names[:1]).rstrip("')],").endswith("ForConditionalGeneration")
     most = max(_STREAM * width + _WIDE * wide, _number(config, "vocab_size") if has_head and not is_t5 else 0)
-    writes_scores = is_t5 or config.get("attn_logit_softcapping")
-    pairs = _number(config, "num_attention_heads", "num_heads") * _SCORE_BYTES if writes_scores else 1
+    heads = _number(config, "num_attention_heads", "num_heads")
+    scores = _BIASES * dtype_bytes if is_t5 else _SCORE_BYTES if config.get("attn_logit_softcapping") else 0
+    pairs = max(heads * scores, 1)  # at least a mask
     return tokens * (kept + most) * dtype_bytes + tokens * tokens * pairs
 
 

@@ -122,7 +122,7 @@ class TextShape:
             attention += context * kept + tokens * kept * (1 + _ROUNDING_BYTES // dtype_bytes)
         # Rows of a forward have about the same length; with one token each, nothing is computed in chunks.
         chunked = rows * (-(-tokens // (rows * needs.chunk)) * needs.chunk) if tokens > rows else tokens
-        layer = max(attention, tokens * needs.feed_forward, chunked * needs.scan)
+        layer = max(attention, tokens * needs.feed_forward, chunked * needs.scan + rows * needs.scan_row)
         masks = 5 * tokens * context if needs.projections else 0
         scores = 4 * needs.scores * tokens * context
         logits = 2 * rows * self.vocab_size * _LOGITS_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .shape_fields import Fields
-from .shape_state import attention_heads, scan_chunk, scan_values
+from .shape_state import attention_heads, scan_chunk, scan_row_values, scan_values
 
 _EXPLICIT = frozenset(
     {
@@ -49,6 +49,8 @@ class Temporaries:
     """Of a recurrent layer that computes a prompt."""
     chunk: int
     """Each row's prompt counts as a multiple of so many tokens there."""
+    scan_row: int
+    """Of a recurrent layer, for each row of a forward."""
     expanded: int
     """Keys and values of one token of the context, repeated for every query head."""
     scores: int
@@ -75,6 +77,7 @@ def temporaries(fields: Fields, recurrent: bool) -> Temporaries:
         feed_forward=_feed_forward(fields, hidden_size),
         scan=scan_values(fields) if recurrent else 0,
         chunk=scan_chunk(fields) if recurrent else 1,
+        scan_row=scan_row_values(fields) if recurrent else 0,
         expanded=expanded,
         scores=5 * num_heads if attends and _explicit(fields) else 0,
     )

@@ -104,7 +104,7 @@ def scan_values(fields: Fields) -> int:
     chunk = _chunk(fields)
     if fields.model_type in _MAMBA_2:
         mixer = _MAMBA_2[fields.model_type](fields)
-        per_chunk = 4 * mixer.inner * mixer.state_size // chunk
+        per_chunk = _STATE_COPIES * mixer.inner * mixer.state_size // chunk
         return 4 * mixer.heads * (chunk + mixer.state_size) + 12 * mixer.inner + per_chunk
     if fields.model_type == "kimi_linear":
         # Each number of a key decays at a rate of its own, so pairs of tokens of a chunk are laid out for each.
@@ -120,6 +120,14 @@ def scan_chunk(fields: Fields) -> int:
     """Tokens that a recurrent layer computes at a time; prompts are padded to whole multiples. 1: as they are."""
     by_chunks = fields.model_type in (*_MAMBA_2, *_DELTA_NETS, "kimi_linear")
     return _chunk(fields) if by_chunks else 1
+
+
+def scan_row_values(fields: Fields) -> int:
+    """Numbers that it lays out for each row: states between chunks, of which there is one before the first."""
+    if fields.model_type not in _MAMBA_2:
+        return 0
+    mixer = _MAMBA_2[fields.model_type](fields)
+    return _STATE_COPIES * mixer.inner * mixer.state_size
 
 
 def _chunk(fields: Fields) -> int:
@@ -227,6 +235,7 @@ def _rwkv(fields: Fields) -> int:
     return 2 * hidden_size + 3 * (fields.optional("attention_hidden_size") or hidden_size)
 
 
+_STATE_COPIES = 4
 _DELTA_NETS = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid")
 _MAMBA_1 = ("mamba", "falcon_mamba", "jamba", "zamba")
 _MAMBA_2: dict[str, Callable[[Fields], _Mamba2]] = {
