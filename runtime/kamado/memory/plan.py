@@ -58,7 +58,7 @@ def outside_notes(outside_bytes: int, options: PlanOptions) -> tuple[str, ...]:
     place = {"ram": "RAM", "disk": "the disk"}[options.tier(outside_bytes)]
     return (
         f"{format_bytes(outside_bytes)} of the weights do not fit on {options.device}; they are read from {place} each "
-        "time they are used, which is slow: give more --memory, or fewer bits (--quant)",
+        "time they are used, which is slower; more --memory or fewer bits (--quant) avoid it",
     )
 
 
