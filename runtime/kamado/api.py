@@ -139,7 +139,8 @@ class Runtime:
             return model
 
     def stats(self) -> dict[str, Any]:
-        """The ledger by owner, the queue, steps and realised batch sizes by lane, state memory by model."""
+        """The ledger by owner, the queue, who waits for a model to come in, steps and realised batch sizes by lane,
+        state memory by model."""
         loop = self._loop
         return {
             "device": self.device.name,
@@ -147,6 +148,7 @@ class Runtime:
             "held_bytes": self.ledger.held(self.device.name),
             "ledger": self.ledger.snapshot(),
             "queued": len(loop.scheduler),
+            "waiting": self._keeper.num_waiting(),
             "preemptions": loop.scheduler.num_preemptions,
             **loop.forwards.figures(),
             "models": self._keeper.stats(),

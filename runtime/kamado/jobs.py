@@ -21,8 +21,14 @@ class Job:
     """A submitted request. Thread safe."""
 
     def __init__(
-        self, request_id: str, collect: Callable[[list[Event], Timings], Result], cancel: Callable[[str], None]
+        self,
+        request_id: str,
+        collect: Callable[[list[Event], Timings], Result],
+        cancel: Callable[[str], None],
+        *,
+        submitted_s: float | None = None,
     ) -> None:
+        """`submitted_s`: see the attribute; None: now."""
         self.id = request_id
         self._collect = collect
         self._cancel = cancel
@@ -33,7 +39,7 @@ class Job:
         self._enders: list[Callable[[], None]] = []
         self._closed = False
         self._result: Result | None = None
-        self.submitted_s = time.monotonic()
+        self.submitted_s = time.monotonic() if submitted_s is None else submitted_s
         """When it was submitted, on the clock `time.monotonic`."""
         self._marks: dict[str, float] = {}
 

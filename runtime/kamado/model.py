@@ -81,7 +81,7 @@ class Model:
     @property
     def in_memory(self) -> bool:
         """Whether a request could start without reading weights first."""
-        return self._keeper.is_here(self._tenant)
+        return self._tenant.place == "in"
 
     def pin(self) -> None:
         """Keep it in memory until `unpin`; it is brought back first if it is out.
@@ -195,17 +195,17 @@ class Model:
             request_id = f"r{next(_request_numbers)}"
             with told(lambda error: request_failed(error, self.plan.device)):
                 tasks = loaded.prepare(request_id, request, now)
-            return self._start(loaded, request_id, tasks)
+            return self._start(loaded, request_id, tasks, now)
         except BaseException:
             self._keeper.done(self._tenant)
             raise
 
-    def _start(self, loaded: LoadedModel, request_id: str, tasks: Sequence[Task]) -> Job:
+    def _start(self, loaded: LoadedModel, request_id: str, tasks: Sequence[Task], submitted_s: float) -> Job:
         def collect(events: Sequence[Event], timings: Timings) -> Result:
             return loaded.collect(request_id, tasks, events, timings)
 
         session = self.runtime._session
-        job = Job(request_id, collect, session.cancel)
+        job = Job(request_id, collect, session.cancel, submitted_s=submitted_s)
         with self._jobs_lock:
             self._jobs[request_id] = job
         job.when_done(lambda: self._ended(request_id))

@@ -238,9 +238,9 @@ class Keeper:
 
     # ---- figures ----
 
-    def is_here(self, tenant: Tenant) -> bool:
-        """Whether it is in memory."""
-        return tenant.place == "in"
+    def num_waiting(self) -> int:
+        """Requests and loads that wait for a model to come in."""
+        return self._line.num_waiting()
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """By owner; with the figures of its state memory where it is in memory."""

@@ -19,6 +19,8 @@ class Waiter:
         self.since = clock()
         self._clock = clock
         self._deadline = deadline
+        self.waits = False
+        """Whether it waits now."""
         self._woken = threading.Condition(lock)
         self._reason: KamadoError | None = None
 
@@ -38,7 +40,11 @@ class Waiter:
         Raises Cancelled after `give_up`, and DeadlineExceeded."""
         end = until if self._deadline is None else min(until, self._deadline)
         if self._reason is None:
-            self._woken.wait(max(min(end - self._clock(), threading.TIMEOUT_MAX), 0))
+            self.waits = True
+            try:
+                self._woken.wait(max(min(end - self._clock(), threading.TIMEOUT_MAX), 0))
+            finally:
+                self.waits = False
         if self._reason is not None:
             raise self._reason
         if self._deadline is not None and self._clock() >= self._deadline:
@@ -59,6 +65,11 @@ class Line:
         self._holding: list[Waiter] = []
         """Of one thread; more than one where it took the lock again."""
         self._thread: int | None = None
+
+    def num_waiting(self) -> int:
+        """How many wait, for their turn or in it."""
+        with self.lock:
+            return sum(waiter.waits for waiter in (*self._holding, *self._waiting))
 
     @property
     def first(self) -> Waiter:

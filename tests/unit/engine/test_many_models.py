@@ -216,15 +216,17 @@ def test_waiting_for_busy_models(runtime: kamado.Runtime, family: FileFamily) ->
             await a.agenerate("hello", deadline_s=0.05)
         assert time.monotonic() - begin < 0.5 and not any(job.done() for job in busy)
         assert len((await asyncio.to_thread(c.generate, "y", max_tokens=2)).tokens) == 2  # its room is not wanted
-        assert sum(thread.name == "kamado-waiting" for thread in threading.enumerate()) == 41
+        assert runtime.stats()["waiting"] == 41
         for task in tired:
             task.cancel()
         await asyncio.gather(*tired, return_exceptions=True)
         async with asyncio.timeout(10):
-            while sum(thread.name == "kamado-waiting" for thread in threading.enumerate()) > 1:
+            while runtime.stats()["waiting"] > 1:
                 await asyncio.sleep(0.005)
         assert all(task.cancelled() for task in tired) and not any(job.done() for job in busy)
-        assert list((await patient).tokens) == wanted("hello", 5)
+        result = await patient
+        assert list(result.tokens) == wanted("hello", 5) and result.timings.queued_s > 0.5
+        assert runtime.stats()["waiting"] == 0
         assert busy[0].done() and [len(job.result(10).tokens) for job in busy] == [95, 95]
 
     asyncio.run(main())
