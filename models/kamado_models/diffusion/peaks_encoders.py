@@ -44,7 +44,7 @@ def text_peak(config: Mapping[str, Any], tokens: int, dtype_bytes: int) -> int:
     names, config = config.get("architectures"), _inner(config, "text_config")
     model_type = str(config.get("model_type"))
     if model_type.startswith(_SHORT):
-        tokens = min(tokens, _CLIP_TOKENS)
+        tokens = min(tokens, _number(config, "max_position_embeddings") or _CLIP_TOKENS, _CLIP_TOKENS)
     width, wide = _number(config, "hidden_size", "d_model"), _number(config, "intermediate_size", "d_ff")
     is_t5 = "t5" in model_type
     kept = 0 if is_t5 else width * (1 + min(_number(config, "num_hidden_layers"), _MAX_LAYERS))

@@ -101,6 +101,21 @@ def test_what_raises_is_not_measured_and_the_next_one_is() -> None:
     assert found.bytes == KIB
 
 
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [((300, 5 * KIB), 5 * KIB - 100), ((300, 4 * KIB), 2 * KIB), ((300, 4 * KIB + 1), 4 * KIB + 1 - 100)],
+)
+def test_on_a_gpu_the_allocators_mark_counts_once_it_rises(
+    after: tuple[int, int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, it says only that the forward took no more than something else did."""
+    marks = iter([(100, 4 * KIB), after])
+    monkeypatch.setattr("kamado.tasks.library.live_bytes._marks", lambda device: next(marks))
+    with measuring("cuda:0") as found:
+        torch.ones(512)
+    assert found.bytes == expected
+
+
 def test_threads_do_not_see_each_other_and_only_one_measures() -> None:
     inside, leave, seen = threading.Event(), threading.Event(), []
 
