@@ -28,7 +28,7 @@ class PlanSettings(TypedDict, total=False):
     """Their form, one of `kamado.memory.plan.KV_DTYPES`.  ["auto"]"""
     offload: str
     """What becomes of weights that there is no room for: with "auto" they are read from RAM or disk each time they are
-    used, which the plan's notes then say; "never" raises DoesNotFit instead.  ["auto"]"""
+    used, as `Plan.outside_note` then says; "never" raises DoesNotFit instead.  ["auto"]"""
     allow_code: str | Path | None
     """The reference once more, to allow that this checkpoint's own code is run, with all the rights of this process; of
     a repository without its revision, too, of a folder also its full path. Without it a checkpoint that wants that is

@@ -13,7 +13,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado.memory.advice import forms_that_fit
-from kamado.memory.plan import LanePlan, Plan, PlanOptions, outside_notes
+from kamado.memory.plan import LanePlan, Plan, PlanOptions
 from kamado.quant import Quant
 from kamado.units import format_bytes
 
@@ -100,7 +100,6 @@ class DiffusionFamily:
             options=() if whole <= options.budget_bytes else _advice(checkpoint, options, dtype, whole),
             notes=(
                 f"activations for one picture of {width} x {height}",
-                *outside_notes(outside, options),
                 *_swapped(checkpoint),
             ),
         )

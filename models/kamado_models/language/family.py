@@ -17,7 +17,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.learned import ESTIMATED, Learning
-from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions, outside_notes
+from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
 from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
 
@@ -125,7 +125,7 @@ class LanguageFamily:
             window_bytes=need.outside.window_bytes,
             minimum_bytes=need.minimum,
             options=advice,
-            notes=(how, *outside_notes(need.outside.outside_bytes, options), *([_OWN_CODE_RUNS] if own else [])),
+            notes=(how, *([_OWN_CODE_RUNS] if own else [])),
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 

@@ -64,8 +64,8 @@ def loaded_model(
                 reference, **load.of_model(), step_budget=load.step_budget, request=request, progress=update
             )
         plan = model.plan
-        for note in plan.notes if plan.outside_bytes else ():
-            out.note(note)
+        if plan.outside_note:
+            out.note(plan.outside_note)
         out.detail(
             f"{reference}: {plan.architecture} on {plan.device}, {plan.dtype}, "
             f"{format_bytes(plan.weight_bytes)} of weights, loaded in {format_seconds(time.monotonic() - started)}"

@@ -71,6 +71,7 @@ def describe(plan: Plan) -> list[str]:
         ]
     )
     lines += ["", *sums]
-    if plan.notes or plan.options:
-        lines += ["", *plan.notes, *plan.options]
+    sentences = [sentence for sentence in (*plan.notes, plan.outside_note, *plan.options) if sentence]
+    if sentences:
+        lines += ["", *sentences]
     return lines

@@ -51,17 +51,6 @@ class PlanOptions:
         return "ram" if outside_bytes <= self.ram_bytes else "disk"
 
 
-def outside_notes(outside_bytes: int, options: PlanOptions) -> tuple[str, ...]:
-    """What a person should know of weights that are outside of the device."""
-    if not outside_bytes:
-        return ()
-    place = {"ram": "RAM", "disk": "the disk"}[options.tier(outside_bytes)]
-    return (
-        f"{format_bytes(outside_bytes)} of the weights do not fit on {options.device}; they are read from {place} each "
-        "time they are used, which is slower; more --memory or fewer bits (--quant) avoid it",
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
     """One component."""
@@ -131,6 +120,17 @@ class Plan:
         return sum(lane.outside_bytes for lane in self.lanes)
 
     @property
+    def outside_note(self) -> str:
+        """What a person should know of them; "" if there are none."""
+        if not self.outside_bytes:
+            return ""
+        place = {"ram": "RAM", "disk": "the disk"}[self.tier]
+        return (
+            f"{format_bytes(self.outside_bytes)} of the weights do not fit on {self.device}; they are read from {place} "
+            "each time they are used, which is slower; more --memory or fewer bits (--quant) avoid it"
+        )
+
+    @property
     def held_weight_bytes(self) -> int:
         """What weights take on the device: those that stay there, and those that are in use."""
         return self.weight_bytes - self.outside_bytes + self.window_bytes
@@ -176,6 +176,7 @@ class Plan:
         totals = {
             "weight_bytes": self.weight_bytes,
             "outside_bytes": self.outside_bytes,
+            "outside_note": self.outside_note,
             "activation_bytes": self.activation_bytes,
             "activation_basis": self.activation_basis,
             "kv_bytes": self.kv_bytes,
