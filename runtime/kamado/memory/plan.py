@@ -126,8 +126,8 @@ class Plan:
             return ""
         place = {"ram": "RAM", "disk": "the disk"}[self.tier]
         return (
-            f"{format_bytes(self.outside_bytes)} of the weights do not fit on {self.device}; they are read from {place} "
-            "each time they are used, which is slower; more --memory or fewer bits (--quant) avoid it"
+            f"{format_bytes(self.outside_bytes)} of the weights do not fit on {self.device}; they are read from "
+            f"{place} each time they are used, which is slower; more --memory or fewer bits (--quant) avoid it"
         )
 
     @property
