@@ -129,11 +129,14 @@ class PeakKeys:
 
     def points(self, method: str = "forward") -> tuple[Point, ...]:
         """What is known of them."""
-        return book_at(peaks_path()).points(self.key(method))
+        with suppress(OSError, RuntimeError):  # there is no such folder, not even by name
+            return book_at(peaks_path()).points(self.key(method))
+        return ()
 
     def note(self, points: Iterable[Point], method: str = "forward") -> None:
         """Keep what was measured."""
-        book_at(peaks_path()).note(self.key(method), points)
+        with suppress(OSError, RuntimeError):
+            book_at(peaks_path()).note(self.key(method), points)
 
 
 def fingerprint(config: Mapping[str, Any], tensors: Iterable[TensorEntry]) -> str:

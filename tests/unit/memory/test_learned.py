@@ -169,6 +169,15 @@ def test_larger_shapes_never_get_smaller_figures(bytes: int, measured: int, size
     assert found == sorted(found)
 
 
+def test_a_person_without_a_home_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(module, "peaks_path", nowhere)
+    _keys().note([Point((1,), 2)])
+    assert _keys().points() == ()
+
+
 def test_a_lane_measures_what_is_a_good_deal_larger(measured_peaks: Path) -> None:
     learning = Learning(_keys(), lambda tokens: 100 * tokens)
     assert learning.wants((8,))

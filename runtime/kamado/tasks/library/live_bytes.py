@@ -22,6 +22,8 @@ class LiveBytes(TorchDispatchMode):
     Keeps no tensor alive. Memory that kernels take and give back inside (workspaces) is not seen, and what operations
     only write into or look at in another way is not counted."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
@@ -52,9 +54,9 @@ class LiveBytes(TorchDispatchMode):
         return self._sum
 
     def _note(self, tensor: torch.Tensor, args: Any, kwargs: Any) -> None:
-        if not _has_storage(tensor):
+        storage = _storage(tensor)
+        if storage is None:
             return
-        storage = tensor.untyped_storage()
         address, size = storage._cdata, storage.nbytes()
         if address in self._live or not size or address in _storages((args, kwargs)):
             return
@@ -108,8 +110,17 @@ def _marks(device: str) -> tuple[int, int]:
 
 
 def _storages(tree: Any) -> set[int]:
-    tensors = (leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-    return {leaf.untyped_storage()._cdata for leaf in tensors if _has_storage(leaf)}
+    found = (_storage(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+    return {storage._cdata for storage in found if storage is not None}
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    if not _has_storage(tensor):
+        return None
+    try:
+        return tensor.untyped_storage()
+    except RuntimeError:  # of some backends' tensors it cannot be had, which is no reason for a forward to fail
+        return None
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
