@@ -22,6 +22,7 @@ from kamado.errors import UnsupportedCheckpoint
 from kamado.memory.shortage import is_shortage
 from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.stream import ReadableTensor, ReadProgress
+from kamado.weights.turns import give_back
 
 from .own_draws import OwnDraws
 
@@ -194,6 +195,7 @@ def materialize(
     if failures:
         raise failures[0]
     _check(info, model_class.__name__)
+    give_back()  # what transformers put together left free
     model.eval()
     model.requires_grad_(False)
     held = held_bytes((*model.parameters(), *model.buffers()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from kamado.weights.quantized.stored.entries import StoredWeight
 from kamado.weights.quantized.stored.ggml import kept
 from kamado.weights.quantized.stored.reading import StoredTensor
 from kamado.weights.stream import ReadableTensor, ReadProgress
+from kamado.weights.turns import Turns
 
 from .architecture import ALWAYS_IGNORED, Architecture
 from .families import find_architecture
@@ -41,7 +41,7 @@ class _Map:
         self._config = config
         self._dtype = dtype
         self._progress = progress
-        self._one_at_a_time = threading.Lock()
+        self._turns = Turns()
         self._used: set[str] = set()
         self._names = dict(architecture.names)
         if architecture.names_if is not None and source.has(architecture.names_if[0]):
@@ -60,7 +60,7 @@ class _Map:
                 raise UnsupportedCheckpoint(
                     f"{self._source.file}: {entry.name} has {entry.shape[0]} rows, which are no whole heads"
                 ) from error
-        return StoredTensor(entry, self._dtype, self._one_at_a_time, rows=rows, progress=self._progress)
+        return StoredTensor(entry, self._dtype, self._turns, rows=rows, progress=self._progress)
 
     def _add(self, name: str, tensor: ReadableTensor) -> None:
         if name in self.result:

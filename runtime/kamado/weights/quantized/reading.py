@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from ...quant import Quant, Scheme, stack_shape
 from ..stream import ReadableTensor
+from ..turns import Turns
 from .forms import quantize
 from .tensor import QuantTensor, stack_of
 
@@ -28,14 +28,13 @@ def quantizing(
 
     One is read at a time, so beside what is finished there is never more than one tensor in full precision.
     """
-    one_at_a_time = threading.Lock()
+    turns = Turns()
 
     def choice(name: str) -> Callable[[Sequence[int]], Scheme | None]:
         return lambda shape: quant.scheme_for(prefix + name, shape)
 
     return {
-        name: _Quantizing(each, choice(name), dtype, device, one_at_a_time, turned=turned)
-        for name, each in tensors.items()
+        name: _Quantizing(each, choice(name), dtype, device, turns, turned=turned) for name, each in tensors.items()
     }
 
 
@@ -48,7 +47,7 @@ class _Quantizing:
         choose: Callable[[Sequence[int]], Scheme | None],
         dtype: torch.dtype,
         device: str,
-        lock: threading.Lock,
+        turns: Turns,
         *,
         turned: bool,
     ) -> None:
@@ -56,15 +55,16 @@ class _Quantizing:
         self._choose = choose
         self._dtype = dtype
         self._device = device
-        self._lock = lock
+        self._turns = turns
         self._turned = turned
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
     def read(self) -> torch.Tensor:
-        with self._lock, torch.no_grad():
+        with self._turns.one(), torch.no_grad():
             weight = self._source.read()
+            self._turns.add(4 * weight.numel())
             turned = self._turned and weight.ndim == 3
             shape = stack_shape(weight.shape, turned=turned)
             scheme = self._choose(shape) if weight.is_floating_point() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
 from ...stream import LazyTensor, ReadProgress
+from ...turns import Turns
 from ..packed import Packed
 from ..tensor import QuantTensor
 from . import unpack, unpack_floats
@@ -32,9 +32,9 @@ UNPACK: Mapping[str, Callable[[StoredWeight, Mapping[str, Tensor]], Packed | Ten
 
 def stored_tensors(entries: Mapping[str, TensorEntry], dtype: torch.dtype) -> dict[str, Any]:
     """Something to read for each entry: a `LazyTensor`, or for a StoredWeight what reads as QuantTensor of `dtype`."""
-    one_at_a_time = threading.Lock()
+    turns = Turns()
     return {
-        name: StoredTensor(entry, dtype, one_at_a_time) if isinstance(entry, StoredWeight) else LazyTensor(entry)
+        name: StoredTensor(entry, dtype, turns) if isinstance(entry, StoredWeight) else LazyTensor(entry)
         for name, entry in entries.items()
     }
 
@@ -46,7 +46,7 @@ class StoredTensor:
         self,
         entry: StoredWeight,
         dtype: torch.dtype,
-        lock: threading.Lock,
+        turns: Turns,
         *,
         rows: Tensor | None = None,
         progress: ReadProgress | None = None,
@@ -58,7 +58,7 @@ class StoredTensor:
         self.shape = entry.shape
         self._entry = entry
         self._parts = {name: LazyTensor(part, progress=progress) for name, part in entry.parts.items()}
-        self._lock = lock
+        self._turns = turns
         self._rows = rows
 
     def get_shape(self) -> list[int]:
@@ -69,7 +69,8 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """A QuantTensor, or a plain tensor where that is wanted. Raises UnsupportedCheckpoint."""
-        with self._lock, torch.no_grad():
+        with self._turns.one(), torch.no_grad():
+            self._turns.add(4 * self._entry.numel)
             read = {name: part.read() for name, part in self._parts.items()}
             made = UNPACK[self._entry.form](self._entry, read)
             if self._rows is not None:
