@@ -223,6 +223,20 @@ def bnb4(kind: str = "nf4", block: int = 32, *, nested: bool = False, storage: t
     return write
 
 
+def mxfp4(matrix: Matrix, random: np.random.Generator) -> Written:
+    """Matrices (experts, out, in), or one. What they stand for is (experts, in, out)."""
+    stack = matrix if matrix.ndim == 3 else matrix[None]
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+    grouped = stack.reshape(*stack.shape[:2], -1, 32)
+    powers = np.ceil(np.log2(np.abs(grouped).max(-1) / 6))
+    codes = np.abs((grouped / 2.0 ** powers[..., None])[..., None] - table).argmin(-1).astype(np.uint8)
+    meant = (table[codes] * 2.0 ** powers[..., None]).reshape(stack.shape)
+    return {
+        "_blocks": torch.from_numpy(codes[..., 0::2] | (codes[..., 1::2] << 4)),
+        "_scales": torch.from_numpy((powers + 127).astype(np.uint8)),
+    }, meant.transpose(0, 2, 1)
+
+
 def torchao_integers(bits: int = 8, group: int = -1, *, symmetric: bool = True) -> Writer:
     """Int8Tensor, and IntxUnpackedToInt8Tensor of 8 or 4 bits."""
 

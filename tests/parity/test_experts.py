@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import quantized_files as files
 import tiny
 from gguf_files import checkpoint_of
 from gguf_writer import gguf_tensors, write_gguf
@@ -106,6 +109,39 @@ def test_no_class_of_the_library_has_its_experts_in_an_order_that_is_not_known()
         down = [weight for key, weight in model.named_parameters() if key.endswith("experts.down_proj")]
         turned = {tuple(weight.shape).index(hidden) == 2 for weight in down if weight.shape.count(hidden) == 1}
         assert turned == {stacks_turned({"model_type": spec.model_type})}, name
+
+
+def test_gpt_oss_as_it_is_published(tmp_path: Path) -> None:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    folder = tiny.build("gpt_oss", tmp_path / "gpt_oss")
+    (file,) = folder.glob("*.safetensors")
+    stored, meant = {}, {}
+    for name, weight in load_file(file).items():
+        if weight.ndim != 3:
+            stored[name] = meant[name] = weight
+            continue
+        tensors, matrix = files.mxfp4(weight.mT.numpy(), numpy.random.default_rng(0))
+        stored |= {name + ending: tensor.contiguous() for ending, tensor in tensors.items()}
+        meant[name] = torch.from_numpy(matrix.astype("float32")).contiguous()
+        theirs = convert_moe_packed_tensors(tensors["_blocks"], tensors["_scales"], dtype=torch.float32)
+        assert torch.equal(theirs, meant[name])
+    save_file(meant, file, metadata={"format": "pt"})
+    wanted = logits(tiny.Oracle(folder).model)
+    save_file(stored, file, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+
+    checkpoint = configured(inspect(folder))
+    for quant in (None, FORMS["int8"]):
+        model, report = read_model(checkpoint, dtype="float32", device="cpu", quant=quant)
+        assert report.weight_bytes == pytest.approx(weight_bytes(as_stored(checkpoint), "float32", quant), rel=0.01)
+        for name, weight in meant.items():
+            its = model.get_parameter(name).data
+            if weight.ndim == 3:
+                assert isinstance(its, QuantTensor) and (quant is not None or torch.equal(its.dequantize(), weight))
+        if quant is None:
+            torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("quant", ["int8", "stored"])

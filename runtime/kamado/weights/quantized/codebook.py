@@ -39,6 +39,9 @@ _NF4 = (
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 """A sign, two bits of exponent, one of mantissa; as the codes 0 to 7 have them, in twelfths. 8 to 15: the same, less
 than zero."""
+_MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""The same numbers in the order of their bits, as MXFP4 has them."""
+_BITSANDBYTES = frozenset({"nf4", "fp4"})
 _LEAST_SCALE = 1e-38
 """What a block of zeros is divided by."""
 _PIECE_VALUES = 1 << 22
@@ -48,8 +51,9 @@ _PIECE_VALUES = 1 << 22
 class Codebook(Packed):
     """`weight = scale * table[code]`.
 
-    Parts: `values`, uint8 (out, in / 2), the even column in the high half; `scale`, float32 (out, in / block); `table`,
-    float32 (16). `kind`: `nf4` or `fp4` where the table is bitsandbytes' own, else empty.
+    Parts: `values`, uint8 (out, in / 2), the even column in the high half; `scale`, float32 or bfloat16 (out, in /
+    block); `table`, float32 (16). `kind`: `nf4`, `fp4` (bitsandbytes) or `mxfp4` where it is one that `table_of` has,
+    else empty.
     """
 
     form = "codebook"
@@ -78,7 +82,7 @@ class Codebook(Packed):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Packed."""
-        if self.kind and x.numel() and bitsandbytes_gpu.can_multiply(x.device, x.dtype, self.kind):
+        if self.kind in _BITSANDBYTES and x.numel() and bitsandbytes_gpu.can_multiply(x.device, x.dtype, self.kind):
             return bitsandbytes_gpu.linear(x, self, bias)
         return super().linear(x, bias)
 
@@ -113,7 +117,10 @@ def quantize_codebook(weight: Tensor, *, kind: str, block_size: int) -> Codebook
 
 @cache
 def table_of(kind: str, device: torch.device) -> Tensor:
-    """The numbers that the codes 0 to 15 stand for: float32 (16), the largest magnitude 1. One tensor for all."""
+    """The numbers that the codes 0 to 15 stand for: float32 (16), the largest magnitude 1, of MXFP4 6. One tensor for
+    all."""
+    if kind == "mxfp4":
+        return torch.tensor([*_MXFP4, *(-each for each in _MXFP4)], dtype=torch.float32, device=device)
     if kind == "nf4":
         return torch.tensor(_NF4, dtype=torch.float32, device=device)
     numbers = torch.tensor([*_FP4, *(-each for each in _FP4)], dtype=torch.float32, device=device)

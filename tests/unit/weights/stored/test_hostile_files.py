@@ -31,6 +31,7 @@ FORMATS: dict[str, tuple[files.Writer, dict[str, Any]]] = {
     "fp8": (files.float8((16, 24)), {"quant_method": "fp8", "weight_block_size": [16, 24]}),
     "bnb8": (files.bnb8, {"quant_method": "bitsandbytes"}),
     "bnb4": (files.bnb4(nested=True), {"quant_method": "bitsandbytes"}),
+    "mxfp4": (files.mxfp4, {"quant_method": "mxfp4"}),
     "torchao int8": (files.torchao_integers(8, 32, symmetric=False), files.torchao_config("Int8WeightOnlyConfig")),
     "torchao intx": (
         files.torchao_integers(4, 32),
@@ -165,6 +166,21 @@ def test_layouts_of_torchao_that_are_not_known(changed: dict[str, Any], message:
     with pytest.raises(UnsupportedCheckpoint, match=message) as caught:
         load(tmp_path / "file", {**written("torchao int4"), **changed}, FORMATS["torchao int4"][1])
     assert "\n" not in str(caught.value)
+
+
+def test_all_scales_of_mxfp4(tmp_path: Path) -> None:
+    blocks = torch.full((1, 5, 51, 16), 0x12, dtype=torch.uint8)  # 1, then a half
+    tensors = {"x_blocks": blocks, "x_scales": torch.arange(255, dtype=torch.uint8).view(1, 5, 51)}
+    save_file(tensors, tmp_path / "file")
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    found = understood(read_safetensors_header(tmp_path / "file").tensors, config, "it")
+    read = stored_tensors(found, torch.float32)["x"].read()
+    powers = 2.0 ** torch.arange(-127.0, 128.0, dtype=torch.float64)
+    values = read.dequantize()[0].t().reshape(255, 32).double()
+    assert torch.equal(values[:, 0], powers) and torch.equal(values[:, 1], powers / 2)
+    tensors["x_scales"][0, 3, 3] = 255
+    with pytest.raises(UnsupportedCheckpoint, match="no number"):
+        load(tmp_path / "file", tensors, FORMATS["mxfp4"][1])
 
 
 def test_four_bits_that_are_more(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
 
-Form = Literal["gptq", "awq", "packed-integers", "integers", "float8", "codebook", "ggml", "signed-nibbles"]
+Form = Literal["gptq", "awq", "packed-integers", "integers", "float8", "codebook", "ggml", "signed-nibbles", "mxfp4"]
 Entries = Mapping[str, TensorEntry]
 
 MAX_SMALL_BYTES = 1 << 16

@@ -7,7 +7,7 @@ from typing import Any
 
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
-from . import awq, bitsandbytes, compressed, float8, gptq, torchao
+from . import awq, bitsandbytes, compressed, float8, gptq, mxfp4, torchao
 from .entries import Entries, Parts
 
 Method = Callable[[Entries, Mapping[str, Any], str], Parts]
@@ -22,6 +22,7 @@ METHODS: Mapping[str, Method] = {
     "fp8": float8.find,
     "gptq": gptq.find,
     "modelopt": float8.find_modelopt,
+    "mxfp4": mxfp4.find,
     "torchao": torchao.find,
 }
 

@@ -23,6 +23,7 @@ UNPACK: Mapping[str, Callable[[StoredWeight, Mapping[str, Tensor]], Packed | Ten
     "float8": unpack_floats.float8,
     "ggml": unpack.ggml,
     "gptq": unpack.gptq,
+    "mxfp4": unpack_floats.mxfp4,
     "integers": unpack.integers,
     "packed-integers": unpack.packed_integers,
     "signed-nibbles": unpack.signed_nibbles,
@@ -80,7 +81,8 @@ class StoredTensor:
                 if part.is_floating_point() and part.itemsize > 1 and not bool(torch.isfinite(part).all()):
                     raise UnsupportedCheckpoint(f"{self._entry.file}: {self.name} has a {name} that is no number")
             if isinstance(made, Packed) and not self._entry.decoded:
-                return QuantTensor(made, self.dtype, self.shape)
+                turned = bool(self._entry.settings.get("turned"))
+                return QuantTensor(made, self.dtype, self.shape, turned=turned)
             plain = made.dequantize(self.dtype) if isinstance(made, Packed) else made.to(self.dtype)
             return plain.view(self.shape)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..codebook import Codebook, table_of
 from ..floats import DynamicFloats, Floats
+from ..pieces import Pieces
 from .entries import StoredWeight
 
 Read = Mapping[str, Tensor]
@@ -25,6 +26,21 @@ def float8(entry: StoredWeight, read: Read) -> Floats:
     scale = grid[torch.arange(rows) // height][:, places]
     form = DynamicFloats if entry.settings["rounds"] else Floats
     return form((rows, columns), {"values": read["values"], "scale": scale.contiguous()})
+
+
+def mxfp4(entry: StoredWeight, read: Read) -> Pieces:
+    """blocks uint8 (E, L, G, 16), scales uint8 (E, L, G)."""
+    _, columns, rows = entry.shape
+    table = table_of("mxfp4", torch.device("cpu"))
+    pieces = []
+    for blocks, scales in zip(read["blocks"], read["scales"], strict=True):
+        values = blocks.reshape(rows, columns // 2)
+        # 255 is no number, and becomes none.
+        powers = torch.ldexp(torch.ones(scales.shape), scales.to(torch.int32) - 127)
+        scale = torch.where(scales == 255, torch.nan, powers).to(torch.bfloat16)
+        parts = {"values": (values >> 4) | (values << 4), "scale": scale, "table": table}
+        pieces.append(Codebook((rows, columns), parts, kind="mxfp4"))
+    return Pieces(pieces)
 
 
 def codebook(entry: StoredWeight, read: Read) -> Codebook | Tensor:
