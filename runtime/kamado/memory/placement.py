@@ -40,19 +40,22 @@ def place(groups: Sequence[Mapping[str, int]], room: int) -> Placement:
     everything = sum(sum(sizes.values()) for sizes in groups)
     outside: list[str] = []
     outside_bytes = largest = 0
+    least, best = everything, (0, 0, 0)
     for sizes in groups:
         found = blocks(sizes)
         for index in spread(len(found)):
-            if everything - outside_bytes + WINDOW * largest <= room:
+            if least <= room:
                 break
             size = sum(sizes[name] for name in found[index])
             outside += found[index]
             outside_bytes += size
             largest = max(largest, size)
-    window = WINDOW * largest
-    if window >= outside_bytes:
-        return NOTHING_OUTSIDE
-    return Placement(outside=frozenset(outside), outside_bytes=outside_bytes, window_bytes=window)
+            window = WINDOW * largest
+            if everything - outside_bytes + window < least:  # a large block may cost more than it brings
+                least = everything - outside_bytes + window
+                best = len(outside), outside_bytes, window
+    count, outside_bytes, window = best
+    return Placement(outside=frozenset(outside[:count]), outside_bytes=outside_bytes, window_bytes=window)
 
 
 def blocks(sizes: Mapping[str, int]) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kamado.memory.placement import NOTHING_OUTSIDE, WINDOW, blocks, place, same_blocks, spread
@@ -49,6 +49,7 @@ def test_few_blocks_are_not_worth_it() -> None:
     assert place([layers(2)], 0) == NOTHING_OUTSIDE
 
 
+@example([1, 12, 12, 24], 0, 0)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(0, 50), st.integers(0, 2500))
 def test_as_little_is_outside_as_need_be(counts: list[int], rest: int, room: int) -> None:
     sizes = {f"layers.{i}.weight": size for i, size in enumerate(counts)} | {"embed.weight": rest}
@@ -59,6 +60,8 @@ def test_as_little_is_outside_as_need_be(counts: list[int], rest: int, room: int
     held = everything - found.outside_bytes + found.window_bytes
     if everything <= room:
         assert not found.outside
+    least = place([sizes], 0)
+    assert held <= max(room, everything - least.outside_bytes + least.window_bytes) <= max(room, everything)
     # The same figures give the same answer from what they amount to: a load does what its plan said.
     assert place([sizes], held) == found or not found.outside
 
