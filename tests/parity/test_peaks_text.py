@@ -42,32 +42,39 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def _watched(lane: Any, gate: threading.Event) -> list[int]:
-    """The peak of each step of a lane from now on. Steps wait for the gate to be open."""
-    run, peaks = lane.run, []
+class Watch:
+    """The peak of each step of a lane from now on. Steps can be made to wait."""
 
-    def watched(works: Any) -> Any:
-        assert gate.wait(60)
+    def __init__(self, lane: Any) -> None:
+        self.peaks: list[int] = []
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.open.set()
+        self._run = lane.run
+        lane.run = self._watched
+
+    def _watched(self, works: Any) -> Any:
+        self.entered.set()
+        assert self.open.wait(60)
         with LiveBytes() as live:
-            results = run(works)
-        peaks.append(live.bytes)
+            results = self._run(works)
+        self.peaks.append(live.bytes)
         return results
 
-    lane.run = watched
-    return peaks
 
-
-def _work(model: kamado.Model, gate: threading.Event) -> None:
-    """The largest prompt; then as many short ones as there are rows, which come while one is computed. Each sorts the
-    whole vocabulary."""
+def _work(model: kamado.Model, watch: Watch, lengths: tuple[int, ...] = (8,)) -> None:
+    """The largest prompt; then as many short ones as there are rows, which come while one of another length is
+    computed. Each sorts the whole vocabulary."""
     sampling = {"temperature": 1.0, "typical_p": 0.5, "ignore_eos": True, "max_tokens": 2}
-    gate.set()
     model.generate(prompt_tokens=[8 + i % 200 for i in range(CONTEXT - 3)], **sampling)
-    gate.clear()
+    watch.open.clear()
+    watch.entered.clear()
+    first = model.submit(prompt_tokens=[9] * 40, **sampling)
+    assert watch.entered.wait(60)
     rows = min(64, 4 * model.loaded.lanes[0].max_rows)  # some models take one at a time, and are slow
-    prompts = [[9] * 16, *([9 + i % 200] * 8 for i in range(rows))]
-    jobs = [model.submit(prompt_tokens=prompt, **sampling) for prompt in prompts]
-    gate.set()
+    prompts = [[9 + i % 200] * lengths[i % len(lengths)] for i in range(rows)]
+    jobs = [first, *(model.submit(prompt_tokens=prompt, **sampling) for prompt in prompts)]
+    watch.open.set()
     for job in jobs:
         job.result()
 
@@ -80,15 +87,27 @@ def test_total_after_learning(name: str, tmp_path: Path) -> None:
         first = runtime.plan(folder, kv_tokens=kv_tokens)
         assert first.activation_basis == ESTIMATED
         model = runtime.load(folder, kv_tokens=kv_tokens)
-        gate = threading.Event()
-        peaks = _watched(model.loaded.lanes[0], gate)
-        _work(model, gate)
+        watch = Watch(model.loaded.lanes[0])
+        _work(model, watch)
         held = runtime.ledger.snapshot()["cpu"][model.owner]
         plan = runtime.plan(folder, kv_tokens=kv_tokens)
         assert plan.activation_basis in (MEASURED, SCALED)
-        real = held["weights"] + held.get("kv", 0) + held.get("state", 0) + max(peaks)
+        real = held["weights"] + held.get("kv", 0) + held.get("state", 0) + max(watch.peaks)
         assert plan.total_bytes == pytest.approx(real, rel=0.1)
         assert first.total_bytes >= 0.9 * real
+
+
+@pytest.mark.parametrize("name", ["jamba", "gpt_neo"])
+def test_padding_that_was_seen_counts(name: str, tmp_path: Path) -> None:
+    """Prompts of several lengths are padded to the longest, and may take more than the largest step that is planned."""
+    folder = tiny.build(name, tmp_path / name)
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        model = runtime.load(folder, kv_tokens=4096)
+        watch = Watch(model.loaded.lanes[0])
+        _work(model, watch, lengths=(4, 4, 4, 4, 4, 4, 4, 28))
+        held = runtime.ledger.snapshot()["cpu"][model.owner]
+        real = held["weights"] + held["state"] + max(watch.peaks)
+        assert 0.95 * real <= runtime.plan(folder, kv_tokens=4096).total_bytes
 
 
 @pytest.mark.parametrize("name", ["gpt_neo", "gpt_bigcode", "gptj", "codegen", "xglm", "m2m_100"])

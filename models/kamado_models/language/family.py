@@ -245,7 +245,7 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
 
     def forward_peak(kv_tokens: int) -> tuple[int, str]:
         """Of the temporary tensors of a forward and of drawing tokens, and how it is known."""
-        forward, basis = known.peak((step, rows, min(need.context, kv_tokens), kv_tokens))
+        forward, basis = known.peak((step, rows, min(need.context, kv_tokens), kv_tokens, step))
         scratch = scratch_bytes(rows, need.shape.vocab_size)
         return (forward, basis) if forward >= scratch else (scratch, ESTIMATED)
 

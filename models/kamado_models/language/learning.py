@@ -12,14 +12,17 @@ from kamado.quant import Quant
 from .shape import DTYPE_BYTES, TextShape
 
 LANE = "lm"
+Shape = tuple[int, int, int, int, int]
+"""Tokens, rows, context, held_tokens as of `TextShape.activation_bytes`; and the tokens that are computed, padding
+included."""
+_ASKED = 4
+"""Numbers of a shape that say what was asked for."""
 
 
 def learning(
     checkpoint: Checkpoint, shape: TextShape, *, dtype: str, quant: Quant | None, kv_dtype: str, device: str
 ) -> Learning:
-    """Of the model that `shape` describes. `checkpoint` is as `config.as_stored` returns it.
-
-    Its shapes are (tokens, rows, context, held_tokens), as of `TextShape.activation_bytes`."""
+    """Of the model that `shape` describes. `checkpoint` is as `config.as_stored` returns it."""
     form = json.dumps([None if quant is None else quant.as_json(), kv_dtype], sort_keys=True)
     keys = PeakKeys(
         fingerprint=fingerprint(checkpoint.config, checkpoint.tensors.values()),
@@ -28,15 +31,15 @@ def learning(
         quant=form,
         device=device,
     )
-    return Learning(keys, forward_estimate(shape, dtype, kv_dtype))
+    return Learning(keys, forward_estimate(shape, dtype, kv_dtype), _ASKED)
 
 
-def forward_estimate(shape: TextShape, dtype: str, kv_dtype: str) -> Callable[[int, int, int, int], int]:
+def forward_estimate(shape: TextShape, dtype: str, kv_dtype: str) -> Callable[[int, int, int, int, int], int]:
     """Bytes that a forward lays out for a while, by its shape."""
 
-    def estimate(tokens: int, rows: int, context: int, held: int) -> int:
+    def estimate(tokens: int, rows: int, context: int, held: int, computed: int) -> int:
         return shape.activation_bytes(
-            tokens=tokens,
+            tokens=computed,
             rows=rows,
             context=context,
             dtype_bytes=DTYPE_BYTES[dtype],

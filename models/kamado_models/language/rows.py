@@ -85,7 +85,7 @@ class RowLane:
         with torch.inference_mode():
             rows = _ordered([_row(position, work.payload) for position, work in enumerate(works)])
             steps = [row.step for row in rows]
-            with watched(self._learning, step_shape(steps), str(self._model.device)) as made:
+            with watched(self._learning, step_shape(steps, padded=True), str(self._model.device)) as made:
                 logits, cache = self._model.forward([row.inputs for row in rows], _joined(rows))
                 made.append(logits)
             results = self._draw(rows, logits)

@@ -11,19 +11,22 @@ from kamado.memory.learned import Learning
 from kamado.sequence import TextStep
 from kamado.tasks.library.live_bytes import measuring
 
+from .learning import Shape
 
-def step_shape(steps: Sequence[TextStep]) -> tuple[int, int, int, int]:
-    """(tokens, rows, context, held_tokens), see `TextShape.activation_bytes`. An encoder's tokens count in the forward
-    that runs it."""
+
+def step_shape(steps: Sequence[TextStep], *, padded: bool = False) -> Shape:
+    """The shape of a forward, see `learning.Shape`. An encoder's tokens count in the forward that runs it. `padded`:
+    rows are padded to the longest."""
     sources = [len(step.sequence.source) for step in steps]
     read = [0 if step.sequence.num_computed else source for step, source in zip(steps, sources, strict=True)]
-    new = [step.num_new for step in steps]
+    new = [step.num_new + source for step, source in zip(steps, read, strict=True)]
     lengths = [step.sequence.num_computed + step.num_new for step in steps]
-    return sum(new) + sum(read), len(steps), max(*lengths, *sources), sum(lengths) + sum(sources)
+    computed = len(new) * max(new) if padded else sum(new)
+    return sum(new), len(steps), max(*lengths, *sources), sum(lengths) + sum(sources), computed
 
 
 @contextmanager
-def watched(learning: Learning | None, shape: tuple[int, ...], device: str) -> Iterator[list[Tensor]]:
+def watched(learning: Learning | None, shape: Shape, device: str) -> Iterator[list[Tensor]]:
     """Measure the forward inside, where there is something to learn. What it puts into the list are its results; what
     else is left of it is state of the sequences, which plans count by itself."""
     results: list[Tensor] = []

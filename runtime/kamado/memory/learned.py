@@ -160,6 +160,8 @@ class Learning:
     keys: PeakKeys
     estimate: Callable[..., int]
     """Bytes by a shape."""
+    asked: int
+    """How many numbers of a shape, the first ones, say what was asked for; see `learned`."""
     largest: int = -1
     """Estimate of the largest shape that was measured; -1: not read yet."""
     known: tuple[Point, ...] | None = None
@@ -168,14 +170,15 @@ class Learning:
     def wants(self, shape: tuple[int, ...]) -> bool:
         """Whether to measure a forward: it is a good deal larger than any before."""
         if self.largest < 0:
-            self.largest = max((self.estimate(*point.shape) for point in self.keys.points()), default=0)
+            usable = [point for point in self.keys.points() if len(point.shape) == len(shape)]
+            self.largest = max((self.estimate(*point.shape) for point in usable), default=0)
         return self.estimate(*shape) * 8 > self.largest * 9
 
     def peak(self, shape: tuple[int, ...]) -> tuple[int, str]:
         """See `learned`."""
         if self.known is None:
             self.known = self.keys.points()
-        return learned(self.known, shape, self.estimate)
+        return learned(self.known, shape, self.estimate, self.asked)
 
     def note(self, shape: tuple[int, ...], bytes: int) -> None:
         """Keep what was measured."""
@@ -183,22 +186,30 @@ class Learning:
         self.keys.note([Point(shape, bytes)])
 
 
-def learned(points: Sequence[Point], shape: tuple[int, ...], estimate: Callable[..., int]) -> tuple[int, str]:
+def learned(
+    points: Sequence[Point], shape: tuple[int, ...], estimate: Callable[..., int], asked: int
+) -> tuple[int, str]:
     """Bytes for a shape, and where they come from: one of MEASURED, SCALED, ESTIMATED.
 
     The estimate knows how peaks grow; the largest measured shape says by which factor it is wrong there. That factor
     holds for shapes up to REACH times larger. Beyond, it only ever makes the figure larger, so that the figure of a
-    larger shape is never smaller."""
+    larger shape is never smaller. Nor is it ever smaller than what was measured where no more was asked for: of the
+    first `asked` numbers of a shape, each. The others are what was made of that (padding)."""
     guess = estimate(*shape)
     same = [point.bytes for point in points if point.shape == shape]
     if same:
         return same[-1], MEASURED
-    sizes = [(estimate(*point.shape), point.bytes) for point in points]
-    size, bytes = max(sizes, default=(0, 0))
+    usable = [point for point in points if len(point.shape) == len(shape)]
+    size, bytes = max(((estimate(*point.shape), point.bytes) for point in usable), default=(0, 0))
     if not size:
         return guess, ESTIMATED
-    scaled = -(-guess * bytes // size)
+    floor = max((point.bytes for point in usable if _is_within(point.shape[:asked], shape)), default=0)
+    scaled = max(-(-guess * bytes // size), floor)
     return (scaled, SCALED) if guess <= REACH * size else (max(guess, scaled), ESTIMATED)
+
+
+def _is_within(small: Sequence[int], large: Sequence[int]) -> bool:
+    return all(one <= other for one, other in zip(small, large, strict=False))
 
 
 def _merged(old: Sequence[Point], new: Iterable[Point]) -> tuple[Point, ...]:

@@ -151,21 +151,25 @@ def test_figures_of_other_shapes() -> None:
     def estimate(tokens: int, rows: int) -> int:
         return 10 * tokens + rows
 
-    points = [Point((10, 0), 20), Point((100, 0), 500)]
-    assert learned((), (10, 0), estimate) == (100, ESTIMATED)
-    assert learned(points, (10, 0), estimate) == (20, MEASURED)
-    assert learned(points, (200, 0), estimate) == (1000, SCALED)
-    assert learned(points, (100 * REACH, 0), estimate) == (500 * REACH, SCALED)
-    assert learned(points, (1000, 0), estimate) == (10_000, ESTIMATED)
+    points = [Point((10, 0), 20), Point((100, 0), 500), Point((7,), 10**9)]  # the last one is of another version
+    assert learned((), (10, 0), estimate, 2) == (100, ESTIMATED)
+    assert learned(points, (10, 0), estimate, 2) == (20, MEASURED)
+    assert learned(points, (200, 0), estimate, 2) == (1000, SCALED)
+    assert learned(points, (100 * REACH, 0), estimate, 2) == (500 * REACH, SCALED)
+    assert learned(points, (1000, 0), estimate, 2) == (10_000, ESTIMATED)
     # An estimate that was too small is not trusted further out.
-    assert learned([Point((100, 0), 2000)], (1000, 0), estimate) == (20_000, ESTIMATED)
+    assert learned([Point((100, 0), 2000)], (1000, 0), estimate, 2) == (20_000, ESTIMATED)
+    # What was asked for took more than its size says, and may again.
+    padded = [*points, Point((50, 5000), 777)]
+    assert learned(padded, (60, 0), estimate, 1) == (777, SCALED)
+    assert learned(padded, (40, 0), estimate, 1) == (57, SCALED)
 
 
 @given(bytes=st.integers(1, 10**6), measured=st.integers(1, 100), sizes=st.lists(st.integers(1, 1000), min_size=2))
 def test_larger_shapes_never_get_smaller_figures(bytes: int, measured: int, sizes: list[int]) -> None:
     """Plans look for what fits by halves."""
     points = [Point((measured,), bytes)]
-    found = [learned(points, (size,), lambda size: 7 * size)[0] for size in sorted(sizes) if size != measured]
+    found = [learned(points, (size,), lambda size: 7 * size, 1)[0] for size in sorted(sizes) if size != measured]
     assert found == sorted(found)
 
 
@@ -179,11 +183,11 @@ def test_a_person_without_a_home_is_no_reason_to_fail(monkeypatch: pytest.Monkey
 
 
 def test_a_lane_measures_what_is_a_good_deal_larger(measured_peaks: Path) -> None:
-    learning = Learning(_keys(), lambda tokens: 100 * tokens)
+    learning = Learning(_keys(), lambda tokens: 100 * tokens, 1)
     assert learning.wants((8,))
     learning.note((8,), 555)
     assert [learning.wants((size,)) for size in (4, 8, 9, 10)] == [False, False, False, True]
-    again = Learning(_keys(), lambda tokens: 100 * tokens)
+    again = Learning(_keys(), lambda tokens: 100 * tokens, 1)
     assert [again.wants((size,)) for size in (8, 10)] == [False, True]
     assert again.peak((8,)) == (555, MEASURED)
     assert measured_peaks.exists()
