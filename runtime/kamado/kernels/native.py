@@ -82,9 +82,14 @@ class Native:
 @cache
 def native() -> Native | None:
     """The best that the installed library can do on this CPU; None without it, or where torch is faster."""
-    path = _installed()
-    found = None if path is None else implementations(path)
+    found = installed()
     return found[0] if found and found[0].is_fast else None
+
+
+def installed() -> list[Native]:
+    """What the installed library can do on this CPU, the best first."""
+    path = _path()
+    return [] if path is None else implementations(path)
 
 
 def implementations(path: Path) -> list[Native]:
@@ -115,7 +120,7 @@ def _names(library: Any) -> Iterator[tuple[int, str]]:
         which += 1
 
 
-def _installed() -> Path | None:
+def _path() -> Path | None:
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_native{suffix}")
         if path.is_file():
