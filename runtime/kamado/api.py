@@ -198,7 +198,7 @@ class Runtime:
             kv_tokens=settings.get("kv_tokens"),
             kv_dtype=settings.get("kv_dtype", "auto"),
             offload=settings.get("offload", "auto"),
-            ram_bytes=self.ledger.free(RAM),
+            ram_bytes=self.ledger.budget(RAM) - self.ledger.held(RAM, kind="outside"),
             allow_code=allow_code,
         )
 
@@ -209,8 +209,9 @@ def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: Loa
 
 
 def _ram_budget(device: DeviceFacts) -> int:
-    """Bytes of RAM for weights that are not on a GPU: most of what is free now. A CPU has its own weights there."""
-    return 0 if device.kind == "cpu" else default_budget(cpu_facts())
+    """Bytes of RAM for weights that are not on a GPU: most of what is free now. A CPU has its own weights there, and
+    where GPU and CPU share their memory nothing is gained."""
+    return default_budget(cpu_facts()) if device.kind == "cuda" else 0
 
 
 def _inference_mode() -> AbstractContextManager[Any]:

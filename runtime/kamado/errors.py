@@ -49,13 +49,17 @@ class UnsafeCheckpoint(KamadoError):
 class DoesNotFit(KamadoError):
     """The plan needs more memory than the budget holds.
 
-    Attributes: `needed_bytes`, `available_bytes`, and `options`: what would make it fit, as sentences.
+    Attributes: `needed_bytes`, `available_bytes`, `options`: what would make it fit, as sentences; and `place`: of
+    which memory there is too little, as `cpu`, `cuda:0`, `ram` (beside a GPU's own) or `disk`; "" where none was said.
     """
 
     exit_status = 3
 
-    def __init__(self, message: str, *, needed_bytes: int, available_bytes: int, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, *, needed_bytes: int, available_bytes: int, options: Sequence[str] = (), place: str = ""
+    ) -> None:
         super().__init__(message)
+        self.place = place
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes
         self.options = tuple(options)

@@ -33,7 +33,7 @@ def answers(folder: Path, memory: str | int, **options: Any) -> tuple[list[Any],
         return [result.tokens for result in model.generate_many(requests)], model.plan
 
 
-@pytest.mark.parametrize("quant", [None, "int8"])
+@pytest.mark.parametrize("quant", [None, "nf4"])
 @pytest.mark.parametrize("name", DEEP)
 def test_text(tmp_path: Path, name: str, quant: str | None) -> None:
     folder = tiny.build(name, tmp_path / name, **DEEP[name])
@@ -62,10 +62,24 @@ def test_pictures(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) ->
             model = runtime.load(folder)
             assert (model.plan.outside_bytes > 0) == (memory < whole)
             assert runtime.ledger.held() <= memory
+            assert runtime.ledger.held("cpu", model.owner) <= model.plan.held_weight_bytes * 1.01 + 50_000
             pictures.append(model.generate(**tiny_pipelines.arguments(name), seed=1).pixels[0])
     assert all((picture == pictures[0]).all() for picture in pictures)
     with kamado.Runtime(device="cpu", memory=least - 1) as runtime, pytest.raises(kamado.DoesNotFit):
         runtime.load(folder)
+
+
+def test_the_smallest_budget_of_a_trained_model() -> None:
+    """Blocks of blocks: the loader cuts them as the plan does."""
+    with kamado.Runtime(device="cpu", memory=1) as runtime:
+        least = runtime.plan("emoji-diffusion:64").minimum_bytes
+    pictures = []
+    for memory in ("1GiB", least):
+        with kamado.Runtime(device="cpu", memory=memory) as runtime:
+            model = runtime.load("emoji-diffusion:64")
+            assert runtime.ledger.held("cpu", model.owner) <= model.plan.held_weight_bytes * 1.01
+            pictures.append(model.generate("a red heart", steps=2, seed=1).pixels[0])
+    assert (pictures[0] == pictures[1]).all()
 
 
 _RUN = """

@@ -92,12 +92,22 @@ class FinerDecoders:
                     f"({format_bytes(size)}); load the model with dtype float32 (--dtype), or allow more (--memory)"
                 ) from error
             try:
-                self._copies[component] = {name: copy.deepcopy(part).float() for name, part in parts.items()}
+                self._copies[component] = {name: _copy(part, self._device) for name, part in parts.items()}
             except BaseException:
                 self._ledger.leave(self._device, self._owner, "weights", size)
                 raise
             self._sizes[component] = size
         return self._copies[component]
+
+
+def _copy(module: nn.Module, device: str) -> nn.Module:
+    """In float32, on the device, also where weights come and go: the copy keeps its own."""
+    made = copy.deepcopy(module)
+    for part in made.modules():
+        part._forward_pre_hooks.clear()
+        part._forward_hooks.clear()
+        part._forward_hooks_always_called.clear()
+    return made.float().to(device)
 
 
 def is_useless(decoded: Any) -> bool:

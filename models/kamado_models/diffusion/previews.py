@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kamado.tasks.library.standin import ModelCall, stand_in
+from kamado.weights.outside.tensors import device_of
 
 TINY_DECODER = "preview_vae"
 """The component that makes previews where a checkpoint has it: an AutoencoderTiny (O. Bohan Boer, "TAESD", 2023)."""
@@ -114,7 +115,7 @@ def colour_map(autoencoder: Any) -> ColourMap | None:
     scale = _scale(autoencoder.config)
     if scale > _MAX_SCALE:
         return None
-    pixels = _sample_pictures(max(_SAMPLE_SIDE, 4 * scale)).to(weight.device, weight.dtype)
+    pixels = _sample_pictures(max(_SAMPLE_SIDE, 4 * scale)).to(device_of(autoencoder), weight.dtype)
     encoded = autoencoder.encode(pixels.unsqueeze(2) if weight.ndim == 5 else pixels)
     latents = _mean(encoded)
     if latents is None:
@@ -226,7 +227,7 @@ def _rectangle(count: int, sizes: Sequence[tuple[float, float]]) -> tuple[int, i
 
 def _decoded(decoder: Any, plane: Tensor) -> Image.Image:
     weight = next(decoder.parameters())
-    latents = unscaled(plane, decoder.config)[None].to(weight.device, weight.dtype)
+    latents = unscaled(plane, decoder.config)[None].to(device_of(decoder), weight.dtype)
     return _picture(decoder.decode(latents).sample[0].movedim(0, -1).float(), 1)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kamado.errors import InvalidRequest
+from kamado.weights.outside.tensors import device_of
 
 from .prompt_syntax import parse_weights
 from .table import runs_alone
@@ -147,7 +148,7 @@ def _encoded(reader: _Reader, chunks: list[Chunk], count: int, skip: int | None)
     """((1, count x length, width), the pooled embedding (1, width) or None), as the pipeline takes them from its
     encoder: Stable Diffusion XL the last layer but one, others the last one."""
     chunks = chunks + [_framed(reader.tokenizer, [])] * (count - len(chunks))
-    device = next(reader.encoder.parameters()).device
+    device = device_of(reader.encoder)
     given: dict[str, Any] = {"output_hidden_states": True} if reader.is_xl or skip is not None else {}
     if not reader.is_xl:
         masked = getattr(reader.encoder.config, "use_attention_mask", False)

@@ -172,9 +172,12 @@ def read_model(
 
 
 def _in_turn(*functions: Callable[[], None]) -> Callable[[], None]:
+    """Calls all of them, also if one raises."""
+
     def call() -> None:
-        for function in functions:
-            function()
+        with ExitStack() as stack:
+            for function in reversed(functions):
+                stack.callback(function)
 
     return call
 

@@ -18,6 +18,7 @@ from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.memory.learned import Learning
 from kamado.sampling.sampler import Sampler
 from kamado.sequence import TextStep
+from kamado.weights.outside.tensors import device_of
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
 from .pages import PageStore
@@ -55,7 +56,7 @@ class PagedLane:
         self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
         self._former_attention: str = model.config._attn_implementation
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         model.set_attn_implementation(self._attention.name)
 
     def close(self) -> None:

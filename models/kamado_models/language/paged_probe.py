@@ -18,6 +18,7 @@ from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.shortage import is_shortage
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
+from kamado.weights.outside.tensors import device_of
 
 from .paged import PagedLane
 from .pages import LayerShape, PageStore
@@ -69,7 +70,7 @@ def probe_paged(model: Any, vocab_size: int, *, known: bool = False) -> PagedVer
 
 def _plain(model: Any, tokens: list[int]) -> tuple[Tensor, tuple[LayerShape, ...] | str]:
     """Logits (T, vocab) of a plain forward, and the shapes of its cache's layers, or why these are not plain."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     output = model(input_ids=torch.tensor([tokens], device=device), use_cache=True)
     cache = output.past_key_values
     logits: Tensor = output.logits[0].float()
@@ -96,7 +97,7 @@ def _packed(model: Any, layers: Sequence[LayerShape], prompts: Sequence[list[int
     """(sequence, position, logits) over prefill, chunked prefill and decode of the sequences together."""
     num_blocks = sum(-(-len(prompt) // _BLOCK_TOKENS) for prompt in prompts)
     memory = PagedMemory(BlockPool(num_blocks), _BLOCK_TOKENS, salt=b"probe", share_prefixes=False)
-    store = PageStore(layers, num_blocks, _BLOCK_TOKENS, model.dtype, str(next(model.parameters()).device))
+    store = PageStore(layers, num_blocks, _BLOCK_TOKENS, model.dtype, str(device_of(model)))
     sequences = [_sequence(index, prompt, memory) for index, prompt in enumerate(prompts)]
     lane = PagedLane("probe", model, store, memory, step_budget=64, max_rows=2)
     found: list[tuple[int, int, Tensor]] = []

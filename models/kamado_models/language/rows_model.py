@@ -18,6 +18,8 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from kamado.weights.outside.tensors import device_of
+
 from . import rows_cache
 from .rows_memory import RowShape
 
@@ -54,6 +56,7 @@ class RowModel:
 
     def __init__(self, model: Any, config: PreTrainedConfig, *, padded: bool = True) -> None:
         self._model = model
+        self.device = device_of(model)
         self._padded = padded
         self._config = config
         self._takes = frozenset(inspect.signature(model.forward).parameters)
@@ -64,11 +67,6 @@ class RowModel:
         self._module_state = [
             (module, name) for module in model.modules() for name in _MODULE_STATE if name in vars(module)
         ]
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self._model.device
-        return device
 
     def forward(self, rows: Sequence[RowInputs], state: Any, *, window: int | None = None) -> tuple[Tensor, Any]:
         """Logits [rows, vocabulary] of each row's last token, and the new state of all rows.

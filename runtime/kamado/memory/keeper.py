@@ -53,7 +53,7 @@ class Keeper:
         self._thread = thread
         self._clock = clock
         self._tenants: dict[str, Tenant] = {}
-        self._parking = Parking(ledger)
+        self._parking = Parking(ledger, lambda: list(self._tenants.values()))
         self._line = Line(thread.is_own_thread, clock)
         """Never waited in on the loop's thread, which the first in line waits for."""
         self._changed = threading.Condition(self._line.lock)
@@ -308,10 +308,11 @@ class Keeper:
 
     def _read(self, tenant: Tenant, load: Callable[[], LoadedModel]) -> LoadedModel:
         while True:
+            self._parking.make_room(tenant)
             try:
                 return load()
             except Exception as error:
-                if not is_shortage(error):
+                if not is_shortage(error, self._device):
                     raise
                 forget_locals(error)
                 self._ledger.drop(tenant.owner)
@@ -353,8 +354,7 @@ class Keeper:
     def _empty(self, tenant: Tenant, loaded: LoadedModel | None) -> None:
         """Have it let go of the device's memory; then it is out."""
         try:
-            if loaded is not None:
-                self._parking.empty(tenant, loaded, self._tenants.values())
+            self._parking.empty(tenant, loaded, may_park=not self._thread.is_own_thread())
         finally:
             with self._changed:
                 self._ledger.drop(tenant.owner, self._device)

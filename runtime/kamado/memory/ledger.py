@@ -24,13 +24,13 @@ class Ledger:
         """Bytes that may be held on the device in all."""
         return self._budgets[device]
 
-    def held(self, device: str | None = None, owner: str | None = None) -> int:
-        """Bytes held, of one device and owner or of all."""
+    def held(self, device: str | None = None, owner: str | None = None, kind: str | None = None) -> int:
+        """Bytes held, of one device, owner and kind or of all."""
         with self._lock:
             return sum(
                 size
-                for (entry_device, entry_owner, _), size in self._entries.items()
-                if device in (None, entry_device) and owner in (None, entry_owner)
+                for (entry_device, entry_owner, entry_kind), size in self._entries.items()
+                if device in (None, entry_device) and owner in (None, entry_owner) and kind in (None, entry_kind)
             )
 
     def free(self, device: str) -> int:
@@ -48,6 +48,7 @@ class Ledger:
                     f"but only {format_bytes(left)} of the budget are free",
                     needed_bytes=size,
                     available_bytes=left,
+                    place=device,
                 )
             self._entries[device, owner, kind] += size
 

@@ -60,8 +60,13 @@ def place(groups: Sequence[Mapping[str, int]], room: int) -> Placement:
 
 def blocks(sizes: Mapping[str, int]) -> list[list[str]]:
     """The names that make up each member of a list; in the order of the lists, those by name."""
+    return list(named_blocks(sizes).values())
+
+
+def named_blocks(sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """The same by the path of the member, with dots."""
     limit = sum(sizes.values()) // _LARGE
-    found: list[list[str]] = []
+    found: dict[str, list[str]] = {}
     names = [(name, _PARTS.split(name)) for name in sizes]
     _collect(names, 0, lambda members: sum(sizes[name] for name, _ in members) > limit, found)
     return found
@@ -79,7 +84,7 @@ _Split = tuple[str, Sequence[str]]
 
 
 def _collect(
-    names: Sequence[_Split], depth: int, is_large: Callable[[Sequence[_Split]], bool], found: list[list[str]]
+    names: Sequence[_Split], depth: int, is_large: Callable[[Sequence[_Split]], bool], found: dict[str, list[str]]
 ) -> None:
     children: dict[str, list[_Split]] = defaultdict(list)
     for name, parts in names:
@@ -90,10 +95,11 @@ def _collect(
             if key != "experts":  # which of them run is not known before, and libraries join them
                 _collect(children[key], depth + 1, is_large, found)
             continue
-        inner: list[list[str]] = []
+        inner: dict[str, list[str]] = {}
         if is_large(children[key]):
             _collect(children[key], depth + 1, is_large, inner)
-        found += inner or [[name for name, _ in children[key]]]
+        path = ".".join(children[key][0][1][: depth + 1])
+        found |= inner or {path: [name for name, _ in children[key]]}
 
 
 def spread(count: int) -> list[int]:

@@ -22,11 +22,14 @@ _SAID = re.compile(
 _NEEDED = re.compile(r"(?:tried to allocate|unable to allocate) (\d+(?:\.\d+)?) ?([KMGT]i?B|bytes\b)?", re.IGNORECASE)
 
 
-def is_shortage(error: BaseException | None) -> bool:
+def is_shortage(error: BaseException | None, place: str | None = None) -> bool:
     """Whether memory had run out: on a device or the host, or in the ledger. What `error` was raised from counts too,
-    unless it is one of Kamado's own errors, which say for themselves what they are."""
+    unless it is one of Kamado's own errors, which say for themselves what they are. With `place`, a DoesNotFit of
+    another one does not count: room there would not help."""
     while error is not None:
-        if isinstance(error, (MemoryError, DoesNotFit)):
+        if isinstance(error, DoesNotFit):
+            return place is None or error.place in ("", place)
+        if isinstance(error, MemoryError):
             return True
         if isinstance(error, KamadoError):
             return False
@@ -71,6 +74,8 @@ def release_cached(device: str) -> None:
     torch: Any = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         torch.cuda.empty_cache()
+        if hasattr(torch._C, "_host_emptyCache"):  # page-locked memory
+            torch._C._host_emptyCache()
 
 
 def described(error: BaseException, device: str) -> str:
@@ -106,6 +111,7 @@ def load_failed(error: BaseException, reference: str, device: str) -> DoesNotFit
         f"{reference}: {described(error, device)}; unload another model, or load this one in fewer bits (quant)",
         needed_bytes=needed_bytes(error) or 0,
         available_bytes=free_bytes(device) or 0,
+        place=device,
     )
     failure.__cause__ = error
     return failure

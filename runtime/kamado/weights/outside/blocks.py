@@ -1,7 +1,7 @@
 """Modules whose weights come when they run, and go when they are done.
 
-    enter(block)   its weights are there; the ones of the block that ran after it last time are being read
-    leave(block)   they are not needed for now
+    enter(block)   its weights are there
+    leave(block)   they are not needed for now; those of the block that ran after it last time are being read
 
 On a CPU weights are used where they lie, in a mapped file: reading means telling the system, and there is no copy. For
 a GPU they are copied into one of two buffers, on a stream of its own, while the other buffer's block computes.
@@ -52,6 +52,9 @@ class Carrier(ABC):
     def leave(self, block: Block) -> None:
         """See the module."""
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to wait for
+        """Wait for what is under way."""
+
     def attach(self, blocks: Sequence[Block]) -> list[Any]:
         """Do so whenever one of the blocks runs. Returns the hooks' handles."""
         for block, follower in zip(blocks, [*blocks[1:], *blocks[:1]], strict=True):
@@ -96,8 +99,9 @@ class InPlace(Carrier):
 class Copied(Carrier):
     """For a device that copies weights into memory of its own: two buffers, each of the largest block's size.
 
-    While a block does not run, its parameters are those of the host, so what reads them meanwhile fails or is right,
-    but never sees another block's weights."""
+    A block is copied once the kernels of the one before are queued, while they run. While a block does not run, its
+    parameters are those of the host, so what reads them meanwhile fails or is right, but never sees another block's
+    weights."""
 
     def __init__(self, blocks: Sequence[Block], device: str, store: Store) -> None:
         size = max((block.nbytes for block in blocks), default=0)
@@ -105,8 +109,11 @@ class Copied(Carrier):
         self._buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
         self._holds: list[Block | None] = [None, None]
         self._views: dict[tuple[Block, int], list[Tensor]] = {}
-        cuda = torch.device(device).type == "cuda"
-        self._stream: Any = torch.cuda.Stream(device) if cuda else None
+        self._stream: Any = None
+        if torch.device(device).type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            # Kernels that were queued before may still use the memory of which the buffers are made.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
         self._ready: list[Any] = [None, None]
         self._free: list[Any] = [None, None]
         self._device = device
@@ -115,43 +122,54 @@ class Copied(Carrier):
         """See Carrier."""
         slot = self._slot_of(block)
         if slot is None:
-            slot = self._fetch(block, beside=None)
+            slot = self._fetch(block, 0 if self._holds[0] is None else 1)
         if self._ready[slot] is not None:
             torch.cuda.current_stream(self._device).wait_event(self._ready[slot])
         for (module, name), parameter in zip(block.places, self._in_slot(block, slot), strict=True):
             module._parameters[name] = parameter  # type: ignore[assignment]
-        follower = block.next
-        if follower is not None and follower is not block and self._slot_of(follower) is None:
-            self._fetch(follower, beside=slot)
 
     def leave(self, block: Block) -> None:
         """See Carrier."""
-        slot = self._slot_of(block)
-        if slot is not None and self._stream is not None:
-            self._free[slot] = torch.cuda.current_stream(self._device).record_event()
         for (module, name), parameter in zip(block.places, block.parameters, strict=True):
             module._parameters[name] = parameter  # type: ignore[assignment]
+        slot = self._slot_of(block)
+        if slot is None:  # what should have brought it failed
+            return
+        if self._stream is not None:
+            self._free[slot] = torch.cuda.current_stream(self._device).record_event()
+        follower = block.next
+        if follower is not None and follower is not block and self._slot_of(follower) is None:
+            self._fetch(follower, 1 - slot)
+
+    def close(self) -> None:
+        """See Carrier."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def _slot_of(self, block: Block) -> int | None:
         return next((slot for slot, held in enumerate(self._holds) if held is block), None)
 
-    def _fetch(self, block: Block, beside: int | None) -> int:
-        """Begin to copy the block into a buffer other than `beside`."""
-        slot = 1 - beside if beside is not None else (0 if self._holds[0] is None else 1)
-        self._holds[slot] = block
+    def _fetch(self, block: Block, slot: int) -> int:
+        """Begin to copy the block into a buffer."""
+        self._holds[slot] = None
         targets = [tensor for parameter in self._in_slot(block, slot) for tensor in tensors_of(parameter)]
-        self._store.expect(block.tensors)
         if self._stream is None:
-            for target, source in zip(targets, block.tensors, strict=True):
-                target.copy_(source)
-            return slot
-        with torch.cuda.stream(self._stream):
-            if self._free[slot] is not None:
-                self._stream.wait_event(self._free[slot])
-            for target, source in zip(targets, block.tensors, strict=True):
-                target.copy_(source, non_blocking=True)
-            self._ready[slot] = self._stream.record_event()
+            self._copy(block, targets)
+        else:
+            with torch.cuda.stream(self._stream):
+                if self._free[slot] is not None:
+                    self._stream.wait_event(self._free[slot])
+                self._copy(block, targets)
+                self._ready[slot] = self._stream.record_event()
+        self._holds[slot] = block
         return slot
+
+    def _copy(self, block: Block, targets: Sequence[Tensor]) -> None:
+        self._store.expect(block.tensors)
+        for target, source in zip(targets, block.tensors, strict=True):
+            target.copy_(source, non_blocking=True)
+        # What is mapped was read before the copy returned; only page-locked memory is read later.
+        self._store.forget(block.tensors)
 
     def _in_slot(self, block: Block, slot: int) -> list[Tensor]:
         """The block's parameters, as they are when the buffer holds it."""

@@ -19,13 +19,14 @@ class ParkedModules:
     def __init__(self, modules: Mapping[str, nn.Module], device: str) -> None:
         """Moves the weights out; their device has them no more. Raises what torch raises where RAM is short."""
         self.modules = dict(modules)
-        store = RamStore(pinned=device.startswith("cuda"))
+        size = held_bytes(tensor for _, _, tensor in all_tensors(self.modules.values()))
+        store = RamStore(size, pinned=device.startswith("cuda"))
         self._move(store.keep)
-        self.nbytes = held_bytes(tensor for _, _, tensor in all_tensors(self.modules.values()))
+        self.nbytes = store.nbytes
 
     def back(self, device: str) -> dict[str, nn.Module]:
         """The modules, on the device again. To be called once. Raises what torch raises where memory is short."""
-        self._move(lambda tensor: tensor.to(device, non_blocking=True))
+        self._move(lambda tensor: tensor.to(device, non_blocking=True, copy=True))
         return self.modules
 
     def _move(self, move: Callable[[Tensor], Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..quantized.tensor import QuantTensor
@@ -40,3 +41,9 @@ def rebuilt(parameter: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     else:
         data = make(data)
     return nn.Parameter(data, requires_grad=False) if isinstance(parameter, nn.Parameter) else data
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model computes. Parameters on the host beside others on a GPU are outside of it."""
+    found = {tensor.device for tensor in model.parameters()}
+    return next((device for device in found if device.type != "cpu"), torch.device("cpu"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...checkpoint.store import default_home
 from ...memory.ledger import RAM, Ledger
-from ...memory.placement import WINDOW
+from ...memory.placement import WINDOW, named_blocks
 from ...memory.plan import Plan
 from ..quantized.tensor import held_bytes
 from .blocks import Block, Carrier, Copied, InPlace
@@ -28,7 +28,8 @@ class OutsideWeights:
         if plan.tier == "disk":
             return cls(DiskStore(default_home() / "outside", plan.outside_bytes), names, plan.device)
         ledger.enter(RAM, owner, "outside", plan.outside_bytes)
-        return cls(RamStore(pinned=plan.device.startswith("cuda")), names, plan.device)
+        store = RamStore(plan.outside_bytes, pinned=plan.device.startswith("cuda"))
+        return cls(store, names, plan.device)
 
     def __init__(self, store: Store, names: frozenset[str], device: str) -> None:
         self._store = store
@@ -37,9 +38,8 @@ class OutsideWeights:
         self._device = device
         self._inside: set[str] = set()
         """Names of the other tensors."""
-        self._kept: set[int] = set()
-        """Where the memory of those that are put aside begins."""
         self._handles: list[Any] = []
+        self._carrier: Carrier | None = None
 
     def reading(
         self,
@@ -59,13 +59,7 @@ class OutsideWeights:
 
     def put_aside(self, tensor: Tensor) -> Tensor:
         """The tensor, in the store."""
-
-        def keep(part: Tensor) -> Tensor:
-            kept = self._store.keep(part)
-            self._kept.add(kept.untyped_storage().data_ptr())
-            return kept
-
-        return rebuilt(tensor, keep)
+        return rebuilt(tensor, self._store.keep)
 
     def attach(self, models: Mapping[str, nn.Module]) -> int:
         """Bring what is not outside to the device, and see that the rest comes when it is used. Returns the bytes that
@@ -76,18 +70,22 @@ class OutsideWeights:
         found = [module for prefix, model in models.items() for module in self._modules(model, prefix)]
         blocks = [self._block(module, shared) for module in found]
         outside = {id(parameter) for block in blocks for parameter in block.parameters}
-        moved: dict[int, Tensor] = {}  # tied ones stay so
-        for holder, name, tensor in list(all_tensors(whole)):
-            if id(tensor) not in outside and tensor.device.type != torch.device(self._device).type:
-                if id(tensor) not in moved:
-                    moved[id(tensor)] = rebuilt(tensor, lambda part: part.to(self._device))
-                set_tensor(holder, name, moved[id(tensor)])
+        moved: dict[int, Tensor] = {}  # what several modules have stays one
+        for holder, name, tensor in all_tensors(whole):
+            if id(tensor) in outside or tensor.device.type == torch.device(self._device).type:
+                continue
+            there = moved.get(id(tensor))
+            if there is None:
+                there = rebuilt(tensor, lambda part: part.to(self._device))
+                if id(tensor) in shared:
+                    moved[id(tensor)] = there
+            set_tensor(holder, name, there)
         held = held_bytes(tensor for _, _, tensor in all_tensors(whole) if id(tensor) not in outside)
         if not blocks:
             return held
         in_place = self._device == "cpu" and isinstance(self._store, DiskStore)
-        carrier: Carrier = InPlace(self._store) if in_place else Copied(blocks, self._device, self._store)
-        self._handles += carrier.attach(blocks)
+        self._carrier = InPlace(self._store) if in_place else Copied(blocks, self._device, self._store)
+        self._handles += self._carrier.attach(blocks)
         return held + WINDOW * max(block.nbytes for block in blocks)
 
     def close(self) -> None:
@@ -95,22 +93,21 @@ class OutsideWeights:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._carrier is not None:
+            self._carrier.close()
+            self._carrier = None
         self._store.close()
 
-    def _modules(self, module: nn.Module, path: str) -> Iterator[nn.Module]:
-        """Members of lists that are outside, in the order in which they stand."""
-        for name, child in module.named_children():
-            if isinstance(module, (nn.ModuleList, nn.Sequential)) and self._is_outside(child, f"{path}{name}."):
-                yield child
-            else:
-                yield from self._modules(child, f"{path}{name}.")
-
-    def _is_outside(self, module: nn.Module, path: str) -> bool:
-        """Whether tensors of it were put aside, and none was read to stay. What a library has joined of several has a
-        name that was not read."""
-        tensors = [tensor for parameter in module.parameters() for tensor in tensors_of(parameter)]
-        stays = any(path + name in self._inside for name, _ in module.named_parameters())
-        return not stays and any(tensor.untyped_storage().data_ptr() in self._kept for tensor in tensors)
+    def _modules(self, model: nn.Module, prefix: str) -> Iterator[nn.Module]:
+        """The blocks, as the plan cut them, of which tensors were put aside and none was read to stay. What a library
+        has joined of several has a name that was not read."""
+        parameters = dict(model.named_parameters())
+        sizes = {name: sum(part.nbytes for part in tensors_of(each)) for name, each in parameters.items()}
+        for path, names in named_blocks(sizes).items():
+            tensors = [part for name in names for part in tensors_of(parameters[name]) if part.numel()]
+            stays = any(prefix + name in self._inside for name in names)
+            if not stays and any(map(self._store.holds, tensors)):
+                yield from _running(model.get_submodule(path))
 
     def _block(self, module: nn.Module, shared: set[int]) -> Block:
         """All parameters of the module that nothing else has, in the store."""
@@ -119,10 +116,19 @@ class OutsideWeights:
             for name, parameter in holder._parameters.items():
                 if parameter is None or id(parameter) in shared:
                     continue
-                if not all(part.untyped_storage().data_ptr() in self._kept for part in tensors_of(parameter)):
+                if not all(map(self._store.holds, tensors_of(parameter))):
                     holder._parameters[name] = self.put_aside(parameter)  # type: ignore[assignment]
                 places.append((holder, name))
         return Block(module, places)
+
+
+def _running(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, or what is in it, if it is a list and never runs itself."""
+    if type(module).forward is not nn.Module.forward:
+        yield module
+        return
+    for child in module.children():
+        yield from _running(child)
 
 
 class _PutAside:

@@ -32,7 +32,7 @@ class TiledIntegers(Packed):
 
     def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """See Packed."""
-        places = torch.arange(self.shape[0], device=self.device)[index]
+        places = index if isinstance(index, Tensor) else torch.arange(self.shape[0], device=self.device)[index]
         values, scale = from_tiles(self.parts["values"], self.parts["scale"], places)
         return scaled(values.view(*scale.shape, GROUP), scale, dtype).view(values.shape)
 

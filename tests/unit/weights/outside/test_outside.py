@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import kamado
+from kamado.memory.placement import place
 from kamado.quant import Quant
 from kamado.weights.outside.stores import DiskStore, RamStore, Store
 from kamado.weights.outside.tensors import tensors_of
@@ -20,15 +23,23 @@ from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.tensor import QuantTensor, held_bytes
 
 
+class Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.down(self.up(x).relu())
+        return result
+
+
 class Net(nn.Module):
     """An embedding that is the output matrix, too, and blocks between."""
 
     def __init__(self, width: int = 64, depth: int = 5) -> None:
         super().__init__()
         self.embed = nn.Embedding(100, width)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)) for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(Layer(width) for _ in range(depth))
         self.head = nn.Linear(width, 100, bias=False)
         self.head.weight = self.embed.weight
 
@@ -53,7 +64,7 @@ class Read:
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "disk": lambda folder: DiskStore(folder, 1 << 20),
-    "ram": lambda folder: RamStore(pinned=False),
+    "ram": lambda folder: RamStore(1 << 20, pinned=False),
 }
 
 
@@ -93,7 +104,7 @@ def test_quantized_ones(tmp_path: Path, tier: str, scheme: str) -> None:
     net, tokens = Net().requires_grad_(False), torch.arange(20).view(2, 10)
     whole, nothing, _ = split(net, STORES[tier](tmp_path), set(), scheme)
     other, outside, held = split(net, STORES[tier](tmp_path), {0, 1, 3, 4}, scheme)
-    assert isinstance(other.layers[0][0].weight.data, QuantTensor)
+    assert isinstance(other.layers[0].up.weight.data, QuantTensor)
     assert torch.equal(other(tokens), whole(tokens))
     assert held < held_bytes(whole.parameters())
     nothing.close()
@@ -103,14 +114,14 @@ def test_quantized_ones(tmp_path: Path, tier: str, scheme: str) -> None:
 def test_a_block_that_fails_is_left_like_any_other(tmp_path: Path) -> None:
     """And other orders than the usual one give right answers."""
     net = Net().requires_grad_(False)
-    other, _, _ = split(net, RamStore(pinned=False), {0, 1, 2, 3, 4})
+    other, _, _ = split(net, RamStore(0, pinned=False), {0, 1, 2, 3, 4})
     x = torch.randn(3, 64)
     with pytest.raises(RuntimeError):
         other.layers[1](torch.randn(3, 63))
     for index in (4, 0, 0, 3, 1, 4, 2):
         assert torch.equal(other.layers[index](x), net.layers[index](x))
         stays = [tensor for parameter in other.layers[index].parameters() for tensor in tensors_of(parameter)]
-        assert held_bytes(stays) == sum(tensor.nbytes for tensor in net.layers[index].parameters())
+        assert sum(each.nbytes for each in stays) == sum(each.nbytes for each in net.layers[index].parameters())
 
 
 def test_blocks_that_run_in_turn_are_read_ahead(tmp_path: Path) -> None:
@@ -168,3 +179,53 @@ def test_what_a_class_keeps_in_float32() -> None:
 
     single = kept_single(Kind)
     assert single("encoder.block.0.wo.weight") and not single("encoder.block.0.wi.weight")
+
+
+class Nested(nn.Module):
+    """Few large members, with lists of their own: those are the blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.ModuleDict({"parts": nn.ModuleList(nn.Linear(64, 64) for _ in range(6))}) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for level in self.levels:
+            for part in level["parts"]:
+                x = part(x).tanh()
+        return x
+
+
+def test_the_loader_cuts_as_the_plan_does(tmp_path: Path) -> None:
+    net = Nested().requires_grad_(False)
+    sizes = {name: tensor.nbytes for name, tensor in net.state_dict().items()}
+    placed = place([sizes], 0)
+    outside = OutsideWeights(DiskStore(tmp_path, 0), placed.outside, "cpu")
+    readers = outside.reading({name: Read(tensor) for name, tensor in net.state_dict().items()}, torch.float32)
+    with torch.device("meta"):
+        other = Nested()
+    other.load_state_dict({name: reader.read() for name, reader in readers.items()}, assign=True)
+    held = outside.attach({"": other.requires_grad_(False)})
+    planned = sum(sizes.values()) - placed.outside_bytes + placed.window_bytes
+    assert planned <= held <= planned + 2 * 256 * 2
+    x = torch.randn(3, 64)
+    assert torch.equal(other(x), net(x))
+    outside.close()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(kamado.KamadoError, match=r"cannot be put into .*KAMADO_HOME"):
+        DiskStore(tmp_path / "file" / "below", 10)
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = DiskStore(tmp_path, 10)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(kamado.DoesNotFit, match="make room there") as caught:
+        store.keep(torch.ones(4))
+    assert caught.value.place == "disk"
