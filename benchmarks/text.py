@@ -155,7 +155,9 @@ def compare(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any
     """Rows of every number of streams."""
     rows: list[dict[str, Any]] = []
     with kamado.Runtime(device=arguments.device, memory=arguments.memory) as runtime:
-        model = runtime.load(reference, dtype=arguments.dtype, kv_tokens=32_768 if arguments.layout else None)
+        model = runtime.load(
+            reference, dtype=arguments.dtype, kv_tokens=32_768 if arguments.layout else None, speculation="off"
+        )
         engines: dict[str, Engine] = {"kamado": kamado_engine(model)}
         # The same weights in modules of transformers alone: one each, since `generate_batch` changes its model.
         for name in arguments.engines:

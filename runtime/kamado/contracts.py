@@ -206,6 +206,8 @@ class LoadEnvironment:
     """Options of a request that will follow. `load` does what `check_request` does, before it reads weights."""
     deterministic: bool = False
     """Whether outputs must not depend on what was computed before or beside them."""
+    speculation: str = "auto"
+    """One of `kamado.settings.SPECULATION`."""
     step_budget: int | None = None
     """Most cost of one forward; None: as the family sees fit."""
     max_rows: int | None = None

@@ -93,6 +93,9 @@ class Finished:
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens whose state was taken from the prefix cache."""
+    proposed_tokens: int = 0
+    """Tokens that were guessed and checked, and how many of them were right."""
+    accepted_tokens: int = 0
     output: Any = field(default=None, repr=False)
 
 

@@ -20,6 +20,9 @@ class Usage:
     """Over all answers of the request."""
     cached_tokens: int = 0
     """Prompt tokens whose state came from the prefix cache."""
+    proposed_tokens: int = 0
+    """Tokens that were guessed ahead and checked, over all answers; of them, `accepted_tokens` were right."""
+    accepted_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -42,12 +42,17 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class TextStep:
-    """Payload of a text work: compute tokens `num_computed .. num_computed + num_new` of the sequence."""
+    """Payload of a text work: compute tokens `num_computed .. num_computed + num_new` of the sequence and, behind its
+    end, of `proposed`."""
 
     sequence: TokenSequence
     num_new: int
     sample: bool
     """Whether these reach the last token, so that the next one is to be drawn."""
+    proposed: tuple[int, ...] = ()
+    """Tokens that may come next; the last of the `num_new`. The lane may leave them out. If it does not, the result is
+    a tuple of `Drawn`: see `kamado.sampling.verify.accepted`. Of its tokens all but the last one are computed. An empty
+    one: nothing was computed, and the step is to be run without proposals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,8 @@ class SequenceMemory(Protocol):
         not suffice. Changes nothing."""
 
     def committed(self, sequence: TokenSequence) -> None:
-        """`sequence.num_computed` has grown: state up to there is final and may be shared."""
+        """`sequence.num_computed` has grown: state up to there is final and may be shared. What was acquired beyond the
+        sequence's tokens is given back."""
 
     def release(self, sequence: TokenSequence) -> None:
         """Give back everything that the sequence holds."""

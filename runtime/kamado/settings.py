@@ -41,6 +41,9 @@ class PlanSettings(TypedDict, total=False):
     """Whether the network must not be used.  [False]"""
 
 
+SPECULATION = ("auto", "off")
+
+
 class LoadSettings(PlanSettings, total=False):
     """Those, and what is said of a model that is loaded."""
 
@@ -48,6 +51,9 @@ class LoadSettings(PlanSettings, total=False):
     """The most tokens (of pictures: positions) in one forward, from 1; None: as the family sees fit.  [None]"""
     max_rows: int | None
     """The most requests in one forward, from 1.  [None]"""
+    speculation: str
+    """Whether tokens of an answer are guessed and then checked several at once, which changes no answer: "auto", where
+    it pays, or "off". Texts over pages only; never with `deterministic`.  ["auto"]"""
     request: Mapping[str, Any] | None
     """Options of one that will follow; what can be found wrong with it is raised before weights are read, and before
     others leave memory.  [None]"""
@@ -65,6 +71,13 @@ def check_names(function: str, given: Iterable[str], known: type[PlanSettings]) 
     for name in given:
         if name not in names:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
+def speculation_of(value: str) -> str:
+    """One of SPECULATION. Raises InvalidRequest."""
+    if value not in SPECULATION:
+        raise InvalidRequest(f"speculation must be one of {', '.join(SPECULATION)}, not {value!r}")
+    return value
 
 
 def seconds(name: str, value: float | None) -> float | None:

@@ -24,6 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .pages import PageStore
 
+MAX_GROUPED = 32
+"""Up to so many new tokens of one sequence share the keys of its groups; more of them are better off with copies."""
 MAX_PADDING = 2
 """Decoding rows share one padded gather while the longest has at most this many times the pages of the shortest."""
 
@@ -228,7 +230,8 @@ class _Kernel:
     """gpt-oss: (H,) a learned score per head that takes part in the softmax and has no value."""
 
     def grouped(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """query (B, K, H / K, D): the heads of one token; key, value (B, K, L, D); mask (B, 1, 1, L)."""
+        """query (B, K, H / K, D): the heads of one token; key, value (B, K, L, D); mask (B, 1, 1, L). Without sinks
+        the heads may be those of several tokens, with a mask that says which keys each sees."""
         if self.softcap is None and self.sinks is None:
             return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
         sinks = self.sinks.view(key.shape[1], -1)[None, :, :, None] if self.sinks is not None else None
@@ -237,6 +240,11 @@ class _Kernel:
     def full(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """query (1, H, T, D); key, value (1, K, L, D); mask (T, L), None: causal and T = L."""
         groups = query.shape[1] // key.shape[1]
+        if groups > 1 and mask is not None and query.shape[2] <= MAX_GROUPED and self.sinks is None:
+            stacked = query.unflatten(1, (-1, groups)).flatten(2, 3)
+            output = self.grouped(stacked, key, value, mask.repeat(groups, 1))
+            shared: Tensor = output.unflatten(2, (groups, -1)).flatten(1, 2)
+            return shared
         if groups > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         if self.softcap is None and self.sinks is None:

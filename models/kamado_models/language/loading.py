@@ -21,6 +21,7 @@ from kamado.memory.plan import Plan
 from kamado.quant import Quant
 from kamado.requests import Sampling, resolve_sampling
 from kamado.sampling.sampler import Sampler
+from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.packed import pack_linears
@@ -241,6 +242,8 @@ def _paged(
         share_prefixes=not env.deterministic,
         window_tokens=max(windows) if len(windows) == len(layers) else None,
     )
+    speculates = env.speculation != "off" and not env.deterministic
+    speculation = LaneSpeculation(max_rows=plan.step_rows) if speculates else None
     lane = PagedLane(
         f"{env.owner}/{LANE}",
         model,
@@ -249,8 +252,9 @@ def _paged(
         step_budget=env.step_budget or plan.step_tokens,
         max_rows=env.max_rows or plan.step_rows,
         learning=learns,
+        speculation=speculation,
     )
-    return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close)
+    return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close, speculation=speculation)
 
 
 def _rows(

@@ -21,6 +21,7 @@ from kamado.memory.plan import Plan
 from kamado.memory.shortage import release_cached
 from kamado.requests import TextOptions
 from kamado.results import Choice, Result, Timings, TokenChoice, Usage, failure_notes, failures_in
+from kamado.speculation.costs import LaneSpeculation
 from kamado.tasks.text import TextModel, TextTask
 from kamado.weights.outside.parked import ParkedModules, parked
 
@@ -38,6 +39,8 @@ class Execution:
     batching: str
     close: Callable[[], None]
     notes: tuple[str, ...] = ()
+    speculation: LaneSpeculation | None = None
+    """What its requests share about guessing tokens; None: they do not."""
 
 
 class LanguageModel:
@@ -69,6 +72,7 @@ class LanguageModel:
             eos_ids=tokenizer.eos_ids,
             context_tokens=min(facts.context_tokens, execution.memory.capacity_tokens()),
             stepwise=facts.stepwise,
+            speculation=execution.speculation,
         )
         self._intake = TextIntake(checkpoint.reference, tokenizer, facts)
         self._hashes: dict[str, str] | None = None
@@ -107,6 +111,8 @@ class LanguageModel:
                 prompt_tokens=first.prompt_tokens,
                 completion_tokens=sum(end.completion_tokens for end in ends.values()),
                 cached_tokens=first.cached_tokens,
+                proposed_tokens=sum(end.proposed_tokens for end in ends.values()),
+                accepted_tokens=sum(end.accepted_tokens for end in ends.values()),
             ),
             failures=failures,
             timings=timings,
@@ -117,7 +123,9 @@ class LanguageModel:
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
         kv = {"kv_dtype": self.plan.kv_dtype} if self.plan.kv_tokens else {}
-        return {"batching": self.execution.batching, **kv, **self.execution.memory.usage()}
+        shared = self.execution.speculation
+        guessed = {"speculation": shared.figures()} if shared is not None else {}
+        return {"batching": self.execution.batching, **kv, **self.execution.memory.usage(), **guessed}
 
     def idle_bytes(self) -> int:
         """See LoadedModel. Its state memory has its size for good."""

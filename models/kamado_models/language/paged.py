@@ -6,7 +6,10 @@ Prefill, chunked prefill and decode of any number of sequences are one forward o
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,7 +20,9 @@ from kamado.errors import GenerationFailed
 from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.memory.learned import Learning
 from kamado.sampling.sampler import Sampler
-from kamado.sequence import TextStep
+from kamado.sampling.verify import accepted, drawn_rows
+from kamado.sequence import TextStep, TokenSequence
+from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.tensors import device_of
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
@@ -41,9 +46,10 @@ class PagedLane:
         max_rows: int,
         sampler: Sampler | None = None,
         learning: Learning | None = None,
+        speculation: LaneSpeculation | None = None,
     ) -> None:
         """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it.
-        `learning`: what is told the peaks of forwards."""
+        `learning`: what is told the peaks of forwards, `speculation`: their times."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -52,6 +58,7 @@ class PagedLane:
         self._model = model
         self._sampler = sampler or Sampler()
         self._learning = learning
+        self._speculation = speculation
         self._cache = PackedCache(store)
         self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
         self._former_attention: str = model.config._attn_implementation
@@ -67,44 +74,92 @@ class PagedLane:
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. Pages beyond what a sequence has computed hold nothing that anybody reads, so a forward that
         raises has changed nothing."""
-        steps: list[TextStep] = [work.payload for work in works]
+        begin = time.perf_counter()
+        steps = self._bounded([work.payload for work in works])
         with watched(self._learning, step_shape(steps), str(self._device)) as kept:
             logits = self.forward(steps)
             kept.append(logits)
-        sampled = [index for index, step in enumerate(steps) if step.sample]
-        results: list[Any] = [None] * len(steps)
-        if sampled:
-            drawn = self._sampler.draw(
-                logits if len(sampled) == len(steps) else logits[sampled], [steps[index].sequence for index in sampled]
-            )
-            for index, result in zip(sampled, drawn, strict=True):
-                results[index] = result
-        pieces = [index for index, step in enumerate(steps) if not step.sample]
-        if pieces:
-            # A NaN reaches every later position, so the last one of a prompt's piece tells.
-            for index, bad in zip(pieces, logits[pieces].isnan().any(dim=-1).tolist(), strict=True):
-                if bad:
-                    results[index] = GenerationFailed("the model produced NaN while it read the prompt")
+        results = self._results(steps, logits)
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, Exception):
                 # NaN in a page would spread to whoever has the page next, through positions that are masked there.
                 self.store.clear(self._memory.spoil(step.sequence))
+        if self._speculation is not None:
+            self._speculation.forward_done(
+                rows=len(steps),
+                tokens=sum(step.num_new for step in steps),
+                proposed=sum(len(step.proposed) for step in steps),
+                seconds=time.perf_counter() - begin,
+            )
         return results
+
+    def _bounded(self, steps: list[TextStep]) -> list[TextStep]:
+        """Without the proposals that memory was not planned for: of more sequences than their tasks knew of."""
+        left = self._speculation.max_rows - len(steps) if self._speculation is not None else 0
+        bounded = []
+        for step in steps:
+            left -= len(step.proposed)
+            if step.proposed and left < 0:
+                bounded.append(replace(step, num_new=step.num_new - len(step.proposed), proposed=()))
+            else:
+                bounded.append(step)
+        return bounded
+
+    def _results(self, steps: Sequence[TextStep], logits: Tensor) -> list[Any]:
+        """What each step comes to, from the rows of `forward`."""
+        results: list[Any] = [None] * len(steps)
+        sequences: list[TokenSequence] = []
+        sampled: list[int] = []
+        pieces: list[int] = []
+        row = 0
+        for step in steps:
+            rows = range(row, row + 1 + len(step.proposed))
+            row = rows.stop
+            if step.sample:
+                sampled += rows
+                sequences += drawn_rows(step) if step.proposed else [step.sequence]
+            else:
+                pieces.append(rows.start)
+        drawn = iter(self._sampler.draw(logits if not pieces else logits[sampled], sequences) if sampled else ())
+        # A NaN reaches every later position, so the last one of a prompt's piece tells.
+        spoiled = iter(logits[pieces].isnan().any(dim=-1).tolist() if pieces else ())
+        for index, step in enumerate(steps):
+            if not step.sample:
+                if next(spoiled):
+                    results[index] = GenerationFailed("the model produced NaN while it read the prompt")
+            elif not step.proposed:
+                results[index] = next(drawn)
+            else:
+                results[index] = accepted(step.proposed, list(islice(drawn, 1 + len(step.proposed))))
+                if not results[index]:
+                    self._clear_new(step)
+        return results
+
+    def _clear_new(self, step: TextStep) -> None:
+        """What the forward wrote may be NaN, and is not to stay where nothing is computed yet."""
+        table: BlockTable = step.sequence.state
+        start = step.sequence.num_computed
+        self.store.clear_slots([self._slot(table, position) for position in range(start, start + step.num_new)])
+
+    def _slot(self, table: BlockTable, position: int) -> int:
+        page, offset = divmod(position, self.store.block_tokens)
+        return table.blocks[page] * self.store.block_tokens + offset
 
     def ease(self, work: Work) -> Work | None:
         """See Lane. There is no other way; its task may cut it."""
         return None
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor:
-        """Logits (S, vocab) of the last token of each of the S steps, in order."""
+        """Logits (R, vocab), in order: of the last token of each step, and of each of its proposals."""
         tokens: list[int] = []
         positions: list[int] = []
         last: list[int] = []
         for step in steps:
             start = step.sequence.num_computed
             tokens += step.sequence.tokens[start : start + step.num_new]
+            tokens += step.proposed
             positions += range(start, start + step.num_new)
-            last.append(len(tokens) - 1)
+            last += range(len(tokens) - 1 - len(step.proposed), len(tokens))
         self._cache.step = self._pack(steps)
         keep = torch.tensor(last, device=self._device)
         output = self._model(

@@ -75,6 +75,12 @@ class PageStore:
         for store in self._tensors():
             store.index_fill_(0, index, 0)
 
+    def clear_slots(self, slots: Sequence[int]) -> None:
+        """The same of single tokens; `slots`: see `write`."""
+        index = torch.tensor(slots, device=self.keys[0].device)
+        for store in self._tensors():
+            store.view(-1, *store.shape[2:]).index_fill_(0, index, 0)
+
     def _tensors(self) -> list[Tensor]:
         return [*self.keys, *self.values]
 

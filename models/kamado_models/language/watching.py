@@ -22,7 +22,8 @@ def step_shape(steps: Sequence[TextStep], *, padded: bool = False) -> Shape:
     new = [step.num_new + source for step, source in zip(steps, read, strict=True)]
     lengths = [step.sequence.num_computed + step.num_new for step in steps]
     computed = len(new) * max(new) if padded else sum(new)
-    return sum(new), len(steps), max(*lengths, *sources), sum(lengths) + sum(sources), computed
+    rows = len(steps) + sum(len(step.proposed) for step in steps)
+    return sum(new), rows, max(*lengths, *sources), sum(lengths) + sum(sources), computed
 
 
 @contextmanager

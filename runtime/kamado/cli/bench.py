@@ -79,7 +79,7 @@ def bench_command(
             runtime,
             model,
             BenchOptions(**chosen),
-            load={**load.of_model(), "step_budget": load.step_budget},
+            load={**load.of_model(), **load.of_lanes()},
             report=lambda what: update(0, detail=what),
             around=lambda: quiet_libraries(out),
         )
@@ -109,7 +109,7 @@ def _bench_trace(model: str, trace: Path, concurrency: int | None, load: LoadOpt
             model,
             arrivals,
             concurrency=concurrency,
-            load={**load.of_model(), "step_budget": load.step_budget},
+            load={**load.of_model(), **load.of_lanes()},
             sent=update,
             around=lambda: quiet_libraries(out),
         )

@@ -107,6 +107,7 @@ class LoadOptions:
     """What takes the place of a pipeline's components."""
     base: str | None = None
     """The pipeline that has what a single file lacks."""
+    speculation: str = "auto"
     step_budget: int | None = None
     """Only presets set it."""
 
@@ -124,11 +125,15 @@ class LoadOptions:
             "offline": self.offline,
         }
 
+    def of_lanes(self) -> dict[str, Any]:
+        """What only `Runtime.load` wants to know beside those."""
+        return {"step_budget": self.step_budget, "speculation": self.speculation}
+
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload", "step_budget")
 _TYPED_NAMES = (
     *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload"),
-    *("allow_code", "base", "offline", "deterministic"),
+    *("allow_code", "base", "offline", "deterministic", "speculation"),
 )
 
 
@@ -194,6 +199,10 @@ def model_options(command: Command) -> Command:
             "--base", metavar="MODEL", help="The pipeline that has what a single file lacks: tokenizers, other parts."
         ),
         click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
+        click.option(
+            "--speculation", type=click.Choice(["auto", "off"]),
+            help="Guess tokens of a text and check several at once, where that is faster.  [auto]",
+        ),
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),
     ]  # fmt: skip

@@ -60,9 +60,7 @@ def loaded_model(
     with open_runtime(load) as runtime:
         started = time.monotonic()
         with out.progress(None, f"loading {Path(reference).name}") as update:
-            model = runtime.load(
-                reference, **load.of_model(), step_budget=load.step_budget, request=request, progress=update
-            )
+            model = runtime.load(reference, **load.of_model(), **load.of_lanes(), request=request, progress=update)
         plan = model.plan
         if plan.outside_note:
             out.note(plan.outside_note)

@@ -182,6 +182,8 @@ def result_document(model: str, prompt: str, options: dict[str, Any], result: Re
             "prompt_tokens": result.usage.prompt_tokens,
             "completion_tokens": result.usage.completion_tokens,
             "cached_tokens": result.usage.cached_tokens,
+            "proposed_tokens": result.usage.proposed_tokens,
+            "accepted_tokens": result.usage.accepted_tokens,
             "total_tokens": result.usage.total_tokens,
         },
         "timings": {

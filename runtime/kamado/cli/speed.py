@@ -20,6 +20,8 @@ class Speed:
         self.num_tokens = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.proposed_tokens = 0
+        self.accepted_tokens = 0
         self.reasons: list[str] = []
 
     def put(self, event: Event) -> None:
@@ -32,6 +34,8 @@ class Speed:
         elif isinstance(event, Finished):
             self.prompt_tokens = max(self.prompt_tokens, event.prompt_tokens)
             self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+            self.proposed_tokens += event.proposed_tokens
+            self.accepted_tokens += event.accepted_tokens
             self.reasons.append(event.reason)
 
     @property
@@ -51,7 +55,8 @@ class Speed:
         prompt = f"prompt {self.prompt_tokens} tokens" + (
             f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
         )
-        parts = [prompt, f"answer {self.num_tokens} tokens"]
+        guessed = f" ({self.accepted_tokens} of {self.proposed_tokens} guessed right)" if self.proposed_tokens else ""
+        parts = [prompt, f"answer {self.num_tokens} tokens{guessed}"]
         if self.first_s is not None:
             parts.append(f"first after {format_seconds(self.first_s)}")
         if self.tokens_per_s is not None:

@@ -185,6 +185,8 @@ class PagedMemory:
     def committed(self, sequence: TokenSequence) -> None:
         """See SequenceMemory: publishes the pages that became full, and gives back those that nothing looks back to."""
         table: BlockTable = sequence.state
+        for _ in range(len(table.blocks) - -(-len(sequence.tokens) // self.block_tokens)):
+            self.pool.release(table.blocks.pop())
         full = sequence.num_computed // self.block_tokens if self.share_prefixes else 0
         for page in range(len(table.names), full):
             name = self._page_name(table, sequence.tokens, page)

@@ -11,6 +11,8 @@ from ..media.detokenize import IncrementalDetokenizer
 from ..requests import TextOptions
 from ..sampling.stops import StopMatcher
 from ..sequence import Drawn, SequenceMemory, TextStep, TokenSequence
+from ..speculation.costs import LaneSpeculation
+from ..speculation.pace import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class TextModel:
     stepwise: bool = False
     """Whether an answer that is computed again (after pre-emption) goes token by token, as it did the first time, so
     that not a bit differs."""
+    speculation: LaneSpeculation | None = None
+    """What guessing tokens is judged by; None: there is none."""
 
 
 class TextTask:
@@ -52,6 +56,8 @@ class TextTask:
         self._unspawned = options.n - 1 if index == 0 else 0
         self._cached_tokens: int | None = None
         self._granted: TextStep
+        self._pace = Pace(model.speculation) if model.speculation is not None else None
+        self._may_guess = self._pace is not None
         self._finished = False
         self.sequence = TokenSequence(
             id=f"{request_id}/{index}",
@@ -75,14 +81,19 @@ class TextTask:
         num_new = min(missing, budget) if self._model.memory.chunked else missing
         if self._model.stepwise:
             num_new = min(num_new, max(sequence.num_prompt - sequence.num_computed, 1))
+        if self._pace is not None and self._may_guess and missing == 1 and sequence.num_made > 0:
+            return self._work(num_new, self._pace.propose(sequence.tokens, sequence.num_made, self._guesses(budget)))
         return self._work(num_new)
 
     def acquire(self, work: Work) -> Work | None:
-        """See Task. A task without state first takes over the longest prefix that memory knows."""
+        """See Task. A task without state first takes over the longest prefix that memory knows. Proposals are left out
+        where there is no room for them: nobody makes room for a guess."""
         sequence, memory = self.sequence, self._model.memory
         fresh = sequence.state is None
         if fresh:
             work = self._attach(work)
+        if work.payload.proposed and not memory.acquire(sequence, sequence.num_computed + work.payload.num_new):
+            work = self._without_proposals(work)
         if not memory.acquire(sequence, sequence.num_computed + work.payload.num_new):
             if fresh:
                 self.release()
@@ -98,6 +109,7 @@ class TextTask:
         fresh = sequence.state is None
         if fresh:
             work = self._attach(work)
+        work = self._without_proposals(work)
         victims = [other.sequence for other in others if isinstance(other, TextTask)]
         assert len(victims) == len(others), "a text lane's state is held by text tasks alone"
         needed = memory.victims_needed(sequence, sequence.num_computed + work.payload.num_new, victims)
@@ -115,11 +127,13 @@ class TextTask:
         """See Task."""
         return self.sequence.state is not None
 
-    def accept(self, result: Drawn | None) -> Accepted:
+    def accept(self, result: Drawn | tuple[Drawn, ...] | None) -> Accepted:
         """See Task."""
         sequence = self.sequence
         step = self._granted
-        sequence.num_computed += step.num_new
+        if isinstance(result, tuple):
+            return Accepted(self._accept_proposals(step, result))
+        sequence.num_computed += step.num_new - len(step.proposed)
         self._model.memory.committed(sequence)
         if not step.sample:
             return Accepted(())
@@ -132,17 +146,46 @@ class TextTask:
         """See Task."""
         return self._finish(reason, text=self._stops.flush() if error is None else "", error=error)
 
+    def _accept_proposals(self, step: TextStep, drawn: tuple[Drawn, ...]) -> list[Event]:
+        """Take in the tokens that were drawn behind proposals that held; all but the last one are computed already."""
+        assert self._pace is not None, "it proposed something"
+        if not drawn:
+            self._may_guess = False
+            return []
+        self._pace.checked(len(step.proposed), len(drawn) - 1)
+        events: list[Event] = []
+        for each in drawn:
+            self.sequence.num_computed += 1  # the token before it
+            events += self._advance(each)
+            if self._finished:
+                break
+        self._model.memory.committed(self.sequence)
+        return events
+
+    def _guesses(self, budget: int) -> int:
+        """How many tokens may be proposed: behind the last of them one more is drawn."""
+        sequence, limit = self.sequence, self.options.max_tokens
+        left = self._model.context_tokens - len(sequence.tokens)
+        if limit is not None:
+            left = min(left, limit - sequence.num_made)
+        return min(left, budget) - 1
+
     def _attach(self, work: Work) -> Work:
         """Take over the longest prefix that memory knows: what is left of the work."""
         sequence = self.sequence
         sequence.num_computed = self._model.memory.attach(sequence)
         return self._work(min(work.cost, len(sequence.tokens) - sequence.num_computed))
 
-    def _work(self, num_new: int) -> Work:
+    def _without_proposals(self, work: Work) -> Work:
+        step: TextStep = work.payload
+        return self._work(step.num_new - len(step.proposed)) if step.proposed else work
+
+    def _work(self, num_new: int, proposed: tuple[int, ...] = ()) -> Work:
         sequence = self.sequence
         sample = sequence.num_computed + num_new == len(sequence.tokens)
+        num_new += len(proposed)
         key = self._model.memory.key(sequence, num_new)
-        return Work(self.lane, key, num_new, TextStep(sequence, num_new, sample))
+        return Work(self.lane, key, num_new, TextStep(sequence, num_new, sample, proposed))
 
     def _sibling(self, index: int) -> TextTask:
         options = replace(self.options, n=1)
@@ -200,4 +243,6 @@ class TextTask:
             prompt_tokens=len(self.sequence.source) or self.sequence.num_prompt,
             completion_tokens=self.sequence.num_made,
             cached_tokens=self._cached_tokens or 0,
+            proposed_tokens=self._pace.num_proposed if self._pace is not None else 0,
+            accepted_tokens=self._pace.num_accepted if self._pace is not None else 0,
         )

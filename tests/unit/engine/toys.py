@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kamado.contracts import Accepted, Work
 from kamado.events import Event, Finished, Progress, Token
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.requests import resolve_text_options
+from kamado.sampling.verify import accepted
 from kamado.sequence import Drawn, TextStep
+from kamado.speculation.costs import LaneSpeculation
 from kamado.tasks.text import TextModel, TextTask
 from ticking import run_to_end, ticking_loop
 
@@ -36,6 +38,8 @@ class ToyLane:
         self.batches: list[int] = []
         self.fail_when: Any = None
         """Called with the steps; what it returns is raised before anything is written."""
+        self.next_token: Callable[[Sequence[int], int, int], int] = next_token
+        self.speculation: LaneSpeculation | None = None
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         steps: list[TextStep] = [work.payload for work in works]
@@ -45,23 +49,35 @@ class ToyLane:
         if self.fail_when is not None and (error := self.fail_when(steps)) is not None:
             raise error
         self.batches.append(len(works))
+        if self.speculation is not None:
+            self.speculation.forward_done(
+                rows=len(steps),
+                tokens=sum(step.num_new for step in steps),
+                proposed=sum(len(step.proposed) for step in steps),
+                seconds=0.0,
+            )
         return [self._step(step) for step in steps]
 
     def ease(self, work: Work) -> Work | None:
         return None
 
-    def _step(self, step: TextStep) -> Drawn | None:
+    def _step(self, step: TextStep) -> Any:
         sequence = step.sequence
         length = sequence.num_computed + step.num_new
         window = self.memory.window_tokens
         first = 0 if window is None else max(sequence.num_computed + 1 - window, 0)
         slots = {position: self._slot(sequence.state.blocks, position) for position in range(first, length)}
+        tokens = [*sequence.tokens, *step.proposed]
         for position in range(sequence.num_computed, length):
-            self.slots[slots[position]] = sequence.tokens[position]
+            self.slots[slots[position]] = tokens[position]
         seen = [self.slots[slot] for slot in slots.values()]
-        assert seen == sequence.tokens[first:length], f"{sequence.id}: its pages hold another sequence's state"
-        assert step.sample == (length == len(sequence.tokens))
-        return Drawn(next_token(sequence.tokens, sequence.seed, sequence.index)) if step.sample else None
+        assert seen == tokens[first:length], f"{sequence.id}: its pages hold another sequence's state"
+        assert step.sample == (length == len(tokens))
+        if not step.sample:
+            return None
+        ends = range(len(sequence.tokens), len(tokens) + 1)
+        drawn = [Drawn(self.next_token(tokens[:end], sequence.seed, sequence.index)) for end in ends]
+        return accepted(step.proposed, drawn) if step.proposed else drawn[0]
 
     def _slot(self, blocks: list[int], position: int) -> int:
         size = self.memory.block_tokens
@@ -73,10 +89,18 @@ class ToyModel:
     """Lane, memory, and a loop with a clock that moves by one a reading."""
 
     def __init__(
-        self, *, num_blocks: int = 32, block_tokens: int = 4, step_budget: int = 16, max_rows: int = 8, **kw: Any
+        self,
+        *,
+        num_blocks: int = 32,
+        block_tokens: int = 4,
+        step_budget: int = 16,
+        max_rows: int = 8,
+        speculation: LaneSpeculation | None = None,
+        **kw: Any,
     ) -> None:
         self.memory = PagedMemory(BlockPool(num_blocks), block_tokens, salt=b"toy", **kw)
         self.lane = ToyLane(self.memory, step_budget=step_budget, max_rows=max_rows)
+        self.lane.speculation = speculation
         self.loop = ticking_loop([self.lane])
         self.text_model = TextModel(
             lane="toy",
@@ -84,6 +108,7 @@ class ToyModel:
             decode=lambda tokens: "".join(chr(64 + token) for token in tokens if token != EOS),
             eos_ids=frozenset({EOS}),
             context_tokens=min(100, self.memory.capacity_tokens()),
+            speculation=speculation,
         )
 
     def task(
