@@ -1,12 +1,15 @@
 """What each form of the weights costs and saves: bytes, speed, and how far answers move.
 
-    python benchmarks/quant.py [--model smollm2:135m] [--schemes none int8 int4 ...] [--files OTHER.gguf ...]
-                               [--device cpu] [--tokens 32] [--prompt 256] [--reps 3] [--write NAME]
+    python benchmarks/quant.py [--model smollm2:135m | --layout llama-8b] [--schemes none int8 int4 ...]
+                               [--files OTHER.gguf ...] [--device cpu] [--tokens 32] [--prompt 256] [--reps 3]
+                               [--write NAME]
 
 Each scheme is loaded in turn, again and again. `decode` is tokens a second of one stream, `prefill` prompt tokens a
 second, both medians; `load` is seconds. KL divergence (in nats), agreement and perplexity are over the text that comes
 with Kamado, against the model itself in the compute precision. `--files`: the same model as another program has
 quantized it, as GGUF; its weights are decoded, so what is compared is the weights, not the other program's arithmetic.
+`--layout`: random weights, whose answers mean nothing: speeds alone. `ratio` is the decoding speed by that of `none`;
+a form below 1 saves memory and costs time.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from layouts import LAYOUTS, write_layout
 from machine import description, model_name, write
 
 import kamado
@@ -54,10 +60,56 @@ def runnable(facts: DeviceFacts) -> list[str]:
     return found
 
 
+def table(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each scheme, and for each other file."""
+    rows: list[dict[str, Any]] = []
+    with kamado.Runtime(device=arguments.device) as runtime:
+        dtype, device = runtime.plan(reference).dtype, runtime.device.name
+        quality = None if arguments.layout else Quality(runtime, reference, dtype)
+        runs = [(reference, scheme) for scheme in arguments.schemes or ["none", *runnable(runtime.device)]]
+        for name, scheme in (*runs, *((file, "none") for file in arguments.files)):
+            begin = time.perf_counter()
+            model = runtime.load(name, quant=scheme, kv_tokens=arguments.prompt + arguments.tokens + 64)
+            row: dict[str, Any] = {
+                "model": arguments.layout or model_name(name),
+                "dtype": dtype,
+                "scheme": scheme,
+                "bytes": runtime.ledger.snapshot()[device][model.owner]["weights"],
+                "stored_bytes": model.checkpoint.weight_bytes,
+                "load_s": round(time.perf_counter() - begin, 2),
+                **speeds(runtime, model, arguments),
+            }
+            model.unload()
+            rows.append(row)
+            row["ratio"] = round(row["decode_tokens_per_s"] / rows[0]["decode_tokens_per_s"], 2)
+            if quality is not None:
+                row |= quality.of(name, scheme)
+            print(row, flush=True)
+    return rows
+
+
+class Quality:
+    """How far other forms of a model are from it."""
+
+    def __init__(self, runtime: kamado.Runtime, reference: str, dtype: str) -> None:
+        self._runtime = runtime
+        self._options: dict[str, Any] = {"dtype": dtype, "device": runtime.device.name}
+        checkpoint = configured(runtime.inspect(reference))
+        self._tokens = tokens_of_text(checkpoint)
+        self._wanted = logits_of(checkpoint, self._tokens, **self._options)
+
+    def of(self, name: str, scheme: str) -> dict[str, float]:
+        """KL divergence, agreement and perplexity."""
+        checkpoint = configured(self._runtime.inspect(name))
+        got = logits_of(checkpoint, self._tokens, quant=parse_quant(scheme), **self._options)
+        return {key: round(value, 5) for key, value in figures(self._wanted, got, self._tokens).items()}
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2:135m")
+    parser.add_argument("--layout", choices=LAYOUTS, help="random weights of this layout instead of a model")
     parser.add_argument("--schemes", nargs="+", help="default: none, and every one that the device can run")
     parser.add_argument("--files", nargs="*", default=[])
     parser.add_argument("--device", default="cpu")
@@ -68,31 +120,10 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = description(arguments.device)
     print(machine)
-    rows: list[dict[str, Any]] = []
-    with kamado.Runtime(device=arguments.device) as runtime:
-        dtype, device = runtime.plan(arguments.model).dtype, runtime.device.name
-        reference = configured(runtime.inspect(arguments.model))
-        tokens = tokens_of_text(reference)
-        wanted = logits_of(reference, tokens, dtype=dtype, device=device)
-        runs = [(arguments.model, scheme) for scheme in arguments.schemes or ["none", *runnable(runtime.device)]]
-        for name, scheme in (*runs, *((file, "none") for file in arguments.files)):
-            begin = time.perf_counter()
-            model = runtime.load(name, quant=scheme)
-            row: dict[str, Any] = {
-                "model": model_name(name),
-                "dtype": dtype,
-                "scheme": scheme,
-                "bytes": runtime.ledger.snapshot()[device][model.owner]["weights"],
-                "stored_bytes": model.checkpoint.weight_bytes,
-                "load_s": round(time.perf_counter() - begin, 2),
-                **speeds(runtime, model, arguments),
-            }
-            model.unload()
-            candidate = configured(runtime.inspect(name))
-            got = logits_of(candidate, tokens, dtype=dtype, device=device, quant=parse_quant(scheme))
-            row |= {key: round(value, 5) for key, value in figures(wanted, got, tokens).items()}
-            rows.append(row)
-            print(row, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.layout:
+            write_layout(arguments.layout, Path(folder), device=arguments.device)
+        rows = table(folder if arguments.layout else arguments.model, arguments)
     if arguments.write:
         print(write(arguments.write, rows, machine))
 

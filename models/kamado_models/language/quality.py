@@ -16,6 +16,7 @@ from torch import Tensor
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 from kamado.quant import Quant
+from kamado.weights.quantized.tiled import tile_linears
 
 from .loading import read_model
 from .tokenizer import load_tokenizer
@@ -70,8 +71,11 @@ def figures(reference: Tensor, candidate: Tensor, tokens: Tensor) -> dict[str, f
 
 
 def logits_of(checkpoint: Checkpoint, tokens: Tensor, *, dtype: str, device: str, quant: Quant | None = None) -> Tensor:
-    """(tokens, vocabulary), on the CPU: what the model expects behind each of the tokens."""
+    """(tokens, vocabulary), on the CPU: what the model expects behind each of the tokens, with the products that it is
+    run with."""
     model, _ = read_model(checkpoint, dtype=dtype, device=device, quant=quant)
+    if device == "cpu":
+        tile_linears(model)
     ids = tokens.unsqueeze(0).to(device)
     with torch.inference_mode():
         more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
