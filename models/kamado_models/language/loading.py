@@ -38,6 +38,7 @@ from .intake import TextFacts, TextIntake
 from .learning import LANE, learning
 from .materialize import LoadReport, materialize
 from .model import Execution, LanguageModel
+from .native_probe import native_step
 from .needs import BLOCK_TOKENS, names_outside, packs_linears
 from .own_code import failures_explained
 from .paged import PagedLane
@@ -253,6 +254,7 @@ def _paged(
         max_rows=env.max_rows or plan.step_rows,
         learning=learns,
         speculation=speculation,
+        native=None if plan.outside_bytes else native_step(model, store, layers),
     )
     return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close, speculation=speculation)
 

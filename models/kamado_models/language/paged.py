@@ -26,6 +26,7 @@ from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.tensors import device_of
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
+from .native_step import NativeStep
 from .pages import PageStore
 from .watching import step_shape, watched
 
@@ -47,9 +48,11 @@ class PagedLane:
         sampler: Sampler | None = None,
         learning: Learning | None = None,
         speculation: LaneSpeculation | None = None,
+        native: NativeStep | None = None,
     ) -> None:
         """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it.
-        `learning`: what is told the peaks of forwards, `speculation`: their times."""
+        `learning`: what is told the peaks of forwards, `speculation`: their times. `native`: what computes the tokens
+        of answers in place of the model."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -59,6 +62,7 @@ class PagedLane:
         self._sampler = sampler or Sampler()
         self._learning = learning
         self._speculation = speculation
+        self._native = native
         self._cache = PackedCache(store)
         self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
         self._former_attention: str = model.config._attn_implementation
@@ -68,6 +72,7 @@ class PagedLane:
 
     def close(self) -> None:
         """Give the model its former attention back."""
+        self._native = None
         self._model.set_attn_implementation(self._former_attention)
         self._attention.close()
 
@@ -151,6 +156,24 @@ class PagedLane:
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor:
         """Logits (R, vocab), in order: of the last token of each step, and of each of its proposals."""
+        native = self._native
+        if native is None:
+            return self._through_modules(steps)
+        # A sequence's own step decides which way it goes, whatever else is there: the two ways round differently.
+        answering = [step.num_new == 1 + len(step.proposed) for step in steps]
+        if not any(answering):
+            return self._through_modules(steps)
+        found = native.forward([step for step, is_next in zip(steps, answering, strict=True) if is_next])
+        if all(answering):
+            return found
+        rest = self._through_modules([step for step, is_next in zip(steps, answering, strict=True) if not is_next])
+        natively = [n for step, n in zip(steps, answering, strict=True) for _ in range(1 + len(step.proposed))]
+        logits = rest.new_empty((len(natively), rest.shape[1]))
+        places = torch.tensor(natively)
+        logits[places], logits[~places] = found, rest
+        return logits
+
+    def _through_modules(self, steps: Sequence[TextStep]) -> Tensor:
         tokens: list[int] = []
         positions: list[int] = []
         last: list[int] = []

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FORMS = 2
+_FORMS = 3
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
 _TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
@@ -78,6 +78,13 @@ class Native:
         )
         return result
 
+    def step_functions(self) -> tuple[int, Any, Any] | None:
+        """The implementation's number, and `kamado_step_space` and `kamado_step` of `source/step.c`; None where the
+        library has none for this CPU. `kamado.kernels.step` calls them."""
+        if not self.is_fast or not hasattr(self._library, "kamado_step"):
+            return None
+        return self._which, self._library.kamado_step_space, self._library.kamado_step
+
 
 @cache
 def native() -> Native | None:
@@ -106,6 +113,12 @@ def implementations(path: Path) -> list[Native]:
     library.kamado_linear.restype = None
     sizes, data = [integer] * 5, [pointer] * 4
     library.kamado_linear.argtypes = [integer, pointer, long, *sizes, *data, long, pointer, integer]
+    if hasattr(library, "kamado_step"):
+        library.kamado_step_space.argtypes, library.kamado_step_space.restype = [pointer, *[integer] * 3], long
+        given = [pointer] * 6
+        counts = [integer] * 3
+        library.kamado_step.argtypes = [integer, pointer, integer, *given, *counts, pointer, pointer, integer]
+        library.kamado_step.restype = None
     team = _team()
     if team is not None:
         library.kamado_team.argtypes, library.kamado_team.restype = [pointer] * len(_TEAM), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,23 +18,6 @@ SOURCE = Path(loader.__file__).parent / "source"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FORMS = [(8, 8), (8, 16), (4, 8)]
 """Bits of weights and of activations."""
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> list[Native]:
-    """Of the sources as they are: what is installed may be older."""
-    if COMPILER is None:
-        pytest.skip("there is no C compiler")
-    target = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    flags = ["-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
-    sources = sorted(map(str, SOURCE.glob("*.c")))
-    command = [COMPILER, *flags, *sources, "-lm", "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = implementations(target)
-    assert found[-1].name == "portable" and not found[-1].is_fast
-    assert len({each.name for each in found}) == len(found)
-    return found
 
 
 def drawn(out: int, columns: int, bits: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

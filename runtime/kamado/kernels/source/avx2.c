@@ -13,10 +13,10 @@
 typedef struct {
     __m256i values[4];
     int32_t sum;
-} Rounded;
+} RoundedGroup;
 
 /* One group times `top` / its largest magnitude, as whole numbers of 32 bits. */
-INLINE Rounded round_group(const float *x, float top, float *scale) {
+INLINE RoundedGroup round_group(const float *x, float top, float *scale) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256 in[4];
     __m256i most = _mm256_setzero_si256();
@@ -31,7 +31,7 @@ INLINE Rounded round_group(const float *x, float top, float *scale) {
     float largest = _mm_cvtss_f32(_mm_castsi128_ps(half));
     *scale = largest < TINY ? 0.0f : largest <= LARGEST ? largest / top : __builtin_nanf("");
     __m256 inverse = _mm256_set1_ps(largest < TINY ? 0.0f : top / largest);
-    Rounded result;
+    RoundedGroup result;
     __m256i sum = _mm256_setzero_si256();
     for (int i = 0; i < 4; i++) {
         result.values[i] = _mm256_cvtps_epi32(_mm256_mul_ps(in[i], inverse));
@@ -58,7 +58,7 @@ INLINE void put_words(__m256i words, int R, int8_t *to) {
 AVX2 void kamado_round8_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)GROUP * R) {
-        Rounded it = round_group(x + (ptrdiff_t)GROUP * g, 127.0f, scales + (ptrdiff_t)g * R);
+        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 127.0f, scales + (ptrdiff_t)g * R);
         sums[(ptrdiff_t)g * R] = it.sum;
         __m256i low = _mm256_packs_epi32(it.values[0], it.values[1]), high = _mm256_packs_epi32(it.values[2], it.values[3]);
         put_words(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order), R, rounded);
@@ -71,7 +71,7 @@ AVX2 void kamado_round16_avx2(const float *x, int n, int R, int8_t *rounded, flo
         0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15
     );
     for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)2 * GROUP * R) {
-        Rounded it = round_group(x + (ptrdiff_t)GROUP * g, 32767.0f, scales + (ptrdiff_t)g * R);
+        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 32767.0f, scales + (ptrdiff_t)g * R);
         sums[(ptrdiff_t)g * R] = it.sum;
         for (int i = 0; i < 2; i++) {
             __m256i wide = _mm256_packs_epi32(it.values[2 * i], it.values[2 * i + 1]);

@@ -21,6 +21,12 @@
 
 #define PANEL 16
 #define GROUP 32
+#if defined(_WIN32)
+#define PUBLIC __declspec(dllexport)
+#else
+#define PUBLIC __attribute__((visibility("default")))
+#endif
+
 #define MOST_ROWS 12 /* of a block, in any implementation */
 /* Activations that small count as zeros: their reciprocals would leave the range of float32. */
 #define TINY 1e-30f
@@ -50,6 +56,44 @@ typedef struct {
     Rounder round8, round16;
     Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations */
 } Implementation;
+
+/* Some rows and a matrix; `blocks` of rows, whose sizes differ by one at the most. */
+typedef struct {
+    const Implementation *with;
+    const float *x;
+    const uint8_t *values;
+    const uint16_t *scales;
+    const float *bias; /* may be NULL */
+    float *y;
+    int64_t x_stride, y_stride;
+    int rows, in, out, weight_bits, bits, blocks;
+} Product;
+
+/* Rounded rows, in their blocks. */
+typedef struct {
+    int8_t *values;
+    float *scales;
+    int32_t *sums;
+} Rounded;
+
+int kamado_blocks(const Implementation *with, int rows);
+/* Rounds the rows from `from` to `to` into their places. */
+void kamado_round(const Product *p, int from, int to, const Rounded *x);
+/* One panel of outputs for the blocks from `from` to `to`. */
+void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x);
+int kamado_share(int count, int index, int size);
+const Implementation *kamado_implementation(int which);
+
+/* GCC's OpenMP interface, of the library that torch has loaded: so both have the same threads. NULL without one. */
+typedef struct {
+    void (*run)(void (*work)(void *), void *data, unsigned threads, unsigned flags);
+    int (*index)(void);
+    int (*size)(void);
+    void (*barrier)(void);
+} Team;
+extern Team kamado_torch_team;
+
+#define SMALL 4096 /* values of activations that every thread rounds for itself, rather than wait for the others */
 
 extern const Implementation kamado_portable;
 #if defined(__x86_64__)

@@ -4,22 +4,11 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#if defined(_WIN32)
-#define PUBLIC __declspec(dllexport)
-#else
-#define PUBLIC __attribute__((visibility("default")))
-#endif
-
-#define FORMS 2 /* what Python must know of the interface and of the forms above; counted up with every change */
-#define SMALL 4096 /* values of activations that every thread rounds for itself, rather than wait for the others */
+#define FORMS 3 /* what Python must know of the interface and of the forms above; counted up with every change */
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
 
-/* GCC's OpenMP interface, of the library that torch has loaded: so both have the same threads. */
-static void (*team_run)(void (*work)(void *), void *data, unsigned threads, unsigned flags);
-static int (*team_index)(void);
-static int (*team_size)(void);
-static void (*team_barrier)(void);
+Team kamado_torch_team;
 
 static const Implementation *implementations[] = {
 #if defined(__x86_64__)
@@ -52,28 +41,16 @@ PUBLIC const char *kamado_name(int which) {
     return which >= 0 && which < count ? implementations[which]->name : NULL;
 }
 
+const Implementation *kamado_implementation(int which) { return implementations[which]; }
+
 PUBLIC void kamado_team(void *run, void *index, void *size, void *barrier) {
-    memcpy(&team_run, &run, sizeof run);
-    memcpy(&team_index, &index, sizeof index);
-    memcpy(&team_size, &size, sizeof size);
-    memcpy(&team_barrier, &barrier, sizeof barrier);
+    memcpy(&kamado_torch_team.run, &run, sizeof run);
+    memcpy(&kamado_torch_team.index, &index, sizeof index);
+    memcpy(&kamado_torch_team.size, &size, sizeof size);
+    memcpy(&kamado_torch_team.barrier, &barrier, sizeof barrier);
 }
 
-typedef struct {
-    const Implementation *with;
-    const float *x;
-    const uint8_t *values;
-    const uint16_t *scales;
-    const float *bias;
-    float *y;
-    int64_t x_stride, y_stride;
-    int rows, in, out, weight_bits, bits, blocks;
-    int alone;
-    int8_t *rounded;
-    float *x_scales;
-    int32_t *x_sums;
-    atomic_int taken;
-} Product;
+int kamado_blocks(const Implementation *with, int rows) { return (rows + with->max_rows - 1) / with->max_rows; }
 
 /* Where a block begins: their sizes differ by one row at the most. */
 static int first_row(const Product *p, int block) {
@@ -81,23 +58,22 @@ static int first_row(const Product *p, int block) {
     return block * each + (block < more ? block : more);
 }
 
-static void round_blocks(const Product *p, int from, int to, int8_t *rounded, float *scales, int32_t *sums) {
+void kamado_round(const Product *p, int from, int to, const Rounded *x) {
     int groups = p->in / GROUP, bytes = p->bits / 8;
     Rounder rounder = p->bits == 16 ? p->with->round16 : p->with->round8;
-    for (int block = from; block < to; block++) {
-        int first = first_row(p, block), R = first_row(p, block + 1) - first;
+    for (int block = 0, first = 0; block < p->blocks && first < to; block++) {
+        int end = first_row(p, block + 1), R = end - first;
         ptrdiff_t at = (ptrdiff_t)first * groups;
-        for (int r = 0; r < R; r++)
+        for (int row = from > first ? from : first; row < end && row < to; row++)
             rounder(
-                p->x + (first + r) * p->x_stride, p->in, R, rounded + at * GROUP * bytes + 4 * r, scales + at + r,
-                sums + at + r
+                p->x + row * p->x_stride, p->in, R, x->values + at * GROUP * bytes + 4 * (row - first),
+                x->scales + at + row - first, x->sums + at + row - first
             );
+        first = end;
     }
 }
 
-static void multiply(
-    const Product *p, int panel, int from, int to, const int8_t *rounded, const float *scales, const int32_t *sums
-) {
+void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x) {
     int groups = p->in / GROUP, left = p->out - panel * PANEL;
     Multiplier multiplier = p->weight_bits == 4 ? p->with->multiply4x8
                             : p->bits == 16     ? p->with->multiply8x16
@@ -114,43 +90,49 @@ static void multiply(
     for (int block = from; block < to; block++) {
         int first = first_row(p, block);
         ptrdiff_t at = (ptrdiff_t)first * groups;
-        tile.x = rounded + at * GROUP * (p->bits / 8);
-        tile.x_scales = scales + at;
-        tile.x_sums = sums + at;
+        tile.x = x->values + at * GROUP * (p->bits / 8);
+        tile.x_scales = x->scales + at;
+        tile.x_sums = x->sums + at;
         tile.y = p->y + first * p->y_stride + panel * PANEL;
         multiplier(&tile, first_row(p, block + 1) - first);
     }
 }
 
-static int share(int count, int index, int size) { return (int)((int64_t)count * index / size); }
+int kamado_share(int count, int index, int size) { return (int)((int64_t)count * index / size); }
+
+typedef struct {
+    Product product;
+    Rounded x;
+    int alone;
+    atomic_int taken;
+} Job;
 
 static void work(void *data) {
-    Product *p = data;
-    int index = p->alone ? 0 : team_index(), size = p->alone ? 1 : team_size();
+    Job *job = data;
+    const Product *p = &job->product;
+    int index = job->alone ? 0 : kamado_torch_team.index(), size = job->alone ? 1 : kamado_torch_team.size();
     int panels = (p->out + PANEL - 1) / PANEL;
-    int from = share(panels, index, size), to = share(panels, index + 1, size);
+    int from = kamado_share(panels, index, size), to = kamado_share(panels, index + 1, size);
     if ((int64_t)p->rows * p->in <= SMALL) {
-        int8_t rounded[2 * SMALL];
+        int8_t values[2 * SMALL];
         float scales[SMALL / GROUP];
         int32_t sums[SMALL / GROUP];
-        round_blocks(p, 0, p->blocks, rounded, scales, sums);
-        for (int panel = from; panel < to; panel++) multiply(p, panel, 0, p->blocks, rounded, scales, sums);
+        Rounded x = {values, scales, sums};
+        kamado_round(p, 0, p->rows, &x);
+        for (int panel = from; panel < to; panel++) kamado_multiply(p, panel, 0, p->blocks, &x);
         return;
     }
-    round_blocks(p, share(p->blocks, index, size), share(p->blocks, index + 1, size), p->rounded, p->x_scales, p->x_sums);
-    if (size > 1) team_barrier();
+    kamado_round(p, kamado_share(p->rows, index, size), kamado_share(p->rows, index + 1, size), &job->x);
+    if (size > 1) kamado_torch_team.barrier();
     if (p->blocks <= STREAMED_BLOCKS) {
-        for (int panel = from; panel < to; panel++)
-            multiply(p, panel, 0, p->blocks, p->rounded, p->x_scales, p->x_sums);
+        for (int panel = from; panel < to; panel++) kamado_multiply(p, panel, 0, p->blocks, &job->x);
         return;
     }
     /* Whoever is free takes the next piece: threads need not be equally fast. */
     int runs = (p->blocks + RUN_BLOCKS - 1) / RUN_BLOCKS;
-    for (int piece; (piece = atomic_fetch_add(&p->taken, 1)) < runs * panels;) {
+    for (int piece; (piece = atomic_fetch_add(&job->taken, 1)) < runs * panels;) {
         int begin = piece % runs * RUN_BLOCKS, end = begin + RUN_BLOCKS;
-        multiply(
-            p, piece / runs, begin, end < p->blocks ? end : p->blocks, p->rounded, p->x_scales, p->x_sums
-        );
+        kamado_multiply(p, piece / runs, begin, end < p->blocks ? end : p->blocks, &job->x);
     }
 }
 
@@ -164,29 +146,32 @@ PUBLIC void kamado_linear(
     const void *values, const void *scales, const float *bias, float *y, int64_t y_stride, void *space, int threads
 ) {
     const Implementation *with = implementations[which];
-    Product p = {
-        .with = with,
-        .x = x,
-        .values = values,
-        .scales = scales,
-        .bias = bias,
-        .y = y,
-        .x_stride = x_stride,
-        .y_stride = y_stride,
-        .rows = rows,
-        .in = in,
-        .out = out,
-        .weight_bits = weight_bits,
-        .bits = bits,
-        .blocks = (rows + with->max_rows - 1) / with->max_rows,
-        .alone = threads <= 1 || team_run == NULL,
+    Job job = {
+        .product =
+            {
+                .with = with,
+                .x = x,
+                .values = values,
+                .scales = scales,
+                .bias = bias,
+                .y = y,
+                .x_stride = x_stride,
+                .y_stride = y_stride,
+                .rows = rows,
+                .in = in,
+                .out = out,
+                .weight_bits = weight_bits,
+                .bits = bits,
+                .blocks = kamado_blocks(with, rows),
+            },
+        .alone = threads <= 1 || kamado_torch_team.run == NULL,
     };
     ptrdiff_t groups = (ptrdiff_t)rows * (in / GROUP);
-    p.x_scales = space;
-    p.x_sums = (int32_t *)(p.x_scales + groups);
-    p.rounded = (int8_t *)(p.x_sums + groups);
-    if (p.alone)
-        work(&p);
+    job.x.scales = space;
+    job.x.sums = (int32_t *)(job.x.scales + groups);
+    job.x.values = (int8_t *)(job.x.sums + groups);
+    if (job.alone)
+        work(&job);
     else
-        team_run(work, &p, (unsigned)threads, 0);
+        kamado_torch_team.run(work, &job, (unsigned)threads, 0);
 }

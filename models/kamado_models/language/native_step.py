@@ -1,0 +1,161 @@
+"""Models whose whole forward the library in C can do, for the tokens of answers: one of each sequence, and proposals.
+
+They are known by transformers' own classes, unchanged, and by what their layers hold; others go through the modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kamado.kernels import step as kernel
+from kamado.kernels.native import Native, native
+from kamado.sequence import TextStep
+from kamado.weights.quantized.tensor import is_quantized
+from kamado.weights.quantized.tiled import ACTIVATION_BITS, TiledIntegers
+
+from .pages import PageStore
+
+_FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+"""transformers' classes begin with that, by model type."""
+_PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
+_PLAIN = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList)
+_FIXED_ANGLES = frozenset({"default", "linear", "llama3", "yarn"})
+"""Kinds of rotation that do not depend on how long the longest sequence of a step is."""
+
+
+class NativeStep:
+    """The forward of one model over the pages of one store."""
+
+    def __init__(self, model: Any, store: PageStore, decoder: kernel.Decoder, kernels: Native) -> None:
+        """Raises ValueError for sizes that the library does not know."""
+        self._embed = model.get_input_embeddings()
+        self._angles = model.model.rotary_emb
+        self._block_tokens = store.block_tokens
+        self._run = kernel.DecoderStep(kernels, decoder)
+        self.activation_bits = min(matrix.activation_bits for layer in decoder.layers for matrix in layer.matrices)
+        """The fewest of any layer."""
+
+    def forward(self, steps: Sequence[TextStep]) -> Tensor:
+        """Logits (R, vocab), in order, of the one new token of each step and of its proposals. They do not depend
+        on rows of other sequences."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        held: list[list[int]] = []
+        for step in steps:
+            start, pages = step.sequence.num_computed, step.sequence.state.held
+            tokens += (step.sequence.tokens[start], *step.proposed)
+            for at in range(start, start + step.num_new):
+                positions.append(at)
+                held.append(pages[: at // self._block_tokens + 1])
+        x = self._embed(torch.tensor(tokens)).contiguous()
+        cos, sin = self._angles(x[None], torch.tensor([positions]))
+        rows = kernel.Rows(
+            pages=held, lengths=[at + 1 for at in positions], linked=any(step.proposed for step in steps)
+        )
+        return self._run(x, cos[0].contiguous(), sin[0].contiguous(), rows)
+
+
+def recognised(model: Any, store: PageStore) -> NativeStep | None:
+    """The model's native forward over the pages of `store`; None where it, the store or this CPU is of another kind.
+    That it computes the same is for the caller to see (`native_probe`)."""
+    kernels = native()
+    if kernels is None or not _is_known(model) or type(store) is not PageStore or store.keys[0].dtype != torch.float32:
+        return None
+    decoder = _decoder(model, store)
+    try:
+        return None if decoder is None else NativeStep(model, store, decoder, kernels)
+    except ValueError:
+        return None
+
+
+def _is_known(model: Any) -> bool:
+    """Whether all modules are those of a known family, as transformers has them, and compute in float32 on a CPU."""
+    config = model.config
+    name = _FAMILIES.get(getattr(config, "model_type", ""))
+    if name is None or model.dtype != torch.float32 or model.device.type != "cpu":
+        return False
+    home = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
+    classes = {(home, name + part) for part in _PARTS}
+    for module in model.modules():
+        kind = type(module)
+        fits = (
+            (kind.__module__, kind.__name__) in classes or kind in _PLAIN or kind.__name__ in ("SiLU", "SiLUActivation")
+        )
+        if not fits or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return False
+    return (
+        config.hidden_act == "silu"
+        and getattr(config, "sliding_window", None) is None
+        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+        and (getattr(config, "rope_parameters", None) or {}).get("rope_type") in _FIXED_ANGLES
+    )
+
+
+def _decoder(model: Any, store: PageStore) -> kernel.Decoder | None:
+    """What the model's modules hold; None where a matrix is of another form, or layers differ."""
+    inner, config = model.model, model.config
+    if len(inner.layers) != len(store.keys):
+        return None
+    layers = []
+    for block, keys, values in zip(inner.layers, store.keys, store.values, strict=True):
+        attention, perceptron = block.self_attn, block.mlp
+        matrices = {
+            name: _matrix(getattr(part, f"{name}_proj"))
+            for part, names in ((attention, "qkvo"), (perceptron, ("gate", "up", "down")))
+            for name in names
+        }
+        found = {name: matrix for name, matrix in matrices.items() if matrix is not None}
+        if len(found) < len(matrices):
+            return None
+        layers.append(
+            kernel.Layer(
+                norm=_norm(block.input_layernorm),
+                inner_norm=_norm(block.post_attention_layernorm),
+                q_norm=_norm(getattr(attention, "q_norm", None)),
+                k_norm=_norm(getattr(attention, "k_norm", None)),
+                keys=keys,
+                values=values,
+                **found,
+            )
+        )
+    head = _matrix(model.lm_head)
+    scales = {block.self_attn.scaling for block in inner.layers}
+    eps = {norm.variance_epsilon for norm in _norms(model)}
+    if head is None or len(scales) != 1 or len(eps) != 1:
+        return None
+    return kernel.Decoder(
+        layers=layers,
+        norm=_norm(inner.norm),
+        head=head,
+        heads=config.num_attention_heads,
+        eps=eps.pop(),
+        scale=scales.pop(),
+    )
+
+
+def _norm(module: Any) -> Any:
+    return None if module is None else module.weight.data
+
+
+def _norms(model: Any) -> Iterator[Any]:
+    return (module for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
+
+
+def _matrix(linear: Any) -> kernel.Matrix | None:
+    weight = linear.weight
+    if not is_quantized(weight) or weight.turned or type(weight.packed) is not TiledIntegers:
+        return None
+    packed = weight.packed
+    return kernel.Matrix(
+        values=packed.parts["values"],
+        scales=packed.parts["scale"],
+        out_features=packed.shape[0],
+        in_features=packed.shape[1],
+        bits=packed.bits,
+        activation_bits=ACTIVATION_BITS[packed.bits],
+        bias=None if linear.bias is None else linear.bias.data,
+    )

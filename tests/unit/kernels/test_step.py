@@ -1,0 +1,313 @@
+"""A whole forward in C against the same in torch: any sizes, scattered pages, ragged lengths, alone and in company."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from kamado.kernels.native import Native
+from kamado.kernels.step import Decoder, DecoderStep, Layer, Matrix, Rows
+from kamado.kernels.tiles import GROUP, from_tiles, rounded, to_tiles
+
+MAX_ERROR = {8: 2e-4, 4: 5e-2}
+"""Of logits, relative: activations beside 4-bit weights are rounded to 8 bits, and some fall to the other side."""
+
+
+@pytest.fixture(scope="module")
+def fast(built: list[Native]) -> list[Native]:
+    found = [kernels for kernels in built if kernels.step_functions() is not None]
+    return found or pytest.skip("there are no steps for this CPU")
+
+
+class Case:
+    """A drawn model, pages full of NaN but for the keys and values of the rows, and what the rows read."""
+
+    def __init__(
+        self,
+        *,
+        lengths: list[int],
+        kv_heads: int = 2,
+        group: int = 2,
+        dim: int = 64,
+        hidden: int = 64,
+        inner: int = 96,
+        vocab: int = 50,
+        page_tokens: int = 8,
+        bits: int = 8,
+        scale: float = 0.125,
+        head_norms: bool = False,
+        bias: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.bits, self.lengths, count = bits, lengths, len(lengths)
+        needed = [-(-length // page_tokens) for length in lengths]
+        numbers = torch.randperm(sum(needed) + 3, generator=self.generator).tolist()
+        ends = [sum(needed[: i + 1]) for i in range(count)]
+        self.pages = [numbers[start:end] for start, end in pairwise([0, *ends])]
+        heads = kv_heads * group
+        shapes = {
+            "q": (heads * dim, hidden),
+            "k": (kv_heads * dim, hidden),
+            "v": (kv_heads * dim, hidden),
+            "o": (hidden, heads * dim),
+            "gate": (inner, hidden),
+            "up": (inner, hidden),
+            "down": (hidden, inner),
+        }
+        store = (len(numbers), page_tokens, kv_heads, dim)
+        self.layers = [
+            Layer(
+                norm=self.drawn(hidden) + 1,
+                inner_norm=self.drawn(hidden) + 1,
+                q_norm=self.drawn(dim) + 1 if head_norms else None,
+                k_norm=self.drawn(dim) + 1 if head_norms else None,
+                keys=torch.full(store, torch.nan),
+                values=torch.full(store, torch.nan),
+                **{name: self.matrix(*shape, bits, bias=bias) for name, shape in shapes.items()},
+            )
+            for _ in range(2)
+        ]
+        self.decoder = Decoder(
+            layers=self.layers,
+            norm=self.drawn(hidden) + 1,
+            head=self.matrix(vocab, hidden, 8, bias=False),
+            heads=heads,
+            eps=1e-5,
+            scale=scale,
+        )
+        for layer in self.layers:
+            for pages, length in zip(self.pages, lengths, strict=True):
+                for at in range(length - 1):
+                    for pool in (layer.keys, layer.values):
+                        pool[pages[at // page_tokens], at % page_tokens] = self.drawn(kv_heads, dim)
+        self.x = self.drawn(count, hidden)
+        angles = self.drawn(count, dim)
+        self.cos, self.sin = angles.cos(), angles.sin()
+
+    def drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def matrix(self, out: int, columns: int, bits: int, *, bias: bool) -> Matrix:
+        least, most = (-127, 127) if bits == 8 else (-8, 7)
+        values = torch.randint(least, most + 1, (out, columns), generator=self.generator, dtype=torch.int8)
+        scales = torch.rand(out, columns // GROUP, generator=self.generator).half() / (most * columns**0.5)
+        tiles = to_tiles(values, scales, bits)
+        return Matrix(
+            values=tiles[0],
+            scales=tiles[1],
+            out_features=out,
+            in_features=columns,
+            bits=bits,
+            activation_bits=16 if bits == 8 else 8,
+            bias=self.drawn(out) if bias else None,
+        )
+
+    def run(
+        self, kernels: Native, rows: list[int], threads: int = 1, *, linked: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits of some of the rows, and all pages afterwards; the case stays as it is."""
+        layers = [replace(each, keys=each.keys.clone(), values=each.values.clone()) for each in self.layers]
+        step = DecoderStep(kernels, replace(self.decoder, layers=layers))
+        which = Rows(pages=[self.pages[i] for i in rows], lengths=[self.lengths[i] for i in rows], linked=linked)
+        logits = step(self.x[rows], self.cos[rows], self.sin[rows], which, threads=threads)
+        return logits, [pool for each in layers for pool in (each.keys, each.values)]
+
+    def expected(self) -> tuple[Tensor, list[Tensor]]:
+        """The same in torch."""
+        layers = [replace(each, keys=each.keys.clone(), values=each.values.clone()) for each in self.layers]
+        decoder, found = self.decoder, []
+        dim, kv_heads = layers[0].keys.shape[3], layers[0].keys.shape[2]
+        for start, cos, sin, pages, length in zip(self.x, self.cos, self.sin, self.pages, self.lengths, strict=True):
+            x = start
+            for layer in layers:
+                h = norm(x, layer.norm)
+                q, k, v = (linear(m, h).view(-1, dim) for m in (layer.q, layer.k, layer.v))
+                if layer.q_norm is not None and layer.k_norm is not None:
+                    q, k = norm(q, layer.q_norm), norm(k, layer.k_norm)
+                page, offset = pages[(length - 1) // layer.keys.shape[1]], (length - 1) % layer.keys.shape[1]
+                layer.keys[page, offset], layer.values[page, offset] = turned(k, cos, sin), v
+                read = [pool[pages].flatten(0, 1)[:length].transpose(0, 1) for pool in (layer.keys, layer.values)]
+                grouped = turned(q, cos, sin).view(kv_heads, -1, dim)
+                weights = (grouped @ read[0].transpose(1, 2) * decoder.scale).softmax(-1)
+                x = x + linear(layer.o, (weights @ read[1]).flatten())
+                h = norm(x, layer.inner_norm)
+                x = x + linear(layer.down, functional.silu(linear(layer.gate, h)) * linear(layer.up, h))
+            found.append(linear(decoder.head, norm(x, decoder.norm)))
+        return torch.stack(found), [pool for each in layers for pool in (each.keys, each.values)]
+
+
+def norm(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.rms_norm(x, weight.shape, weight, 1e-5)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def linear(matrix: Matrix, x: Tensor) -> Tensor:
+    values, scales = from_tiles(matrix.values, matrix.scales, torch.arange(matrix.out_features))
+    weight = (values.view(*scales.shape, GROUP) * scales.float()[..., None]).view(values.shape)
+    return functional.linear(rounded(x, matrix.activation_bits), weight, matrix.bias)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    dim = draw(st.sampled_from([16, 32, 48, 64, 80, 128, 144]))
+    kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    return Case(
+        lengths=draw(st.lists(st.integers(1, 40), min_size=1, max_size=6)),
+        kv_heads=kv_heads * (2 if dim % 32 and kv_heads * group % 2 else 1),
+        group=group,
+        dim=dim,
+        hidden=draw(st.sampled_from([32, 64, 160])),
+        inner=draw(st.sampled_from([32, 96])),
+        vocab=draw(st.integers(1, 50)),
+        page_tokens=draw(st.sampled_from([8, 16])),
+        bits=draw(st.sampled_from([8, 4])),
+        scale=draw(st.sampled_from([0.05, 3.0])),
+        head_norms=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(case=cases(), data=st.data())
+def test_it_is_what_torch_computes(fast: list[Native], case: Case, data: st.DataObject) -> None:
+    wanted, pages = case.expected()
+    everybody = list(range(len(case.lengths)))
+    for kernels in fast:
+        found, written = case.run(kernels, everybody)
+        assert error(found, wanted) <= MAX_ERROR[case.bits], kernels.name
+        for its, theirs in zip(written, pages, strict=True):
+            assert torch.equal(its.isnan(), theirs.isnan()), "something else was written"
+            assert error(its.nan_to_num(), theirs.nan_to_num()) <= MAX_ERROR[case.bits]
+        some = data.draw(st.lists(st.sampled_from(everybody), min_size=1, unique=True))
+        assert torch.equal(case.run(kernels, some, threads=2)[0], found[some]), "company or threads matter"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_many_rows_and_wide_layers(fast: list[Native], bits: int) -> None:
+    """What the threads round for each other, and more rows than one block has."""
+    case = Case(lengths=[*range(3, 33), 300], hidden=256, inner=576, bits=bits, kv_heads=1, group=3)
+    wanted, _ = case.expected()
+    for kernels in fast:
+        found, written = case.run(kernels, list(range(31)))
+        assert error(found, wanted) <= MAX_ERROR[bits]
+        for threads in (2, 3):
+            again, its = case.run(kernels, list(range(31)), threads=threads)
+            assert torch.equal(again, found)
+            assert all(map(torch.equal, map(torch.nan_to_num, its), map(torch.nan_to_num, written)))
+        for row in (0, 7, 30):
+            assert torch.equal(case.run(kernels, [row], threads=2)[0][0], found[row])
+
+
+def test_sequences_share_pages(fast: list[Native]) -> None:
+    """Two rows that begin with the same page, as with a prefix that both have."""
+    case = Case(lengths=[19, 13])
+    case.pages[1][0] = case.pages[0][0]
+    wanted, _ = case.expected()
+    for kernels in fast:
+        assert error(case.run(kernels, [0, 1], threads=2)[0], wanted) <= MAX_ERROR[8]
+
+
+def test_tokens_of_one_sequence_in_one_call_or_in_several(fast: list[Native]) -> None:
+    """As proposals are: the same, bit for bit, as one after the other."""
+    case = Case(lengths=[13, 14, 15, 16, 17, 5])
+    case.pages[:5] = [case.pages[4]] * 5
+    for layer in case.layers:
+        for pool in (layer.keys, layer.values):
+            pool[case.pages[4][1]], pool[case.pages[4][2]] = torch.nan, torch.nan
+            pool[case.pages[4][1], :4] = case.drawn(4, 2, 64)
+    for kernels in fast:
+        together, written = case.run(kernels, list(range(6)), threads=2, linked=True)
+        assert not bool(together.isnan().any())
+        step = DecoderStep(kernels, replace(case.decoder, layers=case.layers))
+        kept = [pool.clone() for each in case.layers for pool in (each.keys, each.values)]
+        for row in range(6):
+            where = Rows(pages=[case.pages[row]], lengths=[case.lengths[row]])
+            alone = step(case.x[[row]], case.cos[[row]], case.sin[[row]], where, threads=1)
+            assert torch.equal(alone[0], together[row])
+        pools = [pool for each in case.layers for pool in (each.keys, each.values)]
+        assert all(map(torch.equal, map(torch.nan_to_num, pools), map(torch.nan_to_num, written)))
+        for pool, before in zip(pools, kept, strict=True):
+            pool.copy_(before)
+
+
+def test_nan_stays_with_its_row(fast: list[Native]) -> None:
+    case = Case(lengths=[9, 17, 4])
+    for kernels in fast:
+        sound = case.run(kernels, [0, 1, 2])[0]
+        case.x[1, 3] = torch.nan
+        found = case.run(kernels, [0, 1, 2], threads=2)[0]
+        assert bool(found[1].isnan().all()) and torch.equal(found[::2], sound[::2])
+        case.x[1, 3] = 0.5
+        case.layers[1].keys[case.pages[1][0], 0] = torch.nan
+        assert case.run(kernels, [0, 1, 2])[0].isnan().all(1).tolist() == [False, True, False]
+        case.layers[1].keys[case.pages[1][0], 0] = 0.5
+
+
+def test_extreme_scores(fast: list[Native]) -> None:
+    case = Case(lengths=[33, 2], scale=1e4)
+    wanted, _ = case.expected()
+    for kernels in fast:
+        assert error(case.run(kernels, [0, 1])[0], wanted) <= MAX_ERROR[8]
+
+
+def test_no_rows(fast: list[Native]) -> None:
+    assert Case(lengths=[3]).run(fast[0], [])[0].shape == (0, 50)
+
+
+BAD: dict[str, Any] = {
+    "no such page": {"pages": [[99]]},
+    "a page below 0": {"pages": [[-1]]},
+    "too few pages": {"lengths": [9]},
+    "no keys": {"lengths": [0]},
+    "no list of pages": {"pages": []},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_nothing_is_read_out_of_bounds(fast: list[Native], name: str) -> None:
+    case = Case(lengths=[3])
+    step = DecoderStep(fast[0], case.decoder)
+    rows = replace(Rows(pages=case.pages, lengths=case.lengths), **BAD[name])
+    with pytest.raises(ValueError, match=r"pages|keys"):
+        step(case.x, case.cos, case.sin, rows)
+    with pytest.raises(ValueError, match="is wanted"):
+        step(case.x[:, ::2], case.cos, case.sin, Rows(pages=case.pages, lengths=case.lengths))
+
+
+def test_sizes_that_do_not_fit_are_refused(fast: list[Native]) -> None:
+    case = Case(lengths=[3])
+    first, second = case.layers
+    for layers in (
+        [],
+        [first, replace(second, q=second.k)],
+        [first, replace(second, norm=second.norm.double())],
+        [first, replace(second, keys=second.keys[:1])],
+        [first, replace(second, down=replace(second.down, scales=second.down.scales[:1]))],
+    ):
+        with pytest.raises(ValueError, match=r"decoder|matrix|wanted|panels"):
+            DecoderStep(fast[0], replace(case.decoder, layers=layers))
+    with pytest.raises(ValueError, match="no such kernels"):
+        DecoderStep(fast[0], Case(lengths=[3], dim=24, kv_heads=4).decoder)
+
+
+def test_without_steps(built: list[Native]) -> None:
+    with pytest.raises(ValueError, match="no steps"):
+        DecoderStep(built[-1], Case(lengths=[3]).decoder)
