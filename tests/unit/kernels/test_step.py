@@ -84,14 +84,17 @@ class Case:
             eps=1e-5,
             scale=scale,
         )
-        for layer in self.layers:
-            for pages, length in zip(self.pages, lengths, strict=True):
-                for at in range(length - 1):
-                    for pool in (layer.keys, layer.values):
-                        pool[pages[at // page_tokens], at % page_tokens] = self.drawn(kv_heads, dim)
+        self.fill()
         self.x = self.drawn(count, hidden)
         angles = self.drawn(count, dim)
         self.cos, self.sin = angles.cos(), angles.sin()
+
+    def fill(self) -> None:
+        """Keys and values of what the rows have before."""
+        for pool in (pool for layer in self.layers for pool in (layer.keys, layer.values)):
+            for pages, length in zip(self.pages, self.lengths, strict=True):
+                for at in range(length - 1):
+                    pool[pages[at // pool.shape[1]], at % pool.shape[1]] = self.drawn(*pool.shape[2:])
 
     def drawn(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
