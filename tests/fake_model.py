@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from kamado.errors import Cancelled, ContextOverflow, GenerationFailed, KamadoError
 from kamado.events import Event, Finished, FinishReason, Started, Token, TokenLogprob
+from kamado.memory.devices import DeviceFacts, fake_device
 from kamado.memory.plan import LanePlan, Plan
 from kamado.requests import TextOptions, resolve_text_options
 from kamado.results import Choice, Failure, Result, Timings, TokenChoice, Usage
@@ -189,6 +190,8 @@ class FakeRuntime:
 
     model: Any = field(default_factory=FakeModel)
     plan_to_give: Plan = field(default_factory=make_plan)
+    device: DeviceFacts = field(default_factory=fake_device)
+    budget_bytes: int = 1 << 30
     loaded: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     closed: bool = False
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .checkpoint.inspect import inspect
 from .checkpoint.parts import with_parts
 from .checkpoint.recommended import FILE as RECOMMENDED
-from .checkpoint.store import translated_os_errors
 from .checkpoint.types import Checkpoint
-from .errors import GenerationFailed, InvalidRequest
+from .errors import GenerationFailed, InvalidRequest, KamadoError
 from .families import find
 from .files import write_json
 from .memory.devices import DeviceFacts, default_budget, resolve_device
@@ -70,7 +70,7 @@ def quantize(
     family = find(checkpoint)
     facts = resolve_device(device)
     budget = parse_bytes(memory) if memory is not None else default_budget(facts)
-    with translated_os_errors(folder.parent):
+    with _told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -130,3 +130,13 @@ def _judge(checkpoint: Checkpoint, quant: Quant, quality: Quality, *, accept_los
             f"{quant.scheme} breaks {checkpoint.reference}: {'; '.join(problems)}. Choose a finer form, leave out "
             "layers (skip), or accept it (--accept-loss)"
         )
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What the disk refuses, as a KamadoError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise KamadoError(f"{folder} cannot be written: {reason}; choose another place for it") from error

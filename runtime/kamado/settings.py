@@ -84,6 +84,6 @@ def seconds(name: str, value: float | None) -> float | None:
     """A time from 0; None and -1 are None: for ever. Raises InvalidRequest."""
     if value is None or value == -1:
         return None
-    if not value >= 0:
-        raise InvalidRequest(f"{name} must be a number of seconds from 0, or -1 for ever, not {value}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise InvalidRequest(f"{name} must be a number of seconds from 0, or -1 for ever, not {value!r}")
     return value if value < threading.TIMEOUT_MAX else None

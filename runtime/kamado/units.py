@@ -16,6 +16,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*\Z", re.ASCII)
 
 def parse_bytes(text: str | int) -> int:
     """`"8GiB"`, `"500MB"`, `"8G"` (binary) or a plain number of bytes -> bytes. Raises InvalidRequest."""
+    if isinstance(text, bool) or not isinstance(text, (int, str)):
+        raise InvalidRequest(f"{text!r} is not a size; write it like 8GiB, 500MB or 1073741824")
     if isinstance(text, int):
         number, unit = str(text), ""
     else:

@@ -97,7 +97,7 @@ class DiffusionFamily:
             tier=options.tier(outside),
             window_bytes=window,
             minimum_bytes=needed,
-            options=() if whole <= options.budget_bytes else _advice(checkpoint, options, dtype, whole),
+            options=() if whole <= options.budget_bytes else _advice(checkpoint, options, dtype, whole, needed),
             notes=(
                 f"activations for one picture of {width} x {height}",
                 *_swapped(checkpoint),
@@ -217,9 +217,12 @@ def _swapped(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _advice(checkpoint: Checkpoint, options: PlanOptions, dtype: str, needed: int) -> tuple[str, ...]:
+def _advice(checkpoint: Checkpoint, options: PlanOptions, dtype: str, whole: int, least: int) -> tuple[str, ...]:
+    """`whole`: bytes with all weights on the device; `least`: with as many outside as are planned to be."""
     forms = forms_that_fit(options, lambda others: _needed(_lanes(checkpoint, others)), dtype=dtype, quantizable=True)
-    return (*forms, f"Allow {format_bytes(needed)} (--memory), or choose a smaller model.")
+    if least <= options.budget_bytes:
+        return (*forms, f"Allow {format_bytes(whole)} (--memory) to hold all of it.")
+    return (*forms, f"Allow {format_bytes(least)} (--memory), or choose a smaller model.")
 
 
 FAMILY = DiffusionFamily()

@@ -103,7 +103,7 @@ class LanguageFamily:
         advice: tuple[str, ...] = ()
         if not fits or need.outside.outside:
             found, other = (all_inside(options), all_inside) if fits else (need, needed)
-            advice = what_would_fit(found, options, other, pages=pages, quantizable=quantizable)
+            advice = what_would_fit(found, options, other, pages=pages, quantizable=quantizable, runs=fits)
         return Plan(
             reference=checkpoint.reference,
             family=self.name,

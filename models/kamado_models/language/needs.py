@@ -145,10 +145,17 @@ def whole_blocks(tokens: int) -> int:
 
 
 def what_would_fit(
-    asked: Needs, options: PlanOptions, other: Callable[[PlanOptions], Needs], *, pages: bool, quantizable: bool
+    asked: Needs,
+    options: PlanOptions,
+    other: Callable[[PlanOptions], Needs],
+    *,
+    pages: bool,
+    quantizable: bool,
+    runs: bool,
 ) -> tuple[str, ...]:
     """Sentences on what would make a model fit that does not; nothing that would not. `other` says what it needs with
-    other options. `pages`: it runs over pages; `quantizable`: its weights can be quantized."""
+    other options. `pages`: it runs over pages; `quantizable`: its weights can be quantized;
+    `runs`: it does, with weights outside of the device."""
     found = forms_that_fit(
         options, lambda others: other(others).minimum, dtype=asked.dtype, quantizable=quantizable, pages=pages
     )
@@ -157,5 +164,6 @@ def what_would_fit(
         fitting = left // (asked.copies * asked.per_token) // BLOCK_TOKENS * BLOCK_TOKENS
         if fitting >= min(_LEAST_TOKENS, asked.context):
             found.append(f"--kv-tokens {fitting} would fit.")
-    found.append(f"Give it --memory {-(-asked.minimum // 2**20)}MiB or more, or take a smaller model.")
+    more = f"Give it --memory {-(-asked.minimum // 2**20)}MiB or more"
+    found.append(f"{more} to hold all of it." if runs else f"{more}, or take a smaller model.")
     return tuple(found)

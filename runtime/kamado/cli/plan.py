@@ -24,6 +24,9 @@ def plan(model: str, load: LoadOptions, out: Output) -> None:
     with open_runtime(load) as runtime:
         result = runtime.plan(model, **load.of_model())
     out.json(result.as_dict())
+    has, asked = runtime.device.total_bytes, runtime.budget_bytes
+    if asked > has:
+        out.note(f"{runtime.device.name} has {format_bytes(has)} here; this plan is for {format_bytes(asked)}")
     for line in describe(result):
         out.line(line)
     result.check()
@@ -59,13 +62,14 @@ def describe(plan: Plan) -> list[str]:
     state = f"{format_bytes(plan.state_bytes)} for {plan.max_sequences} sequences"
     sums = format_facts(
         [
-            ("weights", format_bytes(plan.held_weight_bytes)),
             ("outside", f"{format_bytes(plan.outside_bytes)} of weights ({plan.tier})" if plan.tier else ""),
+            ("weights", format_bytes(plan.held_weight_bytes)),
+            ("in use", f"{format_bytes(plan.window_bytes)} of these, for weights from outside" if plan.tier else ""),
             ("activations", f"{format_bytes(plan.activation_bytes)}, {plan.activation_basis}"),
             ("KV cache", kv if plan.kv_tokens else ""),
             ("state", state if plan.state_bytes else ""),
             ("total", format_bytes(plan.total_bytes)),
-            ("least", f"{format_bytes(plan.minimum_bytes)} would run at all"),
+            ("least", f"{format_bytes(plan.minimum_bytes)} would run {'so' if plan.tier else 'at all'}"),
             ("may be used", format_bytes(plan.available_bytes)),
             ("fits", "yes" if fits else "no"),
         ]
