@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import kamado
 import tiny
 import tiny_pipelines
+from kamado.kernels.native import native
 from kamado.memory.plan import Plan
+from kamado.weights.quantized.tiled import TiledIntegers
 
 DEEP: dict[str, dict[str, Any]] = {
     "llama": {"num_hidden_layers": 10},
@@ -33,7 +36,7 @@ def answers(folder: Path, memory: str | int, **options: Any) -> tuple[list[Any],
         return [result.tokens for result in model.generate_many(requests)], model.plan
 
 
-@pytest.mark.parametrize("quant", [None, "nf4"])
+@pytest.mark.parametrize("quant", [None, "nf4", "int8"])
 @pytest.mark.parametrize("name", DEEP)
 def test_text(tmp_path: Path, name: str, quant: str | None) -> None:
     folder = tiny.build(name, tmp_path / name, **DEEP[name])
@@ -45,6 +48,20 @@ def test_text(tmp_path: Path, name: str, quant: str | None) -> None:
     assert got == wanted
     with pytest.raises(kamado.DoesNotFit, match="needs at least"):
         answers(folder, least - whole.weight_bytes // 3, quant=quant, offload="never")
+
+
+def test_what_lies_outside_is_in_the_kernels_order(tmp_path: Path) -> None:
+    if native() is None:
+        pytest.skip("there are no kernels for this CPU")
+    folder = tiny.build("llama", tmp_path / "llama", hidden_size=128, intermediate_size=256, num_hidden_layers=10)
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        plan = runtime.plan(folder, kv_tokens=256, quant="int8")
+    with kamado.Runtime(device="cpu", memory=plan.minimum_bytes - plan.weight_bytes // 2) as runtime:
+        model = runtime.load(folder, kv_tokens=256, quant="int8")
+        assert model.plan.outside_bytes > plan.weight_bytes // 3
+        layers = model.loaded.module.model.layers  # type: ignore[attr-defined]
+        forms = {type(part.weight.packed) for part in layers.modules() if isinstance(part, torch.nn.Linear)}
+        assert forms == {TiledIntegers}
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "flux", "sd3", "pixart-sigma"])

@@ -28,7 +28,7 @@ from kamado.weights.packed import pack_linears
 from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.stored.reading import stored_tensors
 from kamado.weights.quantized.tensor import held_bytes
-from kamado.weights.quantized.tiled import tile_linears
+from kamado.weights.quantized.tiled import tile_weights
 from kamado.weights.stream import ReadProgress
 
 from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN, batching_of
@@ -101,7 +101,7 @@ def _loaded(
             held = outside.attach({"": model})
         else:
             held += pack_linears(model) if packs_linears(plan.device, plan.dtype, batching) else 0
-            held += tile_linears(model) if plan.device == "cpu" else 0
+            held += tile_weights(model) if plan.device == "cpu" else 0
         _correct(env, plan, "weights", plan.held_weight_bytes, held)
         # Weights that are outside of the device come and go during a forward.
         learns = None if own_code or plan.outside_bytes else _learning(checkpoint, plan)

@@ -16,7 +16,7 @@ from torch import Tensor
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 from kamado.quant import Quant
-from kamado.weights.quantized.tiled import tile_linears
+from kamado.weights.quantized.tiled import tile_weights
 
 from .loading import read_model
 from .tokenizer import load_tokenizer
@@ -75,7 +75,7 @@ def logits_of(checkpoint: Checkpoint, tokens: Tensor, *, dtype: str, device: str
     run with."""
     model, _ = read_model(checkpoint, dtype=dtype, device=device, quant=quant)
     if device == "cpu":
-        tile_linears(model)
+        tile_weights(model)
     ids = tokens.unsqueeze(0).to(device)
     with torch.inference_mode():
         more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}

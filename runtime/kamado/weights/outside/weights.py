@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint.store import default_home
+from ...kernels.native import native
 from ...memory.ledger import RAM, Ledger
 from ...memory.placement import WINDOW, named_blocks
 from ...memory.plan import Plan
-from ..quantized.tensor import held_bytes
+from ..quantized.tensor import held_bytes, is_quantized
+from ..quantized.tiled import tile_weights, tiled
 from .blocks import Block, Carrier, Copied, InPlace
 from .stores import DiskStore, RamStore, Store
 from .tensors import all_tensors, rebuilt, set_tensor, tensors_of
@@ -58,7 +60,9 @@ class OutsideWeights:
         }
 
     def put_aside(self, tensor: Tensor) -> Tensor:
-        """The tensor, in the store."""
+        """The tensor, in the store, and for a CPU in the order that its kernels read."""
+        if self._device == "cpu" and native() is not None:
+            _reorder(tensor)
         return rebuilt(tensor, self._store.keep)
 
     def attach(self, models: Mapping[str, nn.Module]) -> int:
@@ -80,6 +84,9 @@ class OutsideWeights:
                 if id(tensor) in shared:
                     moved[id(tensor)] = there
             set_tensor(holder, name, there)
+        if self._device == "cpu":
+            for model in whole:
+                tile_weights(model, but=outside)
         held = held_bytes(tensor for _, _, tensor in all_tensors(whole) if id(tensor) not in outside)
         if not blocks:
             return held
@@ -129,6 +136,14 @@ def _running(module: nn.Module) -> Iterator[nn.Module]:
         return
     for child in module.children():
         yield from _running(child)
+
+
+def _reorder(weight: Any) -> None:
+    """Lay a quantized matrix or stack out for the CPU's kernels, if that takes no more room than was planned."""
+    if is_quantized(weight) and weight.ndim in (2, 3):
+        ordered = tiled(weight.packed)
+        if ordered.nbytes == weight.packed.nbytes:
+            weight.packed = ordered
 
 
 class _PutAside:

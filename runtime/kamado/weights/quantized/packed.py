@@ -35,6 +35,11 @@ class Packed(ABC):
         """Bytes that it takes."""
         return sum(part.nbytes for part in self.parts.values())
 
+    @property
+    def ends_whole(self) -> bool:
+        """Whether the parts of another matrix can be put behind its own, to make one of both."""
+        return True
+
     @abstractmethod
     def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows in full precision: (len(index), in)."""

@@ -83,7 +83,8 @@ def joined(matrices: Sequence[Packed]) -> Packed:
     first = matrices[0]
     if len(matrices) == 1:
         return first
-    if isinstance(first, Pieces) or not all(_alike(first, other) for other in matrices[1:]):
+    alike = all(_alike(first, other) for other in matrices[1:]) and all(each.ends_whole for each in matrices[:-1])
+    if isinstance(first, Pieces) or not alike:
         return Pieces(matrices)
     parts = {
         name: part

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels.native import native
-from ...kernels.tiles import GROUP, from_tiles, rounded, to_tiles
+from ...kernels.tiles import GROUP, PANEL, from_tiles, rounded, to_tiles
 from .integers import Integers
 from .packed import Packed, scaled
+from .pieces import Pieces
 from .tensor import is_quantized
 
 ACTIVATION_BITS = {8: 16, 4: 8}
@@ -25,6 +27,11 @@ class TiledIntegers(Packed):
     """
 
     form = "tiled-integers"
+
+    @property
+    def ends_whole(self) -> bool:
+        """See Packed: its last panel is full."""
+        return self.shape[0] % PANEL == 0
 
     @property
     def bits(self) -> int:
@@ -72,16 +79,42 @@ def tile(packed: Integers) -> TiledIntegers:
     return TiledIntegers(packed.shape, {"values": values, "scale": scale})
 
 
-def tile_linears(model: Any) -> int:
-    """Reorder the weights of all linear layers of a model that the kernels know, one at a time, where there are kernels
-    for this CPU. Returns the bytes that are then held in addition, which panels that are not full take."""
+def tiled(packed: Packed) -> Packed:
+    """The same matrix in the kernels' order, each of its pieces for itself; what they do not know stays as it is."""
+    if isinstance(packed, Pieces):
+        return Pieces([tiled(piece) for piece in packed.pieces])
+    return tile(packed) if can_tile(packed) else packed  # type: ignore[arg-type]  # `can_tile` has looked
+
+
+def tile_weights(model: Any, *, but: Container[int] = ()) -> int:
+    """Reorder the weights of a model that the kernels know, of linear layers and of stacks of experts, one matrix at a
+    time, where there are kernels for this CPU. Those whose `id` is in `but` stay as they are. Returns the bytes that
+    are then held in addition, which panels that are not full take."""
     if native() is None:
         return 0
     extra = 0
     for module in model.modules():
-        weight: Any = module.weight if isinstance(module, torch.nn.Linear) else None
-        if is_quantized(weight) and can_tile(weight.packed):
-            before = weight.packed.nbytes
-            weight.packed = tile(weight.packed)
-            extra += weight.packed.nbytes - before
+        for weight in map(_as_any, module._parameters.values()):
+            if not is_quantized(weight) or id(weight) in but:
+                continue
+            if weight.ndim == 3 or (weight.ndim == 2 and isinstance(module, torch.nn.Linear)):
+                before = weight.packed.nbytes
+                _tile(weight)
+                extra += weight.packed.nbytes - before
     return extra
+
+
+def _tile(weight: Any) -> None:
+    if not isinstance(weight.packed, Pieces):
+        weight.packed = tiled(weight.packed)
+        return
+    pieces = list(weight.packed.pieces)
+    weight.packed = Pieces(pieces[:1])  # so that each old matrix can go as soon as there is the new one
+    for number, piece in enumerate(pieces):
+        pieces[number] = tiled(piece)
+        del piece
+    weight.packed = Pieces(pieces)
+
+
+def _as_any(weight: Any) -> Any:
+    return weight

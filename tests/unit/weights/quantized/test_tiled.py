@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,8 +13,8 @@ from kamado.kernels.native import native
 from kamado.kernels.tiles import rounded
 from kamado.weights.quantized import tiled
 from kamado.weights.quantized.integers import Integers, quantize_integers
-from kamado.weights.quantized.tensor import QuantTensor
-from kamado.weights.quantized.tiled import TiledIntegers, can_tile, tile, tile_linears
+from kamado.weights.quantized.tensor import QuantTensor, stack_of
+from kamado.weights.quantized.tiled import TiledIntegers, can_tile, tile, tile_weights
 
 HALF = torch.float16
 
@@ -80,18 +82,62 @@ class Tied(nn.Module):
 def test_layers_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = Tied().requires_grad_(False), torch.arange(0, 50, 7)
     monkeypatch.setattr(tiled, "native", lambda: None)
-    assert tile_linears(model) == 0 and type(model.head.weight.packed) is Integers
+    assert tile_weights(model) == 0 and type(model.head.weight.packed) is Integers
     with torch.inference_mode():
         wanted = model(ids)
     monkeypatch.undo()
     if native() is None:
         pytest.skip("there are no kernels for this CPU")
     # The last of four panels has 14 outputs too many.
-    assert tile_linears(model) == 14 * (64 + 4)
-    assert tile_linears(model) == 0
+    assert tile_weights(model) == 14 * (64 + 4)
+    assert tile_weights(model) == 0
     assert isinstance(model.inner.weight.packed, TiledIntegers) and not hasattr(model.plain.weight, "packed")
     assert model.embedding.weight.packed is model.head.weight.packed
     with torch.inference_mode():
         found = model(ids)
     torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
     assert torch.equal(model.embedding(ids), model.head.weight.dequantize()[ids])
+
+
+class Experts(nn.Module):
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        pieces = [matrix(48, 64, bits, seed=seed) for seed in range(3)]
+        pieces.append(matrix(48, 64, 8, group=64))  # the kernels do not know this one
+        self.up_proj = nn.Parameter(stack_of(pieces, torch.float32), requires_grad=False)
+        self.kernel = nn.Parameter(
+            QuantTensor(matrix(16, 64, bits), torch.float32, (16, 16, 2, 2)), requires_grad=False
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([functional.linear(x, self.up_proj[number]) for number in range(4)])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_stacks_of_experts(bits: int) -> None:
+    if native() is None:
+        pytest.skip("there are no kernels for this CPU")
+    model, x = Experts(bits), torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    full = model.up_proj.dequantize()
+    with torch.inference_mode():
+        wanted = model(x)
+    assert tile_weights(model, but={id(model.up_proj)}) == 0 and type(model.up_proj.packed.pieces[0]) is Integers
+    assert tile_weights(model) == 0
+    packed: Any = model.up_proj.packed
+    assert [type(piece) for piece in packed.pieces] == [TiledIntegers] * 3 + [Integers]
+    assert type(model.kernel.packed) is Integers  # convolutions are restored
+    assert torch.equal(model.up_proj.dequantize(), full)
+    with torch.inference_mode():
+        found = model(x)
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+    assert not torch.equal(found[0], wanted[0]) and torch.equal(found[3], wanted[3])
+
+
+@pytest.mark.parametrize("rows", [(32, 50), (50, 32), (5, 5, 16)])
+def test_matrices_below_each_other(rows: tuple[int, ...]) -> None:
+    """Panels that are not full may only be the last ones of what is joined."""
+    matrices = [matrix(count, 64, 8, seed=count + number) for number, count in enumerate(rows)]
+    wanted = torch.cat([each.dequantize(torch.float32) for each in matrices])
+    made = torch.cat([QuantTensor(tile(each), torch.float32) for each in matrices])
+    assert isinstance(made, QuantTensor) and torch.equal(made.dequantize(), wanted)
+    assert (made.packed.form == "tiled-integers") == all(count % 16 == 0 for count in rows[:-1])
