@@ -3,6 +3,7 @@ in a batch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import tiny
 import tiny_pipelines
 from kamado.checkpoint.inspect import inspect
 from kamado.errors import InvalidRequest
+from kamado.kernels.native import native
 from kamado.quant import SCHEMES
+from kamado.weights.quantized.tensor import is_quantized
+from kamado.weights.quantized.tiled import TiledIntegers, can_tile
 from kamado_models.language.family import configured
 from kamado_models.language.loading import read_model
 
@@ -120,6 +124,40 @@ def test_pictures_are_close_and_the_same_alone_and_in_a_batch(folders: dict[str,
         assert LEAST_PSNR.get(scheme, 42) < psnr < 80
     assert planned == pytest.approx(held, rel=0.01)
     assert held < wanted[3]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["sd15", "flux", "qwen-image"])
+def test_pictures_are_multiplied_by_the_kernels(
+    folders: dict[str, Path], name: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linear layers of denoisers and text encoders; the picture is that of the same weights without kernels."""
+    if native() is None:
+        pytest.skip("there are no kernels for this CPU")
+    monkeypatch.setattr("kamado.quant._MIN_VALUES", 512)  # tiny layers too
+    request = {**tiny_pipelines.arguments(name), "seed": 1}
+    found = {}
+    for kernels in (True, False):
+        with pytest.MonkeyPatch.context() as patch, kamado.Runtime(device="cpu", memory="2GiB") as runtime:
+            if not kernels:
+                patch.setattr("kamado.weights.quantized.tiled.native", lambda: None)
+            model = runtime.load(folders[name], quant=scheme, dtype="float32")
+            tiled: Counter[str] = Counter()
+            for component, part in model.loaded._workshop.factory.models.items():  # type: ignore[attr-defined]
+                for layer in part.modules():
+                    if isinstance(layer, torch.nn.Linear) and is_quantized(weight := layer.weight):
+                        tiled[component] += isinstance(weight.packed, TiledIntegers)
+                        assert not kernels or not can_tile(weight.packed)
+            used = {component for component, count in tiled.items() if count}
+            assert used >= ({"text_encoder"} | {"unet", "transformer"} & part_names(model) if kernels else set())
+            assert kernels or not used
+            found[kernels] = model.generate(**request).pixels[0]
+    psnr = -10 * numpy.log10(((found[True] - found[False]) ** 2).mean())
+    assert psnr > {"int8": 70, "int4": 35}[scheme]
+
+
+def part_names(model: kamado.Model) -> set[str]:
+    return set(model.loaded._workshop.factory.models)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("quant", ["fp8-dynamic", {"scheme": "int8", "overrides": {"*.q_proj.*": "fp8-dynamic"}}])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ class Adapters:
         ledger: Ledger,
         owner: str,
         offline: bool,
+        spare: Callable[[], int] = lambda: 0,
     ) -> None:
         """`base`: the checkpoint's pipeline class. `fresh_tokenizer(name)`: one more of the tokenizer of that name.
-        `owner`: of the entries in the ledger."""
+        `owner`: of the entries in the ledger. `spare`: lets go of what else of the model is idle, in bytes."""
         self._reference = reference
         self._base = base
         self._models = models
@@ -61,6 +62,7 @@ class Adapters:
         self._ledger = ledger
         self._owner = owner
         self._offline = offline
+        self._spare = spare
         # Taken now: adapters change how a model looks, and this is read in other threads.
         self._layers = layers_of(models)
         self._tables = tables_of(models)
@@ -137,6 +139,10 @@ class Adapters:
                 yield
 
         return switched
+
+    def lasting(self, component: str) -> Callable[[Setting | None], Hashable | None]:
+        """For the component's lane: see Setting."""
+        return lambda setting: (setting or PLAIN).lasting(component)
 
     def during(self, chosen: Chosen, run: Callable[[], Any]) -> Callable[[], Any]:
         """For library code that runs the models themselves: `run` with the adapters in all of them."""
@@ -257,7 +263,7 @@ class Adapters:
                 self._ledger.enter(self._device, self._owner, LEDGER_KIND, content.nbytes)
                 break
             except DoesNotFit:
-                if not self._drop_oldest():
+                if not self._spare() and not self._drop_oldest():
                     raise
         try:
             content.move(self._device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kamado.errors import InvalidRequest
 from kamado.picture_requests import AdapterUse
+from kamado.tasks.library.stacking import digest
 
 from .adapters_image import Divert, ImagePrompt
 from .adapters_text import Embedding, Vocabulary
@@ -59,6 +60,13 @@ class Setting:
     loras: tuple[tuple[Adapter, float], ...] = ()
     words: Vocabulary | None = None
     image: tuple[Adapter, float] | None = None
+
+    def lasting(self, component: str) -> Hashable | None:
+        """Equal for settings that change the component alike, whichever objects they are of; None: not known."""
+        if self.image is not None:
+            return None
+        words = None if self.words is None else (self.words.starts[component], digest(self.words.rows(component)))
+        return tuple((adapter.sha256, weight) for adapter, weight in self.loras), words
 
 
 PLAIN = Setting()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,8 +32,10 @@ class FinerDecoders:
     """float32 copies of the decoders of one model, made when they are first needed, and kept until somebody else needs
     the memory. Of the loop's thread; the figures are anybody's."""
 
-    def __init__(self, ledger: Ledger, device: str, owner: str) -> None:
+    def __init__(self, ledger: Ledger, device: str, owner: str, spare: Callable[[], int] = lambda: 0) -> None:
+        """`spare`: lets go of what else of the model is idle, in bytes."""
         self._ledger = ledger
+        self._spare = spare
         self._device = device
         self._owner = owner
         self._copies: dict[str, dict[str, nn.Module]] = {}
@@ -84,6 +86,8 @@ class FinerDecoders:
             parts = {name: part for name, part in module.named_children() if name not in _ENCODING}
             values = [value for part in parts.values() for value in (*part.parameters(), *part.buffers())]
             size = sum(4 * value.numel() for value in values)
+            if size > self._ledger.free(self._device):
+                self._spare()
             try:
                 self._ledger.enter(self._device, self._owner, "weights", size)
             except DoesNotFit as error:

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
+from kamado.tasks.library.kept import Keeping, KeptOutputs
 from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights
 from kamado.weights.quantized.tensor import held_bytes
+from kamado.weights.quantized.tiled import tile_weights
 
 from ..language.materialize import library_call
+from ..language.positions import fields_of, shifting_positions
 from .adapters import Adapters
 from .auto import auto_pipeline
 from .components import build_components, check_parts, component_entries, fresh_tool, load_weights, pipeline_class
@@ -36,6 +40,9 @@ from .tiling import tiled_call
 
 _POSITIONS = {"cpu": 1 << 14, "gpu": 1 << 18}
 """Latent positions of one forward: on a CPU larger batches gain little and make others wait."""
+_KEPT_BYTES, _KEPT_SHARE = 256 << 20, 32
+"""The most that outputs of encoders may take, and the share of all memory that they may. Of one prompt: a few MB, or
+tens where a language model's states are taken from every layer."""
 _MAX_ROWS = {"cpu": 8, "gpu": 32}
 _DECODED = {"cpu": 1 << 12, "gpu": 1 << 14}
 """Latent positions that an autoencoder takes at once: its temporary tensors have the size of the pictures."""
@@ -86,26 +93,10 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     frame = _frame(checkpoint)
     if env.request is not None:
         _check_order(checkpoint, plan, frame, env.request, offline=env.offline)
-    planned = plan.held_weight_bytes
-    env.ledger.enter(plan.device, env.owner, "weights", planned)
-    names = names_outside(checkpoint, plan)
-    outside = OutsideWeights.of(plan, names, env.ledger, env.owner) if names else None
-    try:
-        if isinstance(env.parked, ParkedModules):
-            components = {**frame.built, **env.parked.back(plan.device)}
-        else:
-            components = load_weights(checkpoint, frame.built, plan, env.progress, outside)
-        models = {f"{name}/": part for name, part in components.items() if isinstance(part, torch.nn.Module)}
-        held = _held(models.values()) if outside is None else outside.attach(models)
-    except BaseException:
-        if outside is not None:
-            outside.close()
-        raise
-    if held > planned:
-        env.ledger.enter(plan.device, env.owner, "weights", held - planned)
-    elif held < planned:
-        env.ledger.leave(plan.device, env.owner, "weights", planned - held)
+    components, outside = _in_memory(checkpoint, plan, env, frame)
     factory = PipelineFactory(checkpoint.reference, frame.kind, components, frame.settings)
+    most_kept = min(_KEPT_BYTES, env.ledger.budget(plan.device) // _KEPT_SHARE)
+    outputs = KeptOutputs(env.ledger, plan.device, env.owner, most_bytes=most_kept)
     adapters = Adapters(
         checkpoint.reference,
         factory.base,
@@ -115,6 +106,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
         ledger=env.ledger,
         owner=env.owner,
         offline=env.offline,
+        spare=outputs.trim,
     )
     place = "cpu" if plan.device == "cpu" else "gpu"
     max_rows = env.max_rows or _MAX_ROWS[place]
@@ -130,13 +122,52 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
             lighter=tiled_call,
             device=plan.device,
             known=learning.known(name),
+            keeping=Keeping(outputs=outputs, component=name, methods=_repeating(model), lasting=adapters.lasting(name)),
         )
         for name, model in factory.models.items()
     }
-    start, decoders = HostLane(f"{env.owner}/start", max_rows), FinerDecoders(env.ledger, plan.device, env.owner)
-    workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters, learning)
+    start = HostLane(f"{env.owner}/start", max_rows)
+    decoders = FinerDecoders(env.ledger, plan.device, env.owner, outputs.trim)
+    workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters, learning, outputs)
     return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside)
+
+
+def _in_memory(
+    checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, frame: _Frame
+) -> tuple[Mapping[str, Any], OutsideWeights | None]:
+    """The components with their weights, entered in the ledger, and what has those that are not on the device."""
+    planned = plan.held_weight_bytes
+    env.ledger.enter(plan.device, env.owner, "weights", planned)
+    names = names_outside(checkpoint, plan)
+    outside = OutsideWeights.of(plan, names, env.ledger, env.owner) if names else None
+    try:
+        if isinstance(env.parked, ParkedModules):
+            components = {**frame.built, **env.parked.back(plan.device)}
+        else:
+            components = load_weights(checkpoint, frame.built, plan, env.progress, outside)
+        models = {f"{name}/": part for name, part in components.items() if isinstance(part, torch.nn.Module)}
+        if outside is None and plan.device == "cpu":
+            for model in models.values():
+                tile_weights(model)
+        held = _held(models.values()) if outside is None else outside.attach(models)
+    except BaseException:
+        if outside is not None:
+            outside.close()
+        raise
+    if held > planned:
+        env.ledger.enter(plan.device, env.owner, "weights", held - planned)
+    elif held < planned:
+        env.ledger.leave(plan.device, env.owner, "weights", planned - held)
+    return components, outside
 
 
 def _held(models: Iterable[torch.nn.Module]) -> int:
     return held_bytes(tensor for model in models for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _repeating(model: torch.nn.Module) -> tuple[str, ...]:
+    """The methods of a component that several pictures may call with the same: those that encode texts and pictures."""
+    if isinstance(model, transformers.PreTrainedModel):
+        # Others take from their last call how long texts may be.
+        return () if shifting_positions(fields_of(model.config)) else ("forward",)
+    return ("encode",) if callable(getattr(model, "encode", None)) else ()

@@ -21,9 +21,12 @@ from kamado.memory.plan import Plan
 from kamado.memory.shortage import release_cached
 from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings, failure_notes, failures_in
+from kamado.tasks.library.kept import KeptOutputs
 from kamado.weights.outside.parked import ParkedModules, parked
 from kamado.weights.outside.weights import OutsideWeights
 
+from .adapters import Adapters
+from .guards import FinerDecoders
 from .intake import Intake, Order
 from .parts import recipe_files
 from .sizes import Sizes
@@ -108,12 +111,12 @@ class PipelineModel:
         return self._workshop.factory.direct()
 
     def idle_bytes(self) -> int:
-        """See LoadedModel. Adapters, and decoders' copies."""
-        return self._workshop.adapters.idle_bytes() + self._workshop.decoders.idle_bytes()
+        """See LoadedModel. Adapters, decoders' copies, and kept outputs of encoders."""
+        return sum(each.idle_bytes() for each in self._idle())
 
     def trim(self) -> int:
         """See LoadedModel."""
-        return self._workshop.adapters.trim() + self._workshop.decoders.trim()
+        return sum(each.trim() for each in self._idle())
 
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
@@ -126,11 +129,13 @@ class PipelineModel:
             "batching": "steps of all requests share forwards",
             "compared": compared,
             "adapters": self._workshop.adapters.usage(),
+            "outputs": self._workshop.outputs.figures(),
         }
 
     def close(self) -> None:
         """See LoadedModel."""
         self._workshop.adapters.close()
+        self._workshop.outputs.close()
         if self._outside is not None:
             self._outside.close()
         del self.lanes, self._workshop, self._intake
@@ -142,6 +147,10 @@ class PipelineModel:
         modules = dict(self._workshop.factory.models) if self._outside is None else {}
         self.close()
         return parked(modules, self.plan.device)
+
+    def _idle(self) -> tuple[Adapters, FinerDecoders, KeptOutputs]:
+        """What has parts that may be idle."""
+        return self._workshop.adapters, self._workshop.decoders, self._workshop.outputs
 
     def _recipe(self, task: PictureTask) -> dict[str, Any]:
         if self._files is None:

@@ -21,8 +21,9 @@ from kamado.media.inputs import INPUTS
 from kamado.media.pictures import pictures_from_float
 from kamado.memory.shortage import is_shortage
 from kamado.picture_requests import PictureOptions
+from kamado.tasks.library.kept import KeptOutputs
 from kamado.tasks.library.lane import HostLane, Measurement, ModelLane
-from kamado.tasks.library.standin import ModelCall
+from kamado.tasks.library.standin import Identity, ModelCall
 from kamado.tasks.library.task import LibraryTask, Script
 
 from .adapters import Adapters
@@ -64,6 +65,7 @@ class Workshop:
     decoders: FinerDecoders
     adapters: Adapters
     learning: PictureLearning
+    outputs: KeptOutputs
 
     def cut_advice(self, kind: Any) -> str:
         """What to do about a prompt that pipelines of class `kind` do not read to its end."""
@@ -86,7 +88,7 @@ class Workshop:
 
     def foreign_call(self, script: Script, component: str, on_joined: Callable[[], None], call: ModelCall) -> Any:
         """Have the lane of a component make a call of a model that an adapter has brought along."""
-        own = replace(call, settings=(*call.settings, ("", id(call.module))))
+        own = replace(call, settings=(*call.settings, ("", Identity(id(call.module)))))
         return script.ask(self.lanes[component].work(own, on_joined=on_joined))
 
 

@@ -13,6 +13,7 @@ from ...errors import GenerationFailed
 from ...memory.frames import forget_locals
 from ...memory.shortage import is_shortage
 from .compare import rows_differ, same
+from .kept import Keeping
 from .live_bytes import measuring
 from .stacking import Form, Stacker
 from .standin import ModelCall
@@ -70,12 +71,14 @@ class ModelLane:
         lighter: Callable[[ModelCall], ModelCall | None] = lambda call: None,
         device: str = "cpu",
         known: Mapping[str, Collection[tuple[int, int]]] | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         """`step_budget` is in positions (see Form). `trusted`: the model is known to compute each row for itself;
         others are compared when calls are joined for the first time. `without_effect`: see Stacker. Forwards run inside
         `around(state)`, which puts the shared model into the state that the calls ask for. `lighter(call)`: a call that
         gives about the same and takes less memory, if there is one. `device`: where the model is. `known`: the forms
-        (rows, positions) of calls that were measured already, by method."""
+        (rows, positions) of calls that were measured already, by method. `keeping`: for a model whose calls come again,
+        what knows the results of those before."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -88,6 +91,7 @@ class ModelLane:
         self._lighter = lighter
         self._device = device
         self._known = {method: set(forms) for method, forms in (known or {}).items()}
+        self._keeping = keeping
 
     def work(
         self,
@@ -118,22 +122,36 @@ class ModelLane:
         asked: list[_Asked] = [work.payload for work in works]
         try:
             with self._around(asked[0].state):
-                results = [self._made_alone(asked[0])] if len(asked) == 1 else self._run(asked)
+                results = self._results(asked)
         except (Exception, SystemExit) as error:
             forget_locals(error)
             if isinstance(error, SystemExit):
                 raise _wanted_to_exit(error) from error
             raise
-        for each in asked:
+        for each, (_, joined) in zip(asked, results, strict=True):
+            if joined:
+                each.on_joined()
             if each.eased:
                 each.on_eased()
-        return results
+        return [result for result, _ in results]
 
     def ease(self, work: Work) -> Work | None:
         """See Lane."""
         asked: _Asked = work.payload
         lighter = self._lighter(asked.call)
         return None if lighter is None else replace(work, payload=replace(asked, call=lighter, eased=True))
+
+    def _results(self, asked: Sequence[_Asked]) -> list[tuple[Any, bool]]:
+        """Each with whether it came out of a forward that several calls shared."""
+
+        def make(numbers: Sequence[int]) -> tuple[Sequence[Any], bool]:
+            chosen = [asked[number] for number in numbers]
+            return ([self._made_alone(chosen[0])], False) if len(chosen) == 1 else self._run(chosen)
+
+        if self._keeping is None or any(each.eased for each in asked):
+            results, joined = make(range(len(asked)))
+            return [(result, joined) for result in results]
+        return self._keeping.results([each.call for each in asked], asked[0].state, make)
 
     def _made_alone(self, asked: _Asked) -> Any:
         if asked.on_measured is None or asked.eased:
@@ -149,7 +167,8 @@ class ModelLane:
             asked.on_measured(Measurement(method=asked.call.method, rows=form[0], positions=form[1], bytes=found.bytes))
         return result
 
-    def _run(self, asked: Sequence[_Asked]) -> list[Any]:
+    def _run(self, asked: Sequence[_Asked]) -> tuple[list[Any], bool]:
+        """Results of several calls, and whether they shared a forward."""
         calls = [each.call for each in asked]
         forms = [each.form for each in asked if each.form is not None]
         rows = [form.rows for form in forms]
@@ -157,13 +176,9 @@ class ModelLane:
         kind = (type(calls[0].module), calls[0].method, (calls[0].settings, forms[0].kind, frozenset(rows)))
         verdict = self._trusted or self.joins.get(kind)
         if verdict is None:
-            return self._compared(kind, calls, rows)
+            return self._compared(kind, calls, rows), False
         joined = self._joined(calls, rows) if verdict else None
-        if joined is None:
-            return [call.run() for call in calls]
-        for each in asked:
-            each.on_joined()
-        return joined
+        return ([call.run() for call in calls], False) if joined is None else (joined, True)
 
     def _joined(self, calls: Sequence[ModelCall], rows: Sequence[int]) -> list[Any] | None:
         """The results of one forward for all; None where its result cannot be taken apart."""

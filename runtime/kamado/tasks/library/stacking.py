@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 _TIME_ARGUMENTS = ("t", "time", "timestep", "timesteps", "sigma", "sigmas", "r_timestep", "timestep_r")
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+"""Values that cannot change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,28 @@ class Form:
     """Entries of the first tensor in a row, channels left out: the size of a picture's latents, of a text."""
     kind: Hashable
     """What becomes of each argument. Follows from the key."""
+
+
+class _Content:
+    """What is in a tensor now; equal for the same bytes. They are read when there is something to compare with: a call
+    that nobody could join costs no hash, and no wait for a GPU."""
+
+    __slots__ = ("_copy", "_digest")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy: Tensor | None = tensor.detach().clone()
+        self._digest = b""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Content) and self._bytes() == other._bytes()
+
+    def __hash__(self) -> int:
+        return hash(self._bytes())
+
+    def _bytes(self) -> bytes:
+        if self._copy is not None:
+            self._digest, self._copy = digest(self._copy), None
+        return self._digest
 
 
 class Stacker:
@@ -125,16 +148,16 @@ def _part(name: str, value: Any, rows: int, lead: Any) -> tuple[str, tuple[tuple
 def _leaf(name: str, leaf: Any, rows: int) -> tuple[Any, ...]:
     if not isinstance(leaf, Tensor):
         # Of other things than plain ones it is not known what they are: each is equal to itself alone.
-        return ("equal", type(leaf), leaf if isinstance(leaf, _PLAIN) else id(leaf))
+        return ("equal", type(leaf), leaf if isinstance(leaf, PLAIN) else id(leaf))
     if _is_time(name, leaf, rows):
         return ("time",)
     if leaf.ndim and leaf.shape[0] == rows:
         return ("stacked", tuple(leaf.shape[1:]), leaf.dtype, leaf.device)
-    return ("shared", tuple(leaf.shape), leaf.dtype, leaf.device, _digest(leaf))
+    return ("shared", tuple(leaf.shape), leaf.dtype, leaf.device, _Content(leaf))
 
 
-def _digest(tensor: Tensor) -> bytes:
-    """Of its content. Not remembered: tensors change in place, and those of inference mode do not count how often."""
+def digest(tensor: Tensor) -> bytes:
+    """Of its content, as it is now: tensors change in place, and those of inference mode do not count how often."""
     raw = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).cpu().numpy()
     return hashlib.blake2b(raw.tobytes(), digest_size=16).digest()
 
@@ -187,7 +210,7 @@ def _split_leaf(leaf: Any, rows: Sequence[int], total: int) -> list[Any] | None:
         # diffusers' DiagonalGaussianDistribution: the latents of a picture, still to be drawn.
         pieces = _split_leaf(parameters, rows, total)
         return None if pieces is None else [type(leaf)(piece, leaf.deterministic) for piece in pieces]
-    if isinstance(leaf, _PLAIN):
+    if isinstance(leaf, PLAIN):
         return [leaf] * len(rows)
     return _split_cache(leaf, rows, total)
 

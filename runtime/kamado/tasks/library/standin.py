@@ -33,6 +33,13 @@ _END = "_kamado_dissolve"
 """Attribute of a stand-in that takes it apart."""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Of an object that a setting is about: equal as long as the object lives."""
+
+    number: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelCall:
     """One call of an entry point of a model."""
@@ -49,7 +56,7 @@ class ModelCall:
     """How many of `arguments`, the first ones, the library gave by their place: hooks see the difference."""
     autocast: Autocast
     settings: tuple[tuple[str, Any], ...]
-    """What this request has set on the model, otherwise than others."""
+    """What this request has set on the model, otherwise than others: plain values, and the Identity of any other."""
 
     def run(self, arguments: Mapping[str, Any] | None = None) -> Any:
         """Make the call, with other arguments of the same form if given."""
@@ -150,10 +157,10 @@ def _by_name(
 def _settings(views: Views[Any]) -> tuple[tuple[str, Any], ...]:
     settings = [(name, _setting(value)) for name, value in views.own().items()]
     if views.parts_changed():
-        settings.append(("", id(views)))  # of this request alone
-    return tuple(sorted(settings))
+        settings.append(("", Identity(id(views))))  # of this request alone
+    return tuple(sorted(settings, key=lambda setting: setting[0]))
 
 
 def _setting(value: Any) -> Any:
     """Equal where two requests have set the same."""
-    return value if isinstance(value, (bool, int, float, str, type(None))) else id(value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else Identity(id(value))
