@@ -27,7 +27,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    gpu_tests = [item for item in items if item.get_closest_marker("gpu") or "gpu" in item.path.parent.parts]
+    folder = Path(__file__).parent / "gpu"
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu") or folder in item.path.parents]
     if not gpu_tests:
         return
     reason = _why_no_gpu()

@@ -32,7 +32,7 @@ from .memory.tenant import Tenant
 from .model import Model as Model
 from .quant import parse_quant
 from .results import Result
-from .settings import LoadSettings, PlanSettings, check_names, seconds, speculation_of
+from .settings import COMPILE, SPECULATION, LoadSettings, PlanSettings, check_names, choice_of, seconds
 from .units import check_counts, parse_bytes
 
 MAX_WAIT_S = 300.0
@@ -108,7 +108,8 @@ class Runtime:
         check_names("load", settings, LoadSettings)
         stay_s = seconds("keep_alive", settings.get("keep_alive"))
         budget, rows = settings.get("step_budget"), settings.get("max_rows")
-        speculation = speculation_of(settings.get("speculation", "auto"))
+        speculation = choice_of("speculation", settings.get("speculation", "auto"), SPECULATION)
+        compiling = choice_of("compile", settings.get("compile", "auto"), COMPILE)
         check_counts(kv_tokens=settings.get("kv_tokens"), step_budget=budget, max_rows=rows)
         checkpoint, family, planned = self._planned(reference, settings)
         request, offline = settings.get("request"), settings.get("offline", False)
@@ -130,6 +131,7 @@ class Runtime:
                 step_budget=budget,
                 max_rows=1 if self.deterministic else rows,
                 speculation=speculation,
+                compile=compiling,
             )
             first = replace(environment, progress=settings.get("progress"), request=request)
             tenant = self._tenant(family, checkpoint, plan, environment)

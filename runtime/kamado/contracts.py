@@ -208,6 +208,8 @@ class LoadEnvironment:
     """Whether outputs must not depend on what was computed before or beside them."""
     speculation: str = "auto"
     """One of `kamado.settings.SPECULATION`."""
+    compile: str = "auto"
+    """One of `kamado.settings.COMPILE`."""
     step_budget: int | None = None
     """Most cost of one forward; None: as the family sees fit."""
     max_rows: int | None = None

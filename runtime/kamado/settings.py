@@ -42,6 +42,7 @@ class PlanSettings(TypedDict, total=False):
 
 
 SPECULATION = ("auto", "off")
+COMPILE = ("auto", "off")
 
 
 class LoadSettings(PlanSettings, total=False):
@@ -54,6 +55,9 @@ class LoadSettings(PlanSettings, total=False):
     speculation: str
     """Whether tokens of an answer are guessed and then checked several at once, which changes no answer: "auto", where
     it pays, or "off". Texts over pages only; never with `deterministic`.  ["auto"]"""
+    compile: str
+    """Whether forwards that come again and again are recorded or compiled on a GPU: "auto", where that can be done and
+    gives the same answers but for rounding, or "off". Never with `deterministic`.  ["auto"]"""
     request: Mapping[str, Any] | None
     """Options of one that will follow; what can be found wrong with it is raised before weights are read, and before
     others leave memory.  [None]"""
@@ -73,10 +77,10 @@ def check_names(function: str, given: Iterable[str], known: type[PlanSettings]) 
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
-def speculation_of(value: str) -> str:
-    """One of SPECULATION. Raises InvalidRequest."""
-    if value not in SPECULATION:
-        raise InvalidRequest(f"speculation must be one of {', '.join(SPECULATION)}, not {value!r}")
+def choice_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """One of the choices. Raises InvalidRequest."""
+    if value not in choices:
+        raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {value!r}")
     return value
 
 

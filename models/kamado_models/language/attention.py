@@ -22,6 +22,8 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kamado.kernels.gpu import has_kernels
+
 from .pages import PageStore
 
 MAX_GROUPED = 32
@@ -45,6 +47,16 @@ class MaskRule:
     def is_causal_within(self, length: int) -> bool:
         """Whether for sequences up to this length it says just "not the future"."""
         return self.causal or (self.window is not None and length <= self.window)
+
+    def reach(self) -> int | None:
+        """How many keys a query sees: the last ones up to its own. 0: all up to its own. None: not just that."""
+        if self.causal or self.window is None:
+            return 0 if self.causal else None
+        for query in (self.window - 1, self.window, 2 * self.window, 2 * self.window + 1):
+            seen = self.mask(torch.tensor([[query]]), torch.arange(query + 2)[None]).flatten().tolist()
+            if seen != [query - self.window < key <= query for key in range(query + 2)]:
+                return None
+        return self.window
 
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         """bool (..., L): whether the query at a position may see the key at a position."""
@@ -70,6 +82,8 @@ class Rows:
     shortest: int
     run: range | None
     """The pages of a single row, where they lie one behind the other."""
+    in_place: bool = False
+    """Whether a kernel may read their pages where they lie, if there is one."""
     views: dict[MaskRule, tuple[Tensor | range, Tensor | None]] = field(default_factory=dict)
 
     def view(self, rule: MaskRule, block_tokens: int) -> tuple[Tensor | range, Tensor | None]:
@@ -199,15 +213,17 @@ class PagedAttention:
         kernel = _Kernel(scale, softcap, s_aux)
         output = query.new_empty(tokens, heads, value.shape[-1])
         for rows in step.rows:
-            tables, mask = rows.view(rule, store.block_tokens)
-            keys, values = expand(*store.read(layer, tables, rows.longest if mask is None else None))
-            groups = heads // keys.shape[1]
-            # The query heads that share a key-value head stand where several queries would: no copy of keys is made.
-            packed = query[0] if rows.packed is None else query[0].index_select(1, rows.packed)
-            result = kernel.grouped(packed.transpose(0, 1).unflatten(1, (-1, groups)), keys, values, mask).flatten(1, 2)
+            packed = (query[0] if rows.packed is None else query[0].index_select(1, rows.packed)).transpose(0, 1)
+            found = kernel.in_place(packed, store, layer, rows, rule) if not hasattr(module, "expand_kv") else None
+            if found is None:
+                tables, mask = rows.view(rule, store.block_tokens)
+                keys, values = expand(*store.read(layer, tables, rows.longest if mask is None else None))
+                # The query heads that share a key-value head stand where several queries would: keys are not copied.
+                grouped = packed.unflatten(1, (-1, heads // keys.shape[1]))
+                found = kernel.grouped(grouped, keys, values, mask).flatten(1, 2)
             if rows.packed is None:
-                return result[None], None
-            output.index_copy_(0, rows.packed, result)
+                return found[None], None
+            output.index_copy_(0, rows.packed, found)
         for span in step.spans:
             part = slice(span.start, span.start + span.num_new)
             if span.num_new == span.length:
@@ -236,6 +252,27 @@ class _Kernel:
             return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
         sinks = self.sinks.view(key.shape[1], -1)[None, :, :, None] if self.sinks is not None else None
         return self._explicit(query, key, value, mask, sinks)
+
+    def in_place(self, query: Tensor, store: PageStore, layer: int, rows: Rows, rule: MaskRule) -> Tensor | None:
+        """query (B, H, D) -> (B, H, D), by the kernel for GPUs. None: it is not for these."""
+        if not rows.in_place or type(store) is not PageStore or not has_kernels(query.device):
+            return None
+        keys, values, reach = store.keys[layer], store.values[layer], rule.reach()
+        from kamado.kernels.gpu.attention import MAX_DIM, paged_attention
+
+        if reach is None or max(keys.shape[-1], values.shape[-1]) > MAX_DIM or query.dtype != keys.dtype:
+            return None
+        return paged_attention(
+            query,
+            keys,
+            values,
+            rows.tables,
+            rows.lengths,
+            scale=self.scale,
+            window=reach or None,
+            softcap=self.softcap,
+            sinks=self.sinks,
+        )
 
     def full(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """query (1, H, T, D); key, value (1, K, L, D); mask (T, L), None: causal and T = L."""

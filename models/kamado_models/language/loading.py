@@ -45,6 +45,7 @@ from .paged import PagedLane
 from .paged_probe import probe_paged
 from .pages import LayerShape, page_store
 from .positions import fields_of, longrope_switch, shifting_positions
+from .recording import captured_steps, may_record
 from .rows import RowLane, RowMemory, measure_state, probe
 from .rows_memory import WORKSPACE_FACTOR
 from .shape import stacks_turned, text_shape
@@ -211,7 +212,7 @@ def choose_execution(
     if batching == PAGED or (batching == UNKNOWN and pageable):
         verdict = probe_paged(model, vocab_size, known=batching == PAGED)
         if verdict.layers is not None:
-            return _paged(model, verdict.layers, plan, env, learns)
+            return _paged(model, verdict.layers, plan, env, learns, is_known=batching == PAGED)
     if plan.kv_dtype != "auto":
         raise InvalidRequest(f"{plan.reference} cannot run over pages here, so its KV cache cannot be {plan.kv_dtype}")
     return _rows(model, config, vocab_size, plan, env, learns)
@@ -229,13 +230,21 @@ def _stated_vocab_size(config: Any) -> int | None:
 
 
 def _paged(
-    model: Any, layers: tuple[LayerShape, ...], plan: Plan, env: LoadEnvironment, learns: Learning | None
+    model: Any,
+    layers: tuple[LayerShape, ...],
+    plan: Plan,
+    env: LoadEnvironment,
+    learns: Learning | None,
+    *,
+    is_known: bool,
 ) -> Execution:
+    """`is_known`: the model's type is one of those that the tests compare."""
     block_bytes = BLOCK_TOKENS * sum(layer.bytes_per_token(model.dtype, plan.kv_dtype) for layer in layers)
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
     env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
     windows = [layer.window for layer in layers if layer.window is not None]
-    store = page_store(layers, num_blocks, BLOCK_TOKENS, model.dtype, plan.device, plan.kv_dtype)
+    records = is_known and may_record(plan, env, spare_bytes=block_bytes)
+    store = page_store(layers, num_blocks + records, BLOCK_TOKENS, model.dtype, plan.device, plan.kv_dtype)
     memory = PagedMemory(
         BlockPool(num_blocks),
         BLOCK_TOKENS,
@@ -255,8 +264,11 @@ def _paged(
         learning=learns,
         speculation=speculation,
         native=None if plan.outside_bytes else native_step(model, store, layers),
+        captured=lambda made: captured_steps(made, model, plan, env, spare_page=num_blocks) if records else None,
     )
-    return Execution(lane=lane, memory=memory, batching=PAGED, close=lane.close, speculation=speculation)
+    return Execution(
+        lane=lane, memory=memory, batching=PAGED, close=lane.close, speculation=speculation, captured=lane.captured
+    )
 
 
 def _rows(

@@ -25,6 +25,7 @@ from kamado.speculation.costs import LaneSpeculation
 from kamado.tasks.text import TextModel, TextTask
 from kamado.weights.outside.parked import ParkedModules, parked
 
+from .captured import CapturedSteps
 from .intake import TextFacts, TextIntake
 from .tokenizer import Tokenizer
 
@@ -41,6 +42,8 @@ class Execution:
     notes: tuple[str, ...] = ()
     speculation: LaneSpeculation | None = None
     """What its requests share about guessing tokens; None: they do not."""
+    captured: CapturedSteps | None = None
+    """Its recorded forwards; None: it has none."""
 
 
 class LanguageModel:
@@ -125,15 +128,19 @@ class LanguageModel:
         kv = {"kv_dtype": self.plan.kv_dtype} if self.plan.kv_tokens else {}
         shared = self.execution.speculation
         guessed = {"speculation": shared.figures()} if shared is not None else {}
-        return {"batching": self.execution.batching, **kv, **self.execution.memory.usage(), **guessed}
+        captured = self.execution.captured
+        recorded = {"compile_s": round(captured.seconds, 3), "graphs": captured.figures()} if captured else {}
+        return {"batching": self.execution.batching, **kv, **self.execution.memory.usage(), **guessed, **recorded}
 
     def idle_bytes(self) -> int:
         """See LoadedModel. Its state memory has its size for good."""
-        return 0
+        captured = self.execution.captured
+        return captured.bytes if captured is not None else 0
 
     def trim(self) -> int:
-        """See LoadedModel."""
-        return 0
+        """See LoadedModel. Recorded forwards are recorded again."""
+        captured = self.execution.captured
+        return captured.clear() if captured is not None else 0
 
     def close(self) -> None:
         """See LoadedModel."""

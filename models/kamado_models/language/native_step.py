@@ -63,7 +63,9 @@ def recognised(model: Any, store: PageStore) -> NativeStep | None:
     """The model's native forward over the pages of `store`; None where it, the store or this CPU is of another kind.
     That it computes the same is for the caller to see (`native_probe`)."""
     kernels = native()
-    if kernels is None or not _is_known(model) or type(store) is not PageStore or store.keys[0].dtype != torch.float32:
+    if kernels is None or type(store) is not PageStore or store.keys[0].dtype != torch.float32:
+        return None
+    if model.dtype != torch.float32 or model.device.type != "cpu" or not is_llama_kind(model):
         return None
     decoder = _decoder(model, store)
     try:
@@ -72,11 +74,12 @@ def recognised(model: Any, store: PageStore) -> NativeStep | None:
         return None
 
 
-def _is_known(model: Any) -> bool:
-    """Whether all modules are those of a known family, as transformers has them, and compute in float32 on a CPU."""
+def is_llama_kind(model: Any) -> bool:
+    """Whether all modules are those of a known family, as transformers has them, and the config asks for nothing that
+    is not in `fused_step` and the library in C."""
     config = model.config
     name = _FAMILIES.get(getattr(config, "model_type", ""))
-    if name is None or model.dtype != torch.float32 or model.device.type != "cpu":
+    if name is None:
         return False
     home = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
     classes = {(home, name + part) for part in _PARTS}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kamado.contracts import Work
 from kamado.errors import GenerationFailed
+from kamado.kernels.gpu import upload
 from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.memory.learned import Learning
 from kamado.sampling.sampler import Sampler
@@ -26,6 +27,7 @@ from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.tensors import device_of
 
 from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
+from .captured import CapturedSteps, FixedRows
 from .native_step import NativeStep
 from .pages import PageStore
 from .watching import step_shape, watched
@@ -49,10 +51,11 @@ class PagedLane:
         learning: Learning | None = None,
         speculation: LaneSpeculation | None = None,
         native: NativeStep | None = None,
+        captured: Callable[[PagedLane], CapturedSteps | None] = lambda lane: None,
     ) -> None:
         """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it.
         `learning`: what is told the peaks of forwards, `speculation`: their times. `native`: what computes the tokens
-        of answers in place of the model."""
+        of answers in place of the model; `captured`: makes what runs them again as they were recorded."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -67,12 +70,16 @@ class PagedLane:
         self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
         self._former_attention: str = model.config._attn_implementation
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._device = device_of(model)
+        self.device = device_of(model)
         model.set_attn_implementation(self._attention.name)
+        self.captured = captured(self)
 
     def close(self) -> None:
         """Give the model its former attention back."""
         self._native = None
+        if self.captured is not None:
+            self.captured.clear()
+            self.captured = None
         self._model.set_attn_implementation(self._former_attention)
         self._attention.close()
 
@@ -81,15 +88,18 @@ class PagedLane:
         raises has changed nothing."""
         begin = time.perf_counter()
         steps = self._bounded([work.payload for work in works])
-        with watched(self._learning, step_shape(steps), str(self._device)) as kept:
-            logits = self.forward(steps)
-            kept.append(logits)
+        logits = self.captured.forward(steps) if self.captured is not None else None
+        if logits is None:
+            with watched(self._learning, step_shape(steps), str(self.device)) as kept:
+                logits = self.forward(steps)
+                kept.append(logits)
         results = self._results(steps, logits)
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, Exception):
                 # NaN in a page would spread to whoever has the page next, through positions that are masked there.
                 self.store.clear(self._memory.spoil(step.sequence))
-        if self._speculation is not None:
+        is_usual = self.captured is None or not self.captured.has_recorded
+        if self._speculation is not None and is_usual:
             self._speculation.forward_done(
                 rows=len(steps),
                 tokens=sum(step.num_new for step in steps),
@@ -125,9 +135,10 @@ class PagedLane:
                 sequences += drawn_rows(step) if step.proposed else [step.sequence]
             else:
                 pieces.append(rows.start)
-        drawn = iter(self._sampler.draw(logits if not pieces else logits[sampled], sequences) if sampled else ())
+        rows_sampled = logits if not pieces else logits[self._tensor(sampled)]
+        drawn = iter(self._sampler.draw(rows_sampled, sequences) if sampled else ())
         # A NaN reaches every later position, so the last one of a prompt's piece tells.
-        spoiled = iter(logits[pieces].isnan().any(dim=-1).tolist() if pieces else ())
+        spoiled = iter(logits[self._tensor(pieces)].isnan().any(dim=-1).tolist() if pieces else ())
         for index, step in enumerate(steps):
             if not step.sample:
                 if next(spoiled):
@@ -173,6 +184,21 @@ class PagedLane:
         logits[places], logits[~places] = found, rest
         return logits
 
+    def fixed_forward(self, rows: FixedRows, *, in_place: bool) -> Tensor:
+        """Logits (B, vocab) of single tokens, through the modules; see `captured.Way`. `in_place`: attention may read
+        pages where they lie."""
+        longest = rows.tables.shape[1] * self.store.block_tokens
+        # Nothing may depend on how long the rows are now: every one counts as the longest, and lengths are a mask.
+        read = Rows(None, rows.tables, rows.lengths, longest=longest, shortest=0, run=None, in_place=in_place)
+        self._cache.step = PackedStep(rows.slots, [read], [])
+        logits: Tensor = self._model(
+            input_ids=rows.tokens[None],
+            position_ids=rows.positions[None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[0]
+        return logits
+
     def _through_modules(self, steps: Sequence[TextStep]) -> Tensor:
         tokens: list[int] = []
         positions: list[int] = []
@@ -184,10 +210,10 @@ class PagedLane:
             positions += range(start, start + step.num_new)
             last += range(len(tokens) - 1 - len(step.proposed), len(tokens))
         self._cache.step = self._pack(steps)
-        keep = torch.tensor(last, device=self._device)
+        keep = self._tensor(last)
         output = self._model(
-            input_ids=torch.tensor([tokens], device=self._device),
-            position_ids=torch.tensor([positions], device=self._device),
+            input_ids=self._tensor([tokens]),
+            position_ids=self._tensor([positions]),
             past_key_values=self._cache,
             use_cache=True,
             **({"logits_to_keep": keep} if self._keeps_logits else {}),
@@ -209,7 +235,7 @@ class PagedLane:
             if step.num_new == 1:
                 singles.append((pages, length, len(slots)))
             else:
-                spans.append(Span(len(slots), step.num_new, length, self._device, _run(pages) or self._tensor([pages])))
+                spans.append(Span(len(slots), step.num_new, length, self.device, _run(pages) or self._tensor([pages])))
             slots += [pages[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
         groups = _grouped(singles)
         whole = not spans and len(groups) == 1
@@ -228,7 +254,7 @@ class PagedLane:
         )
 
     def _tensor(self, values: list[Any]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+        return upload(torch.tensor(values, dtype=torch.long), self.device)
 
 
 def _run(numbers: list[int]) -> range | None:

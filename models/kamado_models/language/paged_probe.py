@@ -29,6 +29,11 @@ _MAX_ERROR = {torch.float32: 1e-3}
 _MAX_ERROR_HALF = 6e-2
 
 
+def max_error(dtype: torch.dtype) -> float:
+    """Of logits, relative, between two ways of computing the same in that precision."""
+    return _MAX_ERROR.get(dtype, _MAX_ERROR_HALF)
+
+
 @dataclass(frozen=True, slots=True)
 class PagedVerdict:
     """`layers` of a model that can be paged; otherwise None, and why."""
@@ -63,7 +68,7 @@ def probe_paged(model: Any, vocab_size: int, *, known: bool = False) -> PagedVer
             return PagedVerdict(None, f"packed tokens are not possible ({_brief(error)})")
         plain = (wanted, _plain(model, prompts[1])[0])
     worst = max(_relative_error(row, plain[which][position]) for which, position, row in found)
-    if not worst <= _MAX_ERROR.get(model.dtype, _MAX_ERROR_HALF):
+    if not worst <= max_error(model.dtype):
         return PagedVerdict(None, f"packed tokens give other logits (relative error {worst:.1g})")
     return PagedVerdict(layers)
 

@@ -108,6 +108,7 @@ class LoadOptions:
     base: str | None = None
     """The pipeline that has what a single file lacks."""
     speculation: str = "auto"
+    compile: str = "auto"
     step_budget: int | None = None
     """Only presets set it."""
 
@@ -127,13 +128,13 @@ class LoadOptions:
 
     def of_lanes(self) -> dict[str, Any]:
         """What only `Runtime.load` wants to know beside those."""
-        return {"step_budget": self.step_budget, "speculation": self.speculation}
+        return {"step_budget": self.step_budget, "speculation": self.speculation, "compile": self.compile}
 
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload", "step_budget")
 _TYPED_NAMES = (
     *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload"),
-    *("allow_code", "base", "offline", "deterministic", "speculation"),
+    *("allow_code", "base", "offline", "deterministic", "speculation", "compile"),
 )
 
 
@@ -202,6 +203,10 @@ def model_options(command: Command) -> Command:
         click.option(
             "--speculation", type=click.Choice(["auto", "off"]),
             help="Guess tokens of a text and check several at once, where that is faster.  [auto]",
+        ),
+        click.option(
+            "--compile", type=click.Choice(["auto", "off"]),
+            help="Record or compile on a GPU what runs again and again.  [auto]",
         ),
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..kernels.gpu import upload
 from ..requests import Sampling
 from ..sequence import TokenSequence
 from .counts import token_counts
@@ -42,8 +43,8 @@ def _bias_(logits_rv: Tensor, sequences: Sequence[TokenSequence]) -> None:
                 amount.append(bias)
     if index:
         device = logits_rv.device
-        biases = torch.tensor(amount, dtype=torch.float32).to(device)
-        logits_rv.view(-1).index_add_(0, torch.tensor(index, dtype=torch.int64).to(device), biases)
+        biases = upload(torch.tensor(amount, dtype=torch.float32), device)
+        logits_rv.view(-1).index_add_(0, upload(torch.tensor(index, dtype=torch.int64), device), biases)
 
 
 def _penalize_(logits_rv: Tensor, sequences: Sequence[TokenSequence]) -> None:
@@ -75,7 +76,7 @@ def _penalize_(logits_rv: Tensor, sequences: Sequence[TokenSequence]) -> None:
     minus_n = made_n * frequency_n + (made_n > 0) * presence_n
     known_n = (ids_n >= 0) & (ids_n < vocab_size)
     device = logits_rv.device
-    index, repetition, minus = (t[known_n].to(device) for t in (index_n, repetition_n, minus_n))
+    index, repetition, minus = (upload(t[known_n], device) for t in (index_n, repetition_n, minus_n))
     flat = logits_rv.view(-1)
     logit = flat[index]
     logit = torch.where(logit < 0, logit * repetition, logit / repetition) - minus

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GenerationFailed, InvalidRequest
+from ..kernels.gpu import upload
 from ..requests import Sampling
 from ..sequence import Drawn, TokenSequence
 from .adjust import adjust_, adjusts
@@ -54,20 +55,35 @@ class Sampler:
         tokens_r = logits.argmax(dim=1)
         # NaN counts as the largest for argmax, so the best logit tells about the whole row.
         best_r = logits.gather(1, tokens_r[:, None])[:, 0].float()
-        others = [i for i, s in enumerate(sequences) if not s.sampling.greedy or adjusts(s.sampling)]
-        step = rows_at_once(logits.shape[1])
-        for start in range(0, len(others), step):
-            rows = others[start : start + step]
-            index = torch.tensor(rows).to(logits.device)
-            usable_r1 = best_r[index].isfinite()[:, None]
-            chosen = _draw_rows(logits[index], usable_r1, [sequences[i] for i in rows])
-            tokens_r[index] = chosen
-        reports = _reports(logits, tokens_r, sequences, step)
-        return _to_host(tokens_r, best_r, reports, sequences, vocab_size=logits.shape[1])
+        for sorts in (False, True):
+            doubts = _draw_others(logits, tokens_r, best_r, sequences, sorts=sorts)
+            reports = _reports(logits, tokens_r, sequences, rows_at_once(logits.shape[1]))
+            drawn = _to_host(tokens_r, best_r, doubts, reports, sequences, vocab_size=logits.shape[1])
+            if drawn is not None:
+                return drawn
+        raise AssertionError("a whole vocabulary leaves no doubt")
 
 
-def _draw_rows(logits_rv: Tensor, usable_r1: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
-    """Token ids [r] of rows that are adjusted, sampled or both. `logits_rv` is a copy that may be changed."""
+def _draw_others(
+    logits: Tensor, tokens_r: Tensor, best_r: Tensor, sequences: Sequence[TokenSequence], *, sorts: bool
+) -> list[Tensor]:
+    """Write the tokens of rows that do not just take the best one to `tokens_r`. Returns `Settings.doubts`."""
+    others = [i for i, s in enumerate(sequences) if not s.sampling.greedy or adjusts(s.sampling)]
+    step = rows_at_once(logits.shape[1])
+    doubts: list[Tensor] = []
+    for start in range(0, len(others), step):
+        rows = others[start : start + step]
+        index = upload(torch.tensor(rows), logits.device)
+        usable_r1 = best_r[index].isfinite()[:, None]
+        tokens_r[index] = _draw_rows(logits[index], usable_r1, [sequences[i] for i in rows], doubts, sorts=sorts)
+    return doubts
+
+
+def _draw_rows(
+    logits_rv: Tensor, usable_r1: Tensor, sequences: Sequence[TokenSequence], doubts: list[Tensor], *, sorts: bool
+) -> Tensor:
+    """Token ids [r] of rows that are adjusted, sampled or both. `logits_rv` is a copy that may be changed. `doubts`,
+    which may grow, and `sorts`: see `Settings`."""
     # Rows that will be reported as failed are given harmless values, so that arithmetic on them is defined.
     work_rv = logits_rv.float().masked_fill_(~usable_r1, 0.0)
     if any(adjusts(s.sampling) for s in sequences):
@@ -76,14 +92,16 @@ def _draw_rows(logits_rv: Tensor, usable_r1: Tensor, sequences: Sequence[TokenSe
     if not sampled:
         return work_rv.argmax(dim=1)
     device = work_rv.device
-    settings = settings_of([sequences[i].sampling for i in sampled], device)
+    settings = settings_of([sequences[i].sampling for i in sampled], device, sorts=sorts)
     numbers = [uniform(s.seed, s.index, s.num_made) for s in (sequences[i] for i in sampled)]
-    uniform_r = torch.tensor(numbers, dtype=torch.float64).to(device)
+    uniform_r = upload(torch.tensor(numbers, dtype=torch.float64), device)
     if len(sampled) == len(sequences):
-        return draw(token_weights(work_rv, settings), uniform_r)
-    tokens_r = work_rv.argmax(dim=1)
-    index = torch.tensor(sampled).to(device)
-    tokens_r[index] = draw(token_weights(work_rv[index], settings), uniform_r)
+        tokens_r = draw(token_weights(work_rv, settings), uniform_r)
+    else:
+        tokens_r = work_rv.argmax(dim=1)
+        index = upload(torch.tensor(sampled), device)
+        tokens_r[index] = draw(token_weights(work_rv[index], settings), uniform_r)
+    doubts += settings.doubts
     return tokens_r
 
 
@@ -92,7 +110,7 @@ def _reports(logits_rv: Tensor, tokens_r: Tensor, sequences: Sequence[TokenSeque
     reports: list[_Report] = []
     for start in range(0, len(asked), step):
         rows = asked[start : start + step]
-        index = torch.tensor(rows).to(logits_rv.device)
+        index = upload(torch.tensor(rows), logits_rv.device)
         logprobs_rv = logits_rv[index].float().log_softmax(dim=1)
         chosen_r = logprobs_rv.gather(1, tokens_r[index, None])[:, 0]
         num = min(max(sequences[i].logprobs or 0 for i in rows), logits_rv.shape[1])
@@ -102,16 +120,24 @@ def _reports(logits_rv: Tensor, tokens_r: Tensor, sequences: Sequence[TokenSeque
 
 
 def _to_host(
-    tokens_r: Tensor, best_r: Tensor, reports: list[_Report], sequences: Sequence[TokenSequence], *, vocab_size: int
-) -> list[Drawn | GenerationFailed]:
-    """One transfer for everything: floats travel as the bits of int32."""
-    parts = [tokens_r.int(), best_r.view(torch.int32)]
+    tokens_r: Tensor,
+    best_r: Tensor,
+    doubts: list[Tensor],
+    reports: list[_Report],
+    sequences: Sequence[TokenSequence],
+    *,
+    vocab_size: int,
+) -> list[Drawn | GenerationFailed] | None:
+    """One transfer for everything: floats travel as the bits of int32. None where one of the doubts was right."""
+    parts = [tokens_r.int(), best_r.view(torch.int32), *(doubt.view(1).int() for doubt in doubts)]
     for report in reports:
         parts += [report.chosen_r.view(torch.int32), report.top_rn.flatten().view(torch.int32)]
         parts += [report.top_ids_rn.flatten().int()]
     pieces = iter(torch.split(torch.cat(parts).cpu(), [part.numel() for part in parts]))
     tokens: list[int] = next(pieces).tolist()
     best: list[float] = next(pieces).view(torch.float32).tolist()
+    if not all(bool(next(pieces)) for _ in doubts):
+        return None
     drawn: list[Drawn | GenerationFailed] = [Drawn(token_id) for token_id in tokens]
     for report in reports:
         shape = report.top_rn.shape

@@ -8,11 +8,12 @@ that was filtered out (weight 0) can never be drawn through rounding. Tokens bel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ..kernels.gpu import upload
 from ..requests import Sampling
 
 _MAX_SCALE_BITS = 44
@@ -32,16 +33,23 @@ class Settings:
     top_p_r1: Tensor
     min_p_r1: Tensor
     typical_p_r1: Tensor
+    sorts: bool = False
+    """Whether top-p looks at the whole vocabulary at once."""
+    doubts: list[Tensor] = field(default_factory=list)
+    """Single bools on the device, filled in by drawing: where one says no, it has to be done again with `sorts`."""
 
 
-def settings_of(rows: Sequence[Sampling], device: torch.device) -> Settings:
+def settings_of(rows: Sequence[Sampling], device: torch.device, *, sorts: bool = False) -> Settings:
     """One upload for all of them. A `top_k` of 0 becomes larger than any vocabulary."""
-    table = torch.tensor(
-        [[max(s.temperature, _COLDEST), s.top_k or 2**40, s.top_p, s.min_p, s.typical_p] for s in rows],
-        dtype=torch.float64,
-    ).to(device)
+    table = upload(
+        torch.tensor(
+            [[max(s.temperature, _COLDEST), s.top_k or 2**40, s.top_p, s.min_p, s.typical_p] for s in rows],
+            dtype=torch.float64,
+        ),
+        device,
+    )
     temperature, top_k, top_p, min_p, typical_p = table.T[:, :, None].unbind()
-    return Settings(rows, temperature.float(), top_k.long(), top_p, min_p.float(), typical_p)
+    return Settings(rows, temperature.float(), top_k.long(), top_p, min_p.float(), typical_p, sorts)
 
 
 def token_weights(logits_rv: Tensor, settings: Settings) -> Tensor:
@@ -76,11 +84,16 @@ def draw(weights_rv: Tensor, uniform_r: Tensor) -> Tensor:
     return torch.searchsorted(sums_rv, target_r1, right=True)[:, 0].clamp_(max=weights_rv.shape[1] - 1)
 
 
+def _answers_late(device: torch.device) -> bool:
+    """Whether asking the device for a number makes it wait for its host afterwards."""
+    return device.type != "cpu"
+
+
 def _select(indices: list[int], like: Tensor) -> Tensor | slice:
     """The whole when that is what is meant: a view costs nothing."""
     if len(indices) == like.shape[0]:
         return slice(None)
-    return torch.tensor(indices).to(like.device)
+    return upload(torch.tensor(indices), like.device)
 
 
 def _keep_best(
@@ -93,11 +106,17 @@ def _keep_best(
     p_r1 = settings.top_p_r1[rows]
     bounded = all(s.top_k > 0 for s in samplings)
     num = max(s.top_k or _NUM_CANDIDATES for s in samplings)
-    best_rk, where_rk = logits_rv.topk(min(num, vocab_size), dim=1)
     total_r1 = weights_rv.sum(dim=1, keepdim=True)
-    if not bounded and num < vocab_size:
+    if not bounded and settings.sorts:
+        best_rk, where_rk = logits_rv.sort(dim=1, descending=True)
+    else:
+        best_rk, where_rk = logits_rv.topk(min(num, vocab_size), dim=1)
+    if not bounded and best_rk.shape[1] < vocab_size:
         reached = weights_rv.gather(1, where_rk).sum(dim=1, keepdim=True) >= p_r1 * total_r1
-        if not bool((reached | (k_r1 <= num)).all()):
+        enough = (reached | (k_r1 <= num)).all()
+        if _answers_late(enough.device):
+            settings.doubts.append(enough)
+        elif not bool(enough):
             best_rk, where_rk = logits_rv.sort(dim=1, descending=True)
     weights_rk = weights_rv.gather(1, where_rk)
     sums_rk = weights_rk.cumsum(dim=1)

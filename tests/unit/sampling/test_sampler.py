@@ -12,11 +12,13 @@ import torch
 
 from kamado.errors import GenerationFailed, InvalidRequest
 from kamado.requests import Sampling
+from kamado.sampling import sampler, truncate
 from kamado.sampling.check import check_sampling
 from kamado.sampling.sampler import Sampler
 from kamado.sampling.scratch import scratch_bytes
 from kamado.sampling.uniform import uniform
-from kamado.sequence import Drawn
+from kamado.sequence import Drawn, TokenSequence
+from kamado_models.language.waits import launched_bytes
 from unit.sampling.rows import SAMPLINGS, random_logits, sequence, token
 
 
@@ -53,6 +55,25 @@ def test_alone_and_in_a_mixed_batch() -> None:
         assert isinstance(together[i], Drawn)
         assert (alone.logprob is None) == (row.logprobs is None)
         assert [t for t, _ in alone.top] == [t for t, _ in together[i].top]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 8.0])
+def test_where_asking_is_dear_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """Rows that are flat, too, of which top-p wants more than the best thousand: drawn again, then."""
+    logits = random_logits(16, 5000, scale=scale)
+    rows = [sequence(made=[5, 6, 5], seed=i, logprobs=i % 4 or None, **values) for i, values in enumerate(SAMPLINGS)]
+    wanted = Sampler().draw(logits, copy.deepcopy(rows))
+    monkeypatch.setattr(truncate, "_answers_late", lambda device: True)
+    assert Sampler().draw(logits, copy.deepcopy(rows)) == wanted
+    plain = [i for i, row in enumerate(rows) if not row.sampling.has_penalties]  # the host counts tokens for those
+    with torch.inference_mode():
+        launched_bytes(lambda: _draw(logits[plain], [rows[i] for i in plain]), logits.device)
+
+
+def _draw(logits: torch.Tensor, rows: list[TokenSequence]) -> None:
+    tokens = logits.argmax(dim=1)
+    sampler._draw_others(logits, tokens, logits.amax(dim=1), rows, sorts=False)
+    sampler._reports(logits, tokens, rows, 16)
 
 
 def test_many_rows_are_worked_off_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_one_at_a_time = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 """torch notes in a variable of the whole process that some mode is on, which threads would restore wrongly."""
 
 
@@ -96,7 +96,7 @@ def measuring(device: str) -> Iterator[Measured]:
     highest mark is never set back, since that is the program's. Else tensors are counted, as they are on a CPU; also
     where other threads allocated meanwhile, such as one that reads a model."""
     found = Measured()
-    if not _one_at_a_time.acquire(blocking=False):
+    if not ONE_AT_A_TIME.acquire(blocking=False):
         yield found
         return
     try:
@@ -108,7 +108,7 @@ def measuring(device: str) -> Iterator[Measured]:
         rose, alone = after[1] > before[1], abs(after[0] - before[0] - found.left) <= _ROUNDING_BYTES
         found.bytes = max(live.bytes, after[1] - before[0]) if rose and alone else live.bytes
     finally:
-        _one_at_a_time.release()
+        ONE_AT_A_TIME.release()
 
 
 def _marks(device: str) -> tuple[int, int]:
