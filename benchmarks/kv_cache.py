@@ -43,15 +43,10 @@ def attached(model: Any, tokens: list[int]) -> TokenSequence:
 def logits(model: Any, tokens: list[int]) -> Tensor:
     """Logits (T, vocab) behind each token of the text. One forward does: it sees its tokens as the cache keeps them."""
     lane, sequence = model.loaded.lanes[0], attached(model, tokens)
-    lane._cache.step = lane._pack([TextStep(sequence, len(tokens), True)])
-    output = lane._model(
-        input_ids=torch.tensor([tokens], device=lane._device),
-        position_ids=torch.arange(len(tokens), device=lane._device)[None],
-        past_key_values=lane._cache,
-        use_cache=True,
-    )
+    positions = torch.arange(len(tokens), device=lane.device)
+    step = lane._pack([TextStep(sequence, len(tokens), True)])
+    found: Tensor = lane._modules(lane._tensor([tokens]), positions[None], step, positions).float().cpu()
     model.loaded.execution.memory.release(sequence)
-    found: Tensor = output.logits[0].float().cpu()
     return found
 
 

@@ -128,6 +128,22 @@ def measured_peaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where runtimes of this process keep prepared weights: not in the person's own store."""
+    home = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kamado.weights.prepared.folder.prepared_home", lambda: home)
+        yield home
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_prepared_yet(prepared_home: Path) -> None:
+    """So that no test depends on which models others loaded."""
+    for path in prepared_home.glob("prepared/*"):
+        path.unlink(missing_ok=True)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_measured_yet(measured_peaks: Path) -> None:
     """So that no plan depends on which tests ran before."""

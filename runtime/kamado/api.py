@@ -34,6 +34,7 @@ from .quant import parse_quant
 from .results import Result
 from .settings import COMPILE, SPECULATION, LoadSettings, PlanSettings, check_names, choice_of, seconds
 from .units import check_counts, parse_bytes
+from .weights.prepared.keeping import Keeping
 
 MAX_WAIT_S = 300.0
 """So long a model that is to come into memory waits for busy ones, unless told otherwise."""
@@ -75,13 +76,16 @@ class Runtime:
             self._loop.clock,
             max_wait_s=math.inf if wait_s is None else wait_s,
         )
+        self._keeping = Keeping()
         self._owners = itertools.count(1)
         self._closed = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # whoever pressed Ctrl-C does not want to wait
+            self._keeping.abandon()
         self.close()
 
     def inspect(self, reference: str | Path, *, offline: bool = False) -> Checkpoint:
@@ -126,6 +130,7 @@ class Runtime:
             environment = LoadEnvironment(
                 ledger=self.ledger,
                 owner=f"{plan.reference}#{next(self._owners)}",
+                keeping=self._keeping if settings.get("prepared", True) and self._keeping.is_on else None,
                 offline=offline,
                 deterministic=self.deterministic,
                 step_budget=budget,
@@ -159,8 +164,10 @@ class Runtime:
         }
 
     def close(self) -> None:
-        """Cancel every request, unload every model, end the loop's thread."""
+        """Cancel every request, unload every model, end the loop's thread. Prepared weights that are still to be kept
+        are written first."""
         self._closed = True
+        self._keeping.finish()
         self._keeper.close(self._session.close)
 
     def _planned(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .memory.plan import Plan, PlanOptions
     from .quant import Quant
     from .results import Result, Timings
+    from .weights.prepared.keeping import Keeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,8 @@ class LoadEnvironment:
     """The weights, if they are in RAM; they need not be read then. They are the family's to use up."""
     progress: Callable[[int, int], None] | None = None
     """Called as `progress(done_bytes, total_bytes)` while weights are read."""
+    keeping: Keeping | None = None
+    """Where weights are kept in the form that they are run in, and found again; None: they are neither."""
     offline: bool = False
     """Whether the network must not be used, also later for what requests name."""
     request: Mapping[str, Any] | None = None

@@ -58,6 +58,8 @@ class LoadSettings(PlanSettings, total=False):
     compile: str
     """Whether forwards that come again and again are recorded or compiled on a GPU: "auto", where that can be done and
     gives the same answers but for rounding, or "off". Never with `deterministic`.  ["auto"]"""
+    prepared: bool
+    """Whether quantized weights are taken from where an earlier load kept them, and are kept for later ones.  [True]"""
     request: Mapping[str, Any] | None
     """Options of one that will follow; what can be found wrong with it is raised before weights are read, and before
     others leave memory.  [None]"""

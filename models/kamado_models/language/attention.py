@@ -1,9 +1,9 @@
-"""Attention over pages, behind transformers' attention interface.
+"""Attention over pages, as transformers' attention interface has it (`library_forward` puts it behind that).
 
-Tokens of many sequences are packed into one row: hidden states are (1, T, hidden). transformers' modelling code calls
-`PackedCache.update` with the new keys and values, then the attention function registered here, which reads each
-sequence's own pages. What a mask allows is asked of transformers' mask functions, so that sliding windows, chunks and
-whatever comes next need no knowledge here.
+Tokens of many sequences are packed into one row: hidden states are (1, T, hidden). Modelling code calls
+`PageWriter.update` with the new keys and values, then the attention function, which reads each sequence's own pages.
+What a mask allows is asked of transformers' mask functions, so that sliding windows, chunks and whatever comes next
+need no knowledge here.
 
 Shapes: T packed tokens, B rows, L keys, H query heads, K key-value heads, D head size.
 """
@@ -18,9 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.cache_utils import Cache
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kamado.kernels.gpu import has_kernels
 
@@ -34,7 +31,7 @@ MAX_PADDING = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskRule:
-    """What transformers' mask creation hands to the attention function in place of a mask tensor."""
+    """Which keys a query sees: what the attention function gets in place of a mask tensor."""
 
     allows: Callable[..., Tensor]
     """(batch, head, query position, key position) -> bool, broadcasting."""
@@ -64,8 +61,11 @@ class MaskRule:
         return self.allows(zero, zero, queries, keys)
 
 
-_PLAIN: Callable[..., Any] = causal_mask_function
-_CAUSAL = MaskRule(_PLAIN, None, True)
+def _past(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    return key <= query
+
+
+CAUSAL = MaskRule(_past, None, True)
 
 
 @dataclass(slots=True)
@@ -144,11 +144,10 @@ class PackedStep:
     spans: list[Span]
 
 
-class PackedCache(Cache):
-    """What modelling code takes for its cache: writes new keys and values to pages, and leaves reading to `attend`."""
+class PageWriter:
+    """What takes a forward's new keys and values: writes them to pages, and leaves reading to `PagedAttention`."""
 
     def __init__(self, store: PageStore) -> None:
-        super().__init__(layers=[])
         self.store = store
         self.step: PackedStep
         self.layer = -1
@@ -160,34 +159,14 @@ class PackedCache(Cache):
         self.layer = layer_idx
         return self.store.write(layer_idx, self.step.slots, key_states, value_states)
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """See transformers' Cache: positions are always passed, so nothing is derived from this."""
-        return 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """See transformers' Cache."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """See transformers' Cache."""
-        return query_length, 0
-
 
 class PagedAttention:
-    """One lane's attention function, registered with transformers under a name of its own."""
+    """One lane's attention function: over the pages that its writer has written to."""
 
-    def __init__(self, name: str, cache: PackedCache) -> None:
-        self.name = name
-        self._cache = cache
-        ALL_ATTENTION_FUNCTIONS.register(name, self._attend)
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, _mask_rule)
+    def __init__(self, pages: PageWriter) -> None:
+        self._pages = pages
 
-    def close(self) -> None:
-        """Take the name back out of transformers' registries."""
-        for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
-            type(registry)._global_mapping.pop(self.name, None)
-
-    def _attend(  # noqa: PLR0917 - transformers' interface
+    def attend(  # noqa: PLR0917 - transformers' interface
         self,
         module: torch.nn.Module,
         query: Tensor,
@@ -203,9 +182,9 @@ class PagedAttention:
         """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
         if (attention_mask is not None and not isinstance(attention_mask, MaskRule)) or position_bias is not None:
             raise TypeError("this model makes masks of its own, which pages cannot follow")
-        rule = attention_mask or _CAUSAL
-        cache = self._cache
-        step, store, layer = cache.step, cache.store, cache.layer
+        rule = attention_mask or CAUSAL
+        pages = self._pages
+        step, store, layer = pages.step, pages.store, pages.layer
         heads, tokens = query.shape[1], query.shape[2]
         # Multi-head latent attention keeps latents, and gives its modules a way to expand them to keys and values.
         expand: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = getattr(module, "expand_kv", lambda k, v: (k, v))
@@ -302,7 +281,3 @@ class _Kernel:
             scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
             return torch.softmax(scores.float(), dim=-1)[..., :-1].to(value.dtype) @ value
         return torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
-
-
-def _mask_rule(*, mask_function: Callable[..., Tensor], local_size: int | None = None, **_: Any) -> MaskRule:
-    return MaskRule(mask_function, local_size, mask_function is _PLAIN)

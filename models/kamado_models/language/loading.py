@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 import torch
@@ -14,14 +13,11 @@ from kamado.checkpoint.strict_json import read_json_object
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
-from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.learned import Learning
 from kamado.memory.placement import same_blocks
 from kamado.memory.plan import Plan
 from kamado.quant import Quant
 from kamado.requests import Sampling, resolve_sampling
-from kamado.sampling.sampler import Sampler
-from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.packed import pack_linears
@@ -31,23 +27,17 @@ from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.quantized.tiled import tile_weights
 from kamado.weights.stream import ReadProgress
 
-from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN, batching_of
+from .batching import UNKNOWN, batching_of
 from .config import as_stored, transformers_classes
+from .decoder import Decoder
+from .execution import choose_execution, stated_vocab_size, vocab_size
 from .gguf.tensors import tensors_from_gguf
 from .intake import TextFacts, TextIntake
-from .learning import LANE, learning
+from .learning import learning
 from .materialize import LoadReport, materialize
-from .model import Execution, LanguageModel
-from .native_probe import native_step
-from .needs import BLOCK_TOKENS, names_outside, packs_linears
-from .own_code import failures_explained
-from .paged import PagedLane
-from .paged_probe import probe_paged
-from .pages import LayerShape, page_store
-from .positions import fields_of, longrope_switch, shifting_positions
-from .recording import captured_steps, may_record
-from .rows import RowLane, RowMemory, measure_state, probe
-from .rows_memory import WORKSPACE_FACTOR
+from .model import LanguageModel
+from .needs import names_outside, packs_linears
+from .prepared import Facts, after_first_result, entry_of, found_in, kept_in
 from .shape import stacks_turned, text_shape
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -74,18 +64,24 @@ def _loaded(
     own_code: bool,
 ) -> LanguageModel:
     """`undone` gets what must be closed if it fails."""
+    entry = None if own_code else entry_of(checkpoint, plan, env)
+    found = found_in(entry)
+    model: Any = found.stand_in(plan) if found is not None else None
     if env.request is not None and not own_code:
-        _check_order(env.request, checkpoint, plan, tokenizer)
+        _check_order(env.request, checkpoint, plan, tokenizer, stand_in=model)
     env.ledger.enter(plan.device, env.owner, "weights", plan.held_weight_bytes)
     outside = _outside(checkpoint, plan, env)
     if outside is not None:
         undone.callback(outside.close)
-    with failures_explained(checkpoint, "its own code does not run here") if own_code else nullcontext():
+    with _explained(checkpoint, own_code):
         if isinstance(env.parked, ParkedModules):
-            model: Any = env.parked.back(plan.device)[""]
-            held = held_bytes((*model.parameters(), *model.buffers()))
-        else:
-            model, report = read_model(
+            model = env.parked.back(plan.device)[""]
+        elif model is None and found is not None:
+            model = found.model(checkpoint, plan)
+        facts = found.facts if found is not None and model is not None else Facts(wants_sizes=entry is not None)
+        is_found = found is not None and model is not None
+        if model is None:
+            model, _ = read_model(
                 checkpoint,
                 dtype=plan.dtype,
                 device=plan.device,
@@ -94,33 +90,55 @@ def _loaded(
                 own_code=own_code,
                 outside=outside,
             )
-            held = report.weight_bytes
-        config = model.config
         # What the tests found of the library's model types says nothing of a checkpoint's own class of that name.
         batching = UNKNOWN if own_code else batching_of(text_shape(checkpoint.config))
+        kept = None
         if outside is not None:
             held = outside.attach({"": model})
         else:
-            held += pack_linears(model) if packs_linears(plan.device, plan.dtype, batching) else 0
+            held = held_bytes((*model.parameters(), *model.buffers()))
             held += tile_weights(model) if plan.device == "cpu" else 0
+            packs = packs_linears(plan.device, plan.dtype, batching) and not isinstance(model, Decoder)
+            kept = None if is_found else kept_in(entry, model, packs=packs)
+            held += pack_linears(model) if packs else 0
         _correct(env, plan, "weights", plan.held_weight_bytes, held)
         # Weights that are outside of the device come and go during a forward.
         learns = None if own_code or plan.outside_bytes else _learning(checkpoint, plan)
-        execution = choose_execution(model, config, plan, env, batching, learns)
+        execution = choose_execution(model, plan, env, batching, facts, learns)
         undone.callback(execution.close)
     if outside is not None:
         execution = replace(execution, close=_in_turn(execution.close, outside.close))
-    facts = _facts(checkpoint, plan, config, _vocab_size(model), stepwise=env.deterministic)
-    return LanguageModel(checkpoint, plan, model, tokenizer, execution, facts)
+    if kept is not None:
+        pending = kept.write(facts.as_json())
+        after_first_result(execution.lane, pending.begin)
+        execution = replace(execution, close=_in_turn(pending.abandon, execution.close))
+    known = _facts(checkpoint, plan, model, stepwise=env.deterministic)
+    return LanguageModel(checkpoint, plan, model, tokenizer, execution, known)
 
 
-def _facts(checkpoint: Checkpoint, plan: Plan, config: Any, vocab_size: int, *, stepwise: bool = False) -> TextFacts:
+def _explained(checkpoint: Checkpoint, own_code: bool) -> AbstractContextManager[Any]:
+    if not own_code:
+        return nullcontext()
+    from .own_code import failures_explained
+
+    return failures_explained(checkpoint, "its own code does not run here")
+
+
+def _facts(checkpoint: Checkpoint, plan: Plan, model: Any, *, stepwise: bool = False) -> TextFacts:
+    """`model`: transformers', or its stand-in."""
+    decoder_start = () if isinstance(model, Decoder) else _decoder_start(checkpoint, model.config)
+    return _text_facts(checkpoint, plan, vocab_size(model), decoder_start, stepwise=stepwise)
+
+
+def _text_facts(
+    checkpoint: Checkpoint, plan: Plan, vocab_size: int, decoder_start: tuple[int, ...], *, stepwise: bool = False
+) -> TextFacts:
     return TextFacts(
         sampling=_sampling_defaults(checkpoint),
         vocab_size=vocab_size,
         context_tokens=plan.context_tokens,
         stepwise=stepwise,
-        decoder_start=_decoder_start(checkpoint, config),
+        decoder_start=decoder_start,
     )
 
 
@@ -133,13 +151,24 @@ def check_request(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan
         tokenizer.close()
 
 
-def _check_order(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan, tokenizer: Tokenizer) -> None:
+def _check_order(
+    request: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    plan: Plan,
+    tokenizer: Tokenizer,
+    *,
+    stand_in: Decoder | None = None,
+) -> None:
     """Raise what is wrong with a request, before the model is there."""
-    config, _ = transformers_classes(checkpoint)
-    vocab_size = _stated_vocab_size(config)
-    if vocab_size is None:
-        return
-    TextIntake(checkpoint.reference, tokenizer, _facts(checkpoint, plan, config, vocab_size)).order(request)
+    if stand_in is not None:
+        facts = _facts(checkpoint, plan, stand_in)
+    else:
+        config, _ = transformers_classes(checkpoint)
+        stated = stated_vocab_size(config)
+        if stated is None:
+            return
+        facts = _text_facts(checkpoint, plan, stated, _decoder_start(checkpoint, config))
+    TextIntake(checkpoint.reference, tokenizer, facts).order(request)
 
 
 def read_model(
@@ -200,112 +229,6 @@ def _learning(checkpoint: Checkpoint, plan: Plan) -> Learning:
         kv_dtype=plan.kv_dtype,
         device=plan.device,
     )
-
-
-def choose_execution(
-    model: Any, config: Any, plan: Plan, env: LoadEnvironment, batching: str, learns: Learning | None = None
-) -> Execution:
-    """The lane and memory for what `batching_of` said: pages or rows. What it does not know runs over pages where its
-    attention allows. `learns`: what is told the peaks of its forwards."""
-    vocab_size = _vocab_size(model)
-    pageable = not config.is_encoder_decoder and shifting_positions(fields_of(config)) is None
-    if batching == PAGED or (batching == UNKNOWN and pageable):
-        verdict = probe_paged(model, vocab_size, known=batching == PAGED)
-        if verdict.layers is not None:
-            return _paged(model, verdict.layers, plan, env, learns, is_known=batching == PAGED)
-    if plan.kv_dtype != "auto":
-        raise InvalidRequest(f"{plan.reference} cannot run over pages here, so its KV cache cannot be {plan.kv_dtype}")
-    return _rows(model, config, vocab_size, plan, env, learns)
-
-
-def _vocab_size(model: Any) -> int:
-    """As the configuration says it; classes of a checkpoint's own may call it otherwise."""
-    stated = _stated_vocab_size(model.config)
-    return int(model.get_input_embeddings().weight.shape[0]) if stated is None else stated
-
-
-def _stated_vocab_size(config: Any) -> int | None:
-    stated = getattr(config.get_text_config(), "vocab_size", None)
-    return None if stated is None else int(stated)
-
-
-def _paged(
-    model: Any,
-    layers: tuple[LayerShape, ...],
-    plan: Plan,
-    env: LoadEnvironment,
-    learns: Learning | None,
-    *,
-    is_known: bool,
-) -> Execution:
-    """`is_known`: the model's type is one of those that the tests compare."""
-    block_bytes = BLOCK_TOKENS * sum(layer.bytes_per_token(model.dtype, plan.kv_dtype) for layer in layers)
-    num_blocks = max(plan.kv_bytes // block_bytes, 1)
-    env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
-    windows = [layer.window for layer in layers if layer.window is not None]
-    records = is_known and may_record(plan, env, spare_bytes=block_bytes)
-    store = page_store(layers, num_blocks + records, BLOCK_TOKENS, model.dtype, plan.device, plan.kv_dtype)
-    memory = PagedMemory(
-        BlockPool(num_blocks),
-        BLOCK_TOKENS,
-        salt=sha256(env.owner.encode()).digest(),
-        share_prefixes=not env.deterministic,
-        window_tokens=max(windows) if len(windows) == len(layers) else None,
-    )
-    speculates = env.speculation != "off" and not env.deterministic
-    speculation = LaneSpeculation(max_rows=plan.step_rows) if speculates else None
-    lane = PagedLane(
-        f"{env.owner}/{LANE}",
-        model,
-        store,
-        memory,
-        step_budget=env.step_budget or plan.step_tokens,
-        max_rows=env.max_rows or plan.step_rows,
-        learning=learns,
-        speculation=speculation,
-        native=None if plan.outside_bytes else native_step(model, store, layers),
-        captured=lambda made: captured_steps(made, model, plan, env, spare_page=num_blocks) if records else None,
-    )
-    return Execution(
-        lane=lane, memory=memory, batching=PAGED, close=lane.close, speculation=speculation, captured=lane.captured
-    )
-
-
-def _rows(
-    model: Any, config: Any, vocab_size: int, plan: Plan, env: LoadEnvironment, learns: Learning | None
-) -> Execution:
-    mode = probe(model, config, vocab_size)
-    size = measure_state(model, config)
-    kept = plan.kv_bytes + plan.state_bytes
-    env.ledger.enter(plan.device, env.owner, "state", kept)
-    env.ledger.enter(plan.device, env.owner, "workspace", (WORKSPACE_FACTOR - 1) * kept)
-    max_rows = env.max_rows or plan.step_rows
-    memory = RowMemory(
-        mode=mode,
-        budget_bytes=kept,
-        bytes_per_token=size.per_token,
-        bytes_per_sequence=size.per_sequence,
-        bytes_per_source_token=size.per_source_token,
-        max_sequences=plan.max_sequences or max_rows,
-        restart_tokens=longrope_switch(fields_of(config)),
-    )
-    lane = RowLane(
-        name=f"{env.owner}/{LANE}",
-        model=model,
-        config=config,
-        mode=mode,
-        sampler=Sampler(),
-        max_rows=max_rows,
-        step_budget=env.step_budget or plan.step_tokens,
-        learning=learns,
-    )
-    if not mode.stackable:
-        batching = ALONE
-    elif not mode.ragged:
-        batching = ROWS_EQUAL
-    else:
-        batching = ROWS_RAGGED if mode.padded else ROWS_STATE
-    return Execution(lane=lane, memory=memory, batching=batching, close=lambda: None, notes=mode.notes)
 
 
 def _correct(env: LoadEnvironment, plan: Plan, kind: str, planned: int, real: int) -> None:

@@ -29,7 +29,7 @@ from .own_draws import OwnDraws
 MAX_NAMED = 5
 """Keys that an error message names."""
 
-_RAISED_BY_MODELS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+RAISED_BY_MODELS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What model classes raise for sizes that contradict each other."""
 _TALKATIVE = (
     "bitsandbytes.backends.cpu.ops",
@@ -183,7 +183,7 @@ def materialize(
         arguments["attn_implementation"] = attn_implementation
     try:
         model, info = _from_pretrained(model_class, watched, arguments)
-    except _RAISED_BY_MODELS as error:
+    except RAISED_BY_MODELS as error:
         if failures:
             raise failures[0] from None
         if is_shortage(error):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
-import transformers
 
 import kamado
 from kamado.checkpoint.digest import checkpoint_digests
@@ -190,7 +190,7 @@ class LanguageModel:
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "transformers": transformers.__version__,
+                "transformers": version("transformers"),
             },
         }
 

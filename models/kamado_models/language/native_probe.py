@@ -1,8 +1,12 @@
-"""Whether a model's native forward is what its modules compute: two short sequences are run both ways at loading."""
+"""Whether a model's native forward is what its modules compute: two short sequences are run both ways at loading.
+
+And whether a stand-in for the modules is, bit for bit, with which later loads can do without transformers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
 
+from .decoder import stand_in
 from .native_step import NativeStep, recognised
 from .paged import PagedLane
 from .pages import LayerShape, PageStore
@@ -24,21 +29,39 @@ MAX_ERROR = {16: 2e-3, 8: 5e-2}
 term that is left out does more."""
 
 
-def native_step(model: Any, store: PageStore, layers: Sequence[LayerShape]) -> NativeStep | None:
-    """The model's native forward over the pages of `store`; None where it has none, or where it computes something else
-    than the modules. Pages are not touched; nothing random is drawn from global state."""
+@dataclass(frozen=True, slots=True)
+class NativeVerdict:
+    """What was found out of a model."""
+
+    step: NativeStep | None = None
+    """Its native forward; None where it has none, or where that computes something else than the modules."""
+    sizes: Mapping[str, Any] | None = None
+    """Of its stand-in (see `decoder.DecoderSizes`); None likewise."""
+
+
+def native_verdict(
+    model: Any, store: PageStore, layers: Sequence[LayerShape], *, stands_in: bool = False
+) -> NativeVerdict:
+    """Judge the model by a few short forwards. The pages of `store` are not touched; nothing random is drawn from
+    global state. `stands_in`: look for a stand-in as well."""
     found = recognised(model, store)
     if found is None:
-        return None
+        return NativeVerdict()
     with torch.inference_mode():
-        by_modules = _logits(model, layers, store.block_tokens, is_native=False)
-        natively = _logits(model, layers, store.block_tokens, is_native=True)
-    error = float((natively - by_modules).norm() / by_modules.norm().clamp(min=1e-6))
-    return found if error <= MAX_ERROR[found.activation_bits] else None
+        read, answered = _logits(model, layers, store.block_tokens, is_native=False)
+        _, natively = _logits(model, layers, store.block_tokens, is_native=True)
+        other = stand_in(model, layers[0].key_dim, layers[0].num_heads) if stands_in else None
+        sizes = None
+        if other is not None:
+            others = _logits(other, layers, store.block_tokens, is_native=False)
+            is_equal = torch.equal(others[0], read) and torch.equal(others[1], answered)
+            sizes = other.sizes.as_json() if is_equal else None
+    error = float((natively - answered).norm() / answered.norm().clamp(min=1e-6))
+    return NativeVerdict(found if error <= MAX_ERROR[found.activation_bits] else None, sizes)
 
 
-def _logits(model: Any, layers: Sequence[LayerShape], block_tokens: int, *, is_native: bool) -> Tensor:
-    """Of the last tokens of all sequences, after the modules have read the others."""
+def _logits(model: Any, layers: Sequence[LayerShape], block_tokens: int, *, is_native: bool) -> tuple[Tensor, Tensor]:
+    """Of the last read and of the answered tokens of all sequences; the modules have read."""
     num_blocks = sum(-(-(length + _TOKENS) // block_tokens) for length in _LENGTHS)
     store = PageStore(layers, num_blocks, block_tokens, torch.float32, "cpu")
     memory = PagedMemory(BlockPool(num_blocks), block_tokens, salt=b"probe", share_prefixes=False)
@@ -61,4 +84,4 @@ def _logits(model: Any, layers: Sequence[LayerShape], block_tokens: int, *, is_n
                 sequence.num_computed += count
     finally:
         lane.close()
-    return torch.cat(found[1:])
+    return found[0], torch.cat(found[1:])

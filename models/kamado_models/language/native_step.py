@@ -17,6 +17,7 @@ from kamado.sequence import TextStep
 from kamado.weights.quantized.tensor import is_quantized
 from kamado.weights.quantized.tiled import ACTIVATION_BITS, TiledIntegers
 
+from .decoder import Decoder
 from .pages import PageStore
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -65,7 +66,9 @@ def recognised(model: Any, store: PageStore) -> NativeStep | None:
     kernels = native()
     if kernels is None or type(store) is not PageStore or store.keys[0].dtype != torch.float32:
         return None
-    if model.dtype != torch.float32 or model.device.type != "cpu" or not is_llama_kind(model):
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        return None
+    if not isinstance(model, Decoder) and not is_llama_kind(model):
         return None
     decoder = _decoder(model, store)
     try:

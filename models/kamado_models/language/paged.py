@@ -1,16 +1,15 @@
-"""The lane of models whose attention goes through transformers' attention interface: packed tokens, paged KV cache.
+"""The lane of models whose attention can go over pages: packed tokens, paged KV cache.
 
 Prefill, chunked prefill and decode of any number of sequences are one forward over one packed row.
 """
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,11 +25,31 @@ from kamado.sequence import TextStep, TokenSequence
 from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.tensors import device_of
 
-from .attention import MAX_PADDING, PackedCache, PackedStep, PagedAttention, Rows, Span
+from .attention import MAX_PADDING, PackedStep, Rows, Span
 from .captured import CapturedSteps, FixedRows
+from .decoder import Decoder, DecoderForward
 from .native_step import NativeStep
 from .pages import PageStore
 from .watching import step_shape, watched
+
+
+class PagesForward(Protocol):
+    """A model whose attention is over the pages of a store, until it is closed."""
+
+    def __call__(self, tokens: Tensor, positions: Tensor, step: PackedStep, keep: Tensor | None) -> Tensor:
+        """Logits (R, vocab) of packed `tokens` (1, T), at `positions` (1, T): those that `keep` (R,) picks, or all."""
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+
+
+def pages_forward(model: Any, store: PageStore) -> PagesForward:
+    """Of a stand-in, or of transformers' model."""
+    if isinstance(model, Decoder):
+        return DecoderForward(model, store)
+    from .library_forward import LibraryForward
+
+    return LibraryForward(model, store)
 
 
 class PagedLane:
@@ -66,12 +85,8 @@ class PagedLane:
         self._learning = learning
         self._speculation = speculation
         self._native = native
-        self._cache = PackedCache(store)
-        self._attention = PagedAttention(f"kamado_paged_{id(self):x}", self._cache)
-        self._former_attention: str = model.config._attn_implementation
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.device = device_of(model)
-        model.set_attn_implementation(self._attention.name)
+        self._modules = pages_forward(model, store)
         self.captured = captured(self)
 
     def close(self) -> None:
@@ -80,8 +95,7 @@ class PagedLane:
         if self.captured is not None:
             self.captured.clear()
             self.captured = None
-        self._model.set_attn_implementation(self._former_attention)
-        self._attention.close()
+        self._modules.close()
 
     def run(self, works: Sequence[Work]) -> list[Any]:
         """See Lane. Pages beyond what a sequence has computed hold nothing that anybody reads, so a forward that
@@ -190,14 +204,7 @@ class PagedLane:
         longest = rows.tables.shape[1] * self.store.block_tokens
         # Nothing may depend on how long the rows are now: every one counts as the longest, and lengths are a mask.
         read = Rows(None, rows.tables, rows.lengths, longest=longest, shortest=0, run=None, in_place=in_place)
-        self._cache.step = PackedStep(rows.slots, [read], [])
-        logits: Tensor = self._model(
-            input_ids=rows.tokens[None],
-            position_ids=rows.positions[None],
-            past_key_values=self._cache,
-            use_cache=True,
-        ).logits[0]
-        return logits
+        return self._modules(rows.tokens[None], rows.positions[None], PackedStep(rows.slots, [read], []), None)
 
     def _through_modules(self, steps: Sequence[TextStep]) -> Tensor:
         tokens: list[int] = []
@@ -209,17 +216,12 @@ class PagedLane:
             tokens += step.proposed
             positions += range(start, start + step.num_new)
             last += range(len(tokens) - 1 - len(step.proposed), len(tokens))
-        self._cache.step = self._pack(steps)
-        keep = self._tensor(last)
-        output = self._model(
-            input_ids=self._tensor([tokens]),
-            position_ids=self._tensor([positions]),
-            past_key_values=self._cache,
-            use_cache=True,
-            **({"logits_to_keep": keep} if self._keeps_logits else {}),
+        return self._modules(
+            self._tensor([tokens]),
+            self._tensor([positions]),
+            self._pack(steps),
+            self._tensor(last),
         )
-        logits: Tensor = output.logits[0]
-        return logits if self._keeps_logits else logits[keep]
 
     def _pack(self, steps: Sequence[TextStep]) -> PackedStep:
         block_tokens = self.store.block_tokens

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.memory.shortage import is_shortage
@@ -75,6 +74,8 @@ def probe_paged(model: Any, vocab_size: int, *, known: bool = False) -> PagedVer
 
 def _plain(model: Any, tokens: list[int]) -> tuple[Tensor, tuple[LayerShape, ...] | str]:
     """Logits (T, vocab) of a plain forward, and the shapes of its cache's layers, or why these are not plain."""
+    from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
     device = device_of(model)
     output = model(input_ids=torch.tensor([tokens], device=device), use_cache=True)
     cache = output.past_key_values
@@ -95,6 +96,8 @@ def _plain(model: Any, tokens: list[int]) -> tuple[Tensor, tuple[LayerShape, ...
 
 
 def _window(layer: Any) -> int | None:
+    from transformers.cache_utils import DynamicSlidingWindowLayer
+
     return int(layer.sliding_window) if isinstance(layer, DynamicSlidingWindowLayer) else None
 
 

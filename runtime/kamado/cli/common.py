@@ -109,6 +109,7 @@ class LoadOptions:
     """The pipeline that has what a single file lacks."""
     speculation: str = "auto"
     compile: str = "auto"
+    prepared: bool = True
     step_budget: int | None = None
     """Only presets set it."""
 
@@ -128,13 +129,18 @@ class LoadOptions:
 
     def of_lanes(self) -> dict[str, Any]:
         """What only `Runtime.load` wants to know beside those."""
-        return {"step_budget": self.step_budget, "speculation": self.speculation, "compile": self.compile}
+        return {
+            "step_budget": self.step_budget,
+            "speculation": self.speculation,
+            "compile": self.compile,
+            "prepared": self.prepared,
+        }
 
 
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload", "step_budget")
 _TYPED_NAMES = (
     *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload"),
-    *("allow_code", "base", "offline", "deterministic", "speculation", "compile"),
+    *("allow_code", "base", "offline", "deterministic", "speculation", "compile", "prepared"),
 )
 
 
@@ -207,6 +213,10 @@ def model_options(command: Command) -> Command:
         click.option(
             "--compile", type=click.Choice(["auto", "off"]),
             help="Record or compile on a GPU what runs again and again.  [auto]",
+        ),
+        click.option(
+            "--no-prepared", "prepared", flag_value=False, default=None,
+            help="Prepare quantized weights anew; neither use nor keep what was prepared before.",
         ),
         click.option("--offline", is_flag=True, help="Never use the network."),
         click.option("--deterministic", is_flag=True, help="Bit-equal answers whatever else runs; slower."),

@@ -38,8 +38,10 @@ def list_models(out: Output) -> None:
     from ..checkpoint import catalog
     from ..checkpoint.resolve import comes_along, find_entry
     from ..checkpoint.store import Store
+    from ..weights.prepared.folder import PreparedFolder
 
     store = Store.open()
+    prepared = sum(entry.nbytes for entry in PreparedFolder(store.home).entries())
     entries = store.entries()
     short = {name: find_entry(name) for name in catalog.models()}
     names = {entry.id: [name for name, found in short.items() if found and found.id == entry.id] for entry in entries}
@@ -61,6 +63,8 @@ def list_models(out: Output) -> None:
     unfinished = sum(store.unfinished().values())
     if unfinished:
         out.line(f"{format_bytes(unfinished):>10}  of unfinished pulls: pull again, or kamado rm --unfinished")
+    if prepared:
+        out.line(f"{format_bytes(prepared):>10}  of prepared weights, which make loading quicker: kamado rm --prepared")
     if along:
         out.line(f"come along: {', '.join(along)}")
     if missing:
@@ -71,6 +75,7 @@ def list_models(out: Output) -> None:
             "models": rows,
             "total_bytes": total,
             "unfinished_bytes": unfinished,
+            "prepared_bytes": prepared,
             "available": missing,
         }
     )
@@ -114,24 +119,30 @@ def _shown(name: str, value: object) -> str:
 @click.command()
 @click.argument("models", metavar="[MODEL...]", nargs=-1)
 @click.option("--unfinished", is_flag=True, help="Remove what pulls that were stopped have left.")
+@click.option("--prepared", is_flag=True, help="Remove weights that were kept to load quickly.")
 @common_options
-def rm(models: tuple[str, ...], unfinished: bool, out: Output) -> None:
+def rm(models: tuple[str, ...], unfinished: bool, prepared: bool, out: Output) -> None:
     """Remove each MODEL (a reference, or an id of `kamado list --json`) from the store. Folders of yours stay."""
-    from ..checkpoint.store import Store
+    from ..checkpoint.store import Store, translated_os_errors
+    from ..weights.prepared.folder import PreparedFolder
 
-    if not models and not unfinished:
-        raise InvalidRequest("rm needs a MODEL, or --unfinished")
+    if not models and not unfinished and not prepared:
+        raise InvalidRequest("rm needs a MODEL, --unfinished or --prepared")
     store = Store.open()
     freed = store.remove_unfinished() if unfinished else 0
     if unfinished:
         out.line(f"removed {format_bytes(freed)} of unfinished pulls")
+    with translated_os_errors(store.home):
+        cleared = PreparedFolder(store.home).clear() if prepared else 0
+    if prepared:
+        out.line(f"removed {format_bytes(cleared)} of prepared weights")
     removed = []
     for model in models:
         entry = _entry(model)
         store.remove(entry)
         removed.append({"reference": entry.reference, "id": entry.id, "bytes": entry.total_bytes})
         out.line(f"removed {entry.reference} ({format_bytes(entry.total_bytes)})")
-    out.json({"removed": removed, "unfinished_bytes": freed})
+    out.json({"removed": removed, "unfinished_bytes": freed, "prepared_bytes": cleared})
 
 
 @click.command()

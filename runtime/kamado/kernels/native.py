@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FORMS = 3
+FORMS = 3
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
 _TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
@@ -93,6 +93,16 @@ def native() -> Native | None:
     return found[0] if found and found[0].is_fast else None
 
 
+@cache
+def library_mark() -> str:
+    """Changes with the library and with what it can do on this CPU."""
+    path, found = _path(), native()
+    if path is None or found is None:
+        return ""
+    status = path.stat()
+    return f"{found.name} {status.st_size} {status.st_mtime_ns}"
+
+
 def installed() -> list[Native]:
     """What the installed library can do on this CPU, the best first."""
     path = _path()
@@ -103,7 +113,7 @@ def implementations(path: Path) -> list[Native]:
     """What the library at `path` can do on this CPU, the best first; nothing if it belongs to another version."""
     try:
         library = ctypes.CDLL(str(path))
-        if library.kamado_forms() != _FORMS:
+        if library.kamado_forms() != FORMS:
             return []
     except (OSError, AttributeError):
         return []

@@ -104,9 +104,11 @@ def pack(*linears: nn.Linear) -> list[PackedLinear]:
 def can_pack() -> bool:
     """Whether the installed torch has these kernels and they compute what `linear` computes, on this CPU."""
     generator = torch.Generator().manual_seed(0)
-    linear = nn.Linear(_CHECK_SHAPE[1], _CHECK_SHAPE[0], device="meta").to_empty(device="cpu").requires_grad_(False)
-    linear.weight.copy_(torch.randn(_CHECK_SHAPE, generator=generator))
-    linear.bias.copy_(torch.randn(_CHECK_SHAPE[0], generator=generator))
+    linear = nn.Linear(_CHECK_SHAPE[1], _CHECK_SHAPE[0], device="meta")
+    # Not `to_empty`, for which torch imports sympy.
+    linear.weight = nn.Parameter(torch.randn(_CHECK_SHAPE, generator=generator, dtype=torch.float32, device="cpu"))
+    linear.bias = nn.Parameter(torch.randn(_CHECK_SHAPE[:1], generator=generator, dtype=torch.float32, device="cpu"))
+    linear.requires_grad_(False)
     inputs = [torch.randn(1, rows, _CHECK_SHAPE[1], generator=generator) for rows in _CHECK_ROWS]
     wanted = [linear(x) for x in inputs]
     try:

@@ -14,6 +14,7 @@ from kamado.checkpoint import catalog
 from kamado.checkpoint.catalog import parse_catalog
 from kamado.checkpoint.store import Store
 from kamado.cli.main import main
+from kamado.weights.prepared.folder import PreparedFolder
 
 TINY = '[models."tiny:1"]\ndescription = "A tiny one"\nsources = [{reference = "org/name"}]'
 
@@ -39,7 +40,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
 def test_life_of_a_model(hub: FakeHub, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "list") == {
         "home": str(store.home), "models": [], "total_bytes": 0, "unfinished_bytes": 0,
-        "available": ["tiny:1"],
+        "prepared_bytes": 0, "available": ["tiny:1"],
     }  # fmt: skip
     pulled = run_json(capsys, "pull", "tiny:1")
     (entry,) = store.entries()
@@ -65,9 +66,22 @@ def test_rm_of_unfinished_pulls(store: Store, capsys: pytest.CaptureFixture[str]
         (store.partial(name) / "x.partial").write_bytes(bytes(2048))
     assert "4.00 KiB  of unfinished pulls" in run(capsys, "list")[1]
     with store.locked("busy"):
-        assert run_json(capsys, "rm", "--unfinished") == {"removed": [], "unfinished_bytes": 2048}
+        assert run_json(capsys, "rm", "--unfinished") == {
+            "removed": [], "unfinished_bytes": 2048, "prepared_bytes": 0,
+        }  # fmt: skip
     assert store.unfinished() == {"busy": 2048}
     assert run(capsys, "rm")[0] == 2
+
+
+def test_rm_of_prepared_weights(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = PreparedFolder(store.home)
+    with folder.writing(folder.path({}), 2048) as file:
+        assert file is not None
+        file.write(bytes(2048))
+    assert "2.00 KiB  of prepared weights" in run(capsys, "list")[1]
+    assert run_json(capsys, "list")["prepared_bytes"] == 2048
+    assert run(capsys, "rm", "--prepared")[1] == "removed 2.00 KiB of prepared weights\n"
+    assert run_json(capsys, "rm", "--prepared")["prepared_bytes"] == 0
 
 
 def test_rm_by_id_and_never_what_is_not_in_the_store(

@@ -290,11 +290,21 @@ def held_bytes(tensors: Iterable[Tensor | None]) -> int:
     for tensor in tensors:
         if tensor is None:
             continue
-        data = tensor.data if isinstance(tensor, nn.Parameter) else tensor
+        data = tensor if isinstance(tensor, QuantTensor) or not isinstance(tensor, nn.Parameter) else tensor.data
         for part in data.packed.parts.values() if isinstance(data, QuantTensor) else (data,):
             if part.device.type != "meta":
                 storages[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
     return sum(storages.values())
+
+
+def as_parameter(tensor: Tensor) -> nn.Parameter:
+    """Without a gradient. It is the tensor itself where that is quantized, as `nn.Parameter` would mark a copy of it:
+    to copy it, torch would import its distributed tensors, which takes as long as importing torch."""
+    if not isinstance(tensor, QuantTensor):
+        return nn.Parameter(tensor, requires_grad=False)
+    marked: Any = tensor
+    marked._is_param = True
+    return marked  # type: ignore[no-any-return]
 
 
 def is_quantized(weight: Any) -> bool:
