@@ -9,6 +9,10 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from kamado.kernels.gpu import attention, has_kernels, layers
+from kamado.weights.quantized import few_rows
+from kamado.weights.quantized.floats import quantize_floats
+from kamado.weights.quantized.integers import quantize_integers
+from kamado.weights.quantized.packed import Packed
 
 CUDA = torch.device("cuda:0")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -62,6 +66,27 @@ def test_attention(rows: int, heads: int, shared: int, dim: int, pages: int, win
         scores = torch.cat([scores, sink.double()[:, None]], 1) if sink is not None else scores
         weights = scores.softmax(1)[:, : length - first]
         close(found[row], torch.einsum("hk,khd->hd", weights, value).to(dtype))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 64])
+@pytest.mark.parametrize(("form", "group"), [("int8", 32), ("int4", 32), ("int4", 128), ("int8", 0), ("fp8", 0)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_few_rows(form: str, group: int, rows: int, dtype: torch.dtype) -> None:
+    if form == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU does not know 8-bit floats")
+    for out, columns in ((4096, 4096), (1000, 1152), (14336, 512)):
+        weight, bias = drawn(out, columns), drawn(out, seed=2).to(dtype)
+        if form == "fp8":
+            packed: Packed = quantize_floats(weight, group_size=group)
+        else:
+            packed = quantize_integers(weight, bits=int(form[3]), group_size=group, scale_dtype=torch.float16)
+        parts = packed.parts
+        x = drawn(rows, columns, seed=1, dtype=dtype)
+        found = few_rows.product(x, parts["values"], parts["scale"], bias)
+        assert found is not None, "there is a kernel for it"
+        wanted = torch.nn.functional.linear(x.double(), packed.dequantize(dtype).double(), bias.double())
+        close(found, wanted.to(dtype))
+        assert torch.equal(packed.linear(x, bias), found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

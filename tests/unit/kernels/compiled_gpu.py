@@ -9,9 +9,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kamado.kernels.gpu import attention, layers
+from kamado.kernels.gpu import attention, layers, products
 
-INTEGERS = frozenset({"query_row", "query_head", "table_row", "key_row", "value_row", "gate_row", "up_row", "size"})
+INTEGERS = frozenset(
+    {"query_row", "query_head", "table_row", "key_row", "value_row", "gate_row", "up_row", "size", "columns"}
+    | {"out_features", "x_row", "rows"}
+)
 FLOATS = frozenset({"scale", "softcap", "eps"})
 ATTEND = {"PAGE": 16, "SHARED": 8, "GROUPS": 4, "ROWS": 16, "DIM": 128, "DIM_UP": 128, "WIDTH": 128, "WIDTH_UP": 128}
 JOIN = {"HEADS": 32, "SPLITS": 8, "SPLITS_UP": 8, "WIDTH": 128, "WIDTH_UP": 128}
@@ -28,19 +31,28 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
     (layers._turn_and_write, TURN | {"NORMED": True}, {}),
     (layers._silu_times, {"BLOCK": 1024}, {}),
 ]
+for form, number, group in (("*i8", 0, 32), ("*u8", 1, 32), ("*u8", 2, 0)):
+    types = {"values": form, "scale": "*fp32" if group == 0 else "*fp16"}
+    shared = {"GROUP": group, "FORM": number, "BIASED": True, "BLOCK": 16}
+    KERNELS.append((products._one_row, shared | {"BLOCK": 4, "WIDE": 1024}, types))
+    KERNELS.append((products._few_rows, shared | {"ROWS": 64, "WIDE": 128}, types))
 
 
 def kind(name: str, numbers: str, named: dict[str, str]) -> str:
     """Type of an argument, as Triton says it."""
+    if name in named:
+        return named[name]
     if name in INTEGERS or name in FLOATS:
         return "i32" if name in INTEGERS else "fp32"
-    return named.get(name, "*i64" if name in ("tables", "lengths", "slots") else numbers)
+    return "*i64" if name in ("tables", "lengths", "slots") else numbers
 
 
 def main() -> None:
     """The arguments are compute capabilities, like 90."""
     for capability in map(int, sys.argv[1:]):
         for kernel, fixed, named in KERNELS:
+            if capability < 89 and fixed.get("FORM") == 2:
+                continue
             names = kernel.arg_names
             types = {name: "constexpr" if name in fixed else kind(name, "*bf16", named) for name in names}
             constants = {(names.index(name),): value for name, value in fixed.items()}

@@ -14,10 +14,13 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from kamado.kernels.gpu import attention as attention_kernels
-from kamado.kernels.gpu import layers
+from kamado.kernels.gpu import layers, products
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.requests import Sampling
 from kamado.sequence import TextStep, TokenSequence
+from kamado.weights.quantized import few_rows
+from kamado.weights.quantized.floats import quantize_floats
+from kamado.weights.quantized.integers import quantize_integers
 from kamado_models.language.captured import FixedRows
 from kamado_models.language.fused_step import fused_step
 from kamado_models.language.paged import PagedLane
@@ -142,6 +145,38 @@ def test_rotation_and_writing(kernels: Any, dim: int, normed: bool, dtype: torch
 def test_silu(kernels: Any, dtype: torch.dtype) -> None:
     gate, up = drawn(3, 2 * 1500, dtype=dtype).chunk(2, 1)
     close(kernels.layers.silu_times(gate, up), functional.silu(gate) * up)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17])
+@pytest.mark.parametrize("form", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize(("out", "columns", "group"), [(24, 256, 32), (5, 1280, 64), (33, 288, 0), (16, 2080, 16)])
+def test_products(out: int, columns: int, group: int, form: str, rows: int) -> None:
+    """Beside the weights restored by torch, rounded to the rows' precision as the kernels do it."""
+    weight, bias = drawn(out, columns), drawn(out, seed=2)
+    if form == "fp8":
+        packed: Any = quantize_floats(weight, group_size=group)
+    else:
+        packed = quantize_integers(weight, bits=int(form[3]), group_size=group, scale_dtype=torch.float16)
+    parts = packed.parts
+    for dtype in HALVES:
+        x = drawn(rows, 2 * columns, seed=1, dtype=dtype)[:, :columns]
+        wanted = functional.linear(x.float(), packed.dequantize(dtype).float(), bias)
+        found = products.product(x, parts["values"], parts["scale"], bias.to(dtype))
+        assert found.dtype == dtype and (found.float() - wanted).norm() <= 2e-3 * wanted.norm()
+        found = products.product(x, parts["values"], parts["scale"], None)
+        assert (found.float() + bias - wanted).norm() <= 2e-3 * wanted.norm()
+
+
+def test_a_product_that_comes_out_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    few_rows.can_multiply.cache_clear()
+    assert few_rows.can_multiply(cpu, torch.float16, torch.int8, 32)
+    assert few_rows.can_multiply(cpu, torch.float32, torch.uint8, 64)
+    assert not few_rows.can_multiply(cpu, torch.float16, torch.int8, 24), "no such groups"
+    few_rows.can_multiply.cache_clear()
+    monkeypatch.setattr(few_rows, "_product", lambda x, values, scale, bias: x.new_zeros((len(x), len(scale))))
+    assert not few_rows.can_multiply(cpu, torch.float16, torch.int8, 32)
+    few_rows.can_multiply.cache_clear()
 
 
 def a_step(lane: PagedLane, memory: PagedMemory) -> FixedRows:

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from . import few_rows
 from .lookup import float8_values
 from .packed import Packed, scaled
 
@@ -34,6 +35,11 @@ class Floats(Packed):
         scale = self.parts["scale"][index]
         group = self.shape[1] // self.parts["scale"].shape[1]
         return scaled(float8_values(values).view(*scale.shape, group), scale, dtype).view(values.shape)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See Packed. Few rows meet the numbers as they are stored, on a GPU."""
+        found = few_rows.product(x, self.parts["values"], self.parts["scale"], bias)
+        return super().linear(x, bias) if found is None else found
 
 
 class DynamicFloats(Floats):

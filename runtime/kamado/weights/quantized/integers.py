@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import few_rows
 from .lookup import look_up, signed_nibble_pairs
 from .packed import Packed, scaled
 
@@ -55,6 +56,12 @@ class Integers(Packed):
             unordered[..., self.parts["order"]] = result
             return unordered
         return result
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See Packed. Few rows meet the numbers as they are stored, on a GPU."""
+        plain = x.device.type == "cuda" and self.parts.keys() == {"values", "scale"}
+        found = few_rows.product(x, self.parts["values"], self.parts["scale"], bias) if plain else None
+        return super().linear(x, bias) if found is None else found
 
     def values(self, index: slice | Tensor) -> Tensor:
         """The numbers themselves: int8 (rows, in)."""
