@@ -1,4 +1,4 @@
-"""Answers that one call in C computes, beside those of the model's modules: which models, and how near."""
+"""Prompts and answers that one call in C computes, beside those of the model's modules: which models, and how near."""
 
 from __future__ import annotations
 
@@ -91,8 +91,7 @@ def test_logits_are_those_of_the_modules(name: str, quant: str, runtime: kamado.
     found = logits(model, lane, tokens, prompt=7)
     lane._native = None
     wanted = logits(model, lane, tokens, prompt=7)
-    assert torch.equal(found[0], wanted[0])
-    assert not torch.equal(found[1:], wanted[1:])
+    assert not torch.equal(found, wanted), "both went one way"
     assert float((found - wanted).norm() / wanted.norm()) <= MAX_ERROR[QUANTS[quant]]
 
 
@@ -135,7 +134,7 @@ def test_one_thread_or_two(runtime: kamado.Runtime, tmp_path: Path) -> None:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(logits(model, lane, tokens, prompt=1))  # a prompt of one token goes natively, too
+            found.append(logits(model, lane, tokens, prompt=12))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -169,23 +168,19 @@ def wide() -> Iterator[kamado.Runtime]:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("quant", QUANTS)
 def test_smollm2(quant: str, wide: kamado.Runtime, smollm2: Path, english: list[list[int]]) -> None:
-    """Greedy tokens alone, all at once, and those of the modules. Beside int4 what was read now as a prompt, now as
-    an answer may differ, so there are pages for all of them and no prefixes from before."""
+    """Greedy tokens alone, and all at once with pages for a part of them; logits beside those of the modules."""
     requests: list[dict[str, Any]] = [
         {"prompt_tokens": prompt, "max_tokens": 32, "temperature": 0.0, "ignore_eos": True} for prompt in english
     ]
-    model, lane = load(wide, smollm2, quant=quant, kv_tokens=320 if quant == "int8" else 2048)
+    model, lane = load(wide, smollm2, quant=quant, kv_tokens=320)
     assert lane._native is not None
     alone = [list(model.generate(**request).tokens) for request in requests]
-    if quant == "int4":
-        model.unload()
-        model, lane = load(wide, smollm2, quant=quant, kv_tokens=2048)
     jobs = []
     for request in requests:
         jobs.append(model.submit(**request))
         time.sleep(0.02)
     assert [list(job.result().tokens) for job in jobs] == alone
-    assert bool(wide.stats()["preemptions"]) == (quant == "int8")
+    assert wide.stats()["preemptions"]
     found = logits(model, lane, english[4] + alone[4], prompt=len(english[4]))
     lane._native = None
     wanted = logits(model, lane, english[4] + alone[4], prompt=len(english[4]))

@@ -48,20 +48,19 @@ def native_verdict(
     if found is None:
         return NativeVerdict()
     with torch.inference_mode():
-        read, answered = _logits(model, layers, store.block_tokens, is_native=False)
-        _, natively = _logits(model, layers, store.block_tokens, is_native=True)
+        by_modules = _logits(model, layers, store.block_tokens, is_native=False)
+        natively = _logits(model, layers, store.block_tokens, is_native=True)
         other = stand_in(model, layers[0].key_dim, layers[0].num_heads) if stands_in else None
         sizes = None
         if other is not None:
             others = _logits(other, layers, store.block_tokens, is_native=False)
-            is_equal = torch.equal(others[0], read) and torch.equal(others[1], answered)
-            sizes = other.sizes.as_json() if is_equal else None
-    error = float((natively - answered).norm() / answered.norm().clamp(min=1e-6))
+            sizes = other.sizes.as_json() if torch.equal(others, by_modules) else None
+    error = float((natively - by_modules).norm() / by_modules.norm().clamp(min=1e-6))
     return NativeVerdict(found if error <= MAX_ERROR[found.activation_bits] else None, sizes)
 
 
-def _logits(model: Any, layers: Sequence[LayerShape], block_tokens: int, *, is_native: bool) -> tuple[Tensor, Tensor]:
-    """Of the last read and of the answered tokens of all sequences; the modules have read."""
+def _logits(model: Any, layers: Sequence[LayerShape], block_tokens: int, *, is_native: bool) -> Tensor:
+    """Of the last tokens of all sequences after each step: both at once, and then token by token."""
     num_blocks = sum(-(-(length + _TOKENS) // block_tokens) for length in _LENGTHS)
     store = PageStore(layers, num_blocks, block_tokens, torch.float32, "cpu")
     memory = PagedMemory(BlockPool(num_blocks), block_tokens, salt=b"probe", share_prefixes=False)
@@ -84,4 +83,4 @@ def _logits(model: Any, layers: Sequence[LayerShape], block_tokens: int, *, is_n
                 sequence.num_computed += count
     finally:
         lane.close()
-    return found[0], torch.cat(found[1:])
+    return torch.cat(found)

@@ -1,4 +1,4 @@
-"""Models whose whole forward the library in C can do, for the tokens of answers: one of each sequence, and proposals.
+"""Models whose whole forward the library in C can do, of prompts and answers.
 
 They are known by transformers' own classes, unchanged, and by what their layers hold; others go through the modules.
 """
@@ -41,23 +41,22 @@ class NativeStep:
         """The fewest of any layer."""
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor:
-        """Logits (R, vocab), in order, of the one new token of each step and of its proposals. They do not depend
-        on rows of other sequences."""
+        """Logits (R, vocab), in order: of the last token of each step, and of each of its proposals. They do not depend
+        on rows of other sequences, nor on how the tokens of one are spread over calls."""
         tokens: list[int] = []
         positions: list[int] = []
-        held: list[list[int]] = []
+        runs = []
         for step in steps:
-            start, pages = step.sequence.num_computed, step.sequence.state.held
-            tokens += (step.sequence.tokens[start], *step.proposed)
-            for at in range(start, start + step.num_new):
-                positions.append(at)
-                held.append(pages[: at // self._block_tokens + 1])
+            start, state = step.sequence.num_computed, step.sequence.state
+            end = start + step.num_new
+            tokens += step.sequence.tokens[start:end]
+            tokens += step.proposed
+            positions += range(start, end)
+            pages = state.held[: -(-end // self._block_tokens)]
+            runs.append(kernel.Run(rows=step.num_new, keys=start + 1, pages=pages, wanted=1 + len(step.proposed)))
         x = self._embed(torch.tensor(tokens)).contiguous()
         cos, sin = self._angles(x[None], torch.tensor([positions]))
-        rows = kernel.Rows(
-            pages=held, lengths=[at + 1 for at in positions], linked=any(step.proposed for step in steps)
-        )
-        return self._run(x, cos[0].contiguous(), sin[0].contiguous(), rows)
+        return self._run(x, cos[0].contiguous(), sin[0].contiguous(), runs)
 
 
 def recognised(model: Any, store: PageStore) -> NativeStep | None:

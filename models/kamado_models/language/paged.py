@@ -73,8 +73,8 @@ class PagedLane:
         captured: Callable[[PagedLane], CapturedSteps | None] = lambda lane: None,
     ) -> None:
         """`model` is switched to attention over the pages of `store`, which `memory` hands out; `close` undoes it.
-        `learning`: what is told the peaks of forwards, `speculation`: their times. `native`: what computes the tokens
-        of answers in place of the model; `captured`: makes what runs them again as they were recorded."""
+        `learning`: what is told the peaks of forwards, `speculation`: their times. `native`: what computes in place of
+        the model; `captured`: makes what runs the steps of answers again as they were recorded."""
         self.name = name
         self.step_budget = step_budget
         self.max_rows = max_rows
@@ -181,22 +181,7 @@ class PagedLane:
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor:
         """Logits (R, vocab), in order: of the last token of each step, and of each of its proposals."""
-        native = self._native
-        if native is None:
-            return self._through_modules(steps)
-        # A sequence's own step decides which way it goes, whatever else is there: the two ways round differently.
-        answering = [step.num_new == 1 + len(step.proposed) for step in steps]
-        if not any(answering):
-            return self._through_modules(steps)
-        found = native.forward([step for step, is_next in zip(steps, answering, strict=True) if is_next])
-        if all(answering):
-            return found
-        rest = self._through_modules([step for step, is_next in zip(steps, answering, strict=True) if not is_next])
-        natively = [n for step, n in zip(steps, answering, strict=True) for _ in range(1 + len(step.proposed))]
-        logits = rest.new_empty((len(natively), rest.shape[1]))
-        places = torch.tensor(natively)
-        logits[places], logits[~places] = found, rest
-        return logits
+        return self._through_modules(steps) if self._native is None else self._native.forward(steps)
 
     def fixed_forward(self, rows: FixedRows, *, in_place: bool) -> Tensor:
         """Logits (B, vocab) of single tokens, through the modules; see `captured.Way`. `in_place`: attention may read

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMS = 3
+FORMS = 4
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
 _TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
@@ -124,10 +124,8 @@ def implementations(path: Path) -> list[Native]:
     sizes, data = [integer] * 5, [pointer] * 4
     library.kamado_linear.argtypes = [integer, pointer, long, *sizes, *data, long, pointer, integer]
     if hasattr(library, "kamado_step"):
-        library.kamado_step_space.argtypes, library.kamado_step_space.restype = [pointer, *[integer] * 3], long
-        given = [pointer] * 6
-        counts = [integer] * 3
-        library.kamado_step.argtypes = [integer, pointer, integer, *given, *counts, pointer, pointer, integer]
+        library.kamado_step_space.argtypes, library.kamado_step_space.restype = [pointer, pointer, integer], long
+        library.kamado_step.argtypes = [integer, pointer, pointer, pointer, integer]
         library.kamado_step.restype = None
     team = _team()
     if team is not None:

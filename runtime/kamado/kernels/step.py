@@ -1,4 +1,4 @@
-"""A whole forward of a Llama-like decoder for a few new tokens of some sequences, as one call of the library in C.
+"""A whole forward of a Llama-like decoder for new tokens of some sequences, as one call of the library in C.
 
 Shapes: R rows, H hidden, K key-value heads, D head size, V vocabulary. `source/step.c` says how threads share the work;
 a row's result depends neither on their number nor on the rows of other sequences.
@@ -7,6 +7,7 @@ a row's result depends neither on their number nor on the rows of other sequence
 from __future__ import annotations
 
 import ctypes
+import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor
 
 from .native import Native
+from .threads import ThreadCount
 from .tiles import GROUP, PANEL
 
 PAGE_MULTIPLE = 8
 """Tokens of a page are a multiple of that."""
+SHORT_ROWS = 64
+"""Calls of more rows take all threads, whatever else runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +81,16 @@ class Decoder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Where the rows of a step are: of each, pages in order, and keys with the new one, whose place is the last."""
+class Run:
+    """New tokens of one sequence, one behind the other."""
 
-    pages: Sequence[Sequence[int]]
-    lengths: Sequence[int]
-    linked: bool = False
-    """Whether some are of one sequence, with lengths one above the other, and see each other's keys."""
+    rows: int
+    keys: int
+    """That the first of them sees, its own with them."""
+    pages: Sequence[int]
+    """Of the sequence, in order."""
+    wanted: int = 1
+    """Of how many of the last ones the logits are wanted."""
 
 
 class _Matrix(ctypes.Structure):
@@ -112,6 +119,13 @@ class _Model(ctypes.Structure):
     ]
 
 
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("rows", "num_runs", "table_width", "num_wanted")),
+        *((name, ctypes.c_void_p) for name in ("x", "cos", "sin", "runs", "tables", "wanted", "logits")),
+    ]
+
+
 class DecoderStep:
     """A decoder, ready to be run. It holds the tensors of `decoder`; they must stay where they are."""
 
@@ -128,6 +142,7 @@ class DecoderStep:
         self.num_pages, self.page_tokens, self.dim = pages, page_tokens, dim
         self.hidden, self.vocab_size = first.q.in_features, decoder.head.out_features
         self._layers = (_Layer * len(decoder.layers))(*map(_layer, decoder.layers))
+        self._threads = ThreadCount()
         self._model = _Model(
             ctypes.addressof(self._layers),
             decoder.norm.data_ptr(),
@@ -143,55 +158,67 @@ class DecoderStep:
             decoder.scale,
         )
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, rows: Rows, *, threads: int | None = None) -> Tensor:
-        """Logits float32 (R, V) of `x` float32 (R, H), which is changed, at angles `cos` and `sin` float32 (R, D); the
-        new keys and values are in the pages then. `threads`: torch's by default. Raises ValueError for what would be
-        read or written out of bounds."""
-        count = len(rows.lengths)
-        self._check_rows(x, cos, sin, rows)
-        logits = torch.empty((count, self.vocab_size), dtype=torch.float32)
-        if not count:
+    def __call__(
+        self, x: Tensor, cos: Tensor, sin: Tensor, runs: Sequence[Run], *, threads: int | None = None
+    ) -> Tensor:
+        """Logits float32 (wanted, V), in order, of `x` float32 (R, H), the rows of the runs one behind the other, which
+        are changed, at angles `cos` and `sin` float32 (R, D); the new keys and values are in the pages then. `threads`:
+        by default torch's, or one where that is faster for few rows. Raises ValueError for what would be read or
+        written out of bounds."""
+        rows = sum(run.rows for run in runs)
+        self._check_rows(x, cos, sin, rows, runs)
+        logits = torch.empty((sum(run.wanted for run in runs), self.vocab_size), dtype=torch.float32)
+        if not rows:
             return logits
-        width, longest = max(map(len, rows.pages)), max(rows.lengths)
-        tables, slots = array("i"), array("i")
-        for pages, length in zip(rows.pages, rows.lengths, strict=True):
-            tables.extend(pages)
-            tables.extend([0] * (width - len(pages)))
-            last = length - 1
-            slots.append(pages[last // self.page_tokens] * self.page_tokens + last % self.page_tokens)
-        lengths = array("i", rows.lengths)
-        threads = torch.get_num_threads() if threads is None else threads
-        model = ctypes.addressof(self._model)
-        space = torch.empty(self._space(model, count, longest, threads), dtype=torch.uint8)
-        self._run(
-            self._which,
-            model,
-            count,
+        width = max(len(run.pages) for run in runs)
+        table, tables, wanted, first = array("i"), array("i"), array("i"), 0
+        for run in runs:
+            table.extend((first, run.rows, run.keys))
+            tables.extend(run.pages)
+            tables.extend([0] * (width - len(run.pages)))
+            first += run.rows
+            wanted.extend(range(first - run.wanted, first))
+        addresses = (numbers.buffer_info()[0] for numbers in (table, tables, wanted))
+        batch = _Batch(
+            rows,
+            len(runs),
+            width,
+            len(wanted),
             x.data_ptr(),
             cos.data_ptr(),
             sin.data_ptr(),
-            *(numbers.buffer_info()[0] for numbers in (lengths, slots, tables)),
-            width,
-            longest,
-            rows.linked,
+            *addresses,
             logits.data_ptr(),
-            space.data_ptr(),
-            threads,
         )
+        if threads is not None or rows > SHORT_ROWS:
+            self._call(batch, threads or torch.get_num_threads())
+            return logits
+        kind, most = rows.bit_length(), torch.get_num_threads()
+        threads = self._threads.choose(kind, most)
+        begin = time.perf_counter()
+        self._call(batch, threads)
+        self._threads.took(kind, threads, most, time.perf_counter() - begin)
         return logits
 
-    def _check_rows(self, x: Tensor, cos: Tensor, sin: Tensor, rows: Rows) -> None:
-        count = len(rows.lengths)
+    def _call(self, batch: _Batch, threads: int) -> None:
+        model, given = ctypes.addressof(self._model), ctypes.addressof(batch)
+        space = torch.empty(self._space(model, given, threads), dtype=torch.uint8)
+        self._run(self._which, model, given, space.data_ptr(), threads)
+
+    def _check_rows(self, x: Tensor, cos: Tensor, sin: Tensor, rows: int, runs: Sequence[Run]) -> None:
         for tensor, width in ((x, self.hidden), (cos, self.dim), (sin, self.dim)):
-            if not _is_plain(tensor, (count, width)):
-                raise ValueError(f"contiguous float32 ({count}, {width}) is wanted, and {_brief(tensor)} was given")
-        if len(rows.pages) != count:
-            raise ValueError(f"{count} lengths and {len(rows.pages)} lists of pages")
-        for pages, length in zip(rows.pages, rows.lengths, strict=True):
-            if not 0 < length <= len(pages) * self.page_tokens:
-                raise ValueError(f"{length} keys are not in {len(pages)} pages of {self.page_tokens}")
-            if min(pages) < 0 or max(pages) >= self.num_pages:
-                raise ValueError(f"pages {min(pages)} to {max(pages)} are not within the {self.num_pages} there are")
+            if not _is_plain(tensor, (rows, width)):
+                raise ValueError(f"contiguous float32 ({rows}, {width}) is wanted, and {_brief(tensor)} was given")
+        for run in runs:
+            if run.rows < 1 or not 0 <= run.wanted <= run.rows:
+                raise ValueError(f"logits of {run.wanted} of {run.rows} rows")
+            keys = run.keys + run.rows - 1
+            if run.keys < 1 or keys > len(run.pages) * self.page_tokens:
+                raise ValueError(f"keys {run.keys} to {keys} are not in {len(run.pages)} pages of {self.page_tokens}")
+            if min(run.pages) < 0 or max(run.pages) >= self.num_pages:
+                raise ValueError(
+                    f"pages {min(run.pages)} to {max(run.pages)} are not within the {self.num_pages} there are"
+                )
 
 
 def _layer(layer: Layer) -> _Layer:

@@ -77,6 +77,8 @@ typedef struct {
 } Rounded;
 
 int kamado_blocks(const Implementation *with, int rows);
+/* Where a block begins. */
+int kamado_first_row(const Product *p, int block);
 /* Rounds the rows from `from` to `to` into their places. */
 void kamado_round(const Product *p, int from, int to, const Rounded *x);
 /* One panel of outputs for the blocks from `from` to `to`. */

@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define FORMS 3 /* what Python must know of the interface and of the forms above; counted up with every change */
+#define FORMS 4 /* what Python must know of the interface and of the forms above; counted up with every change */
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
 
@@ -53,7 +53,7 @@ PUBLIC void kamado_team(void *run, void *index, void *size, void *barrier) {
 int kamado_blocks(const Implementation *with, int rows) { return (rows + with->max_rows - 1) / with->max_rows; }
 
 /* Where a block begins: their sizes differ by one row at the most. */
-static int first_row(const Product *p, int block) {
+int kamado_first_row(const Product *p, int block) {
     int each = p->rows / p->blocks, more = p->rows % p->blocks;
     return block * each + (block < more ? block : more);
 }
@@ -62,7 +62,7 @@ void kamado_round(const Product *p, int from, int to, const Rounded *x) {
     int groups = p->in / GROUP, bytes = p->bits / 8;
     Rounder rounder = p->bits == 16 ? p->with->round16 : p->with->round8;
     for (int block = 0, first = 0; block < p->blocks && first < to; block++) {
-        int end = first_row(p, block + 1), R = end - first;
+        int end = kamado_first_row(p, block + 1), R = end - first;
         ptrdiff_t at = (ptrdiff_t)first * groups;
         for (int row = from > first ? from : first; row < end && row < to; row++)
             rounder(
@@ -88,13 +88,13 @@ void kamado_multiply(const Product *p, int panel, int from, int to, const Rounde
         .y_stride = p->y_stride,
     };
     for (int block = from; block < to; block++) {
-        int first = first_row(p, block);
+        int first = kamado_first_row(p, block);
         ptrdiff_t at = (ptrdiff_t)first * groups;
         tile.x = x->values + at * GROUP * (p->bits / 8);
         tile.x_scales = x->scales + at;
         tile.x_sums = x->sums + at;
         tile.y = p->y + first * p->y_stride + panel * PANEL;
-        multiplier(&tile, first_row(p, block + 1) - first);
+        multiplier(&tile, kamado_first_row(p, block + 1) - first);
     }
 }
 

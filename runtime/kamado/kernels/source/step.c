@@ -1,27 +1,27 @@
-/* A whole forward of a Llama-like decoder for rows of one token each, in one call.
+/* A whole forward of a Llama-like decoder over packed rows, in one call: of answers one token each, of prompts many.
 
-   Each row reads and writes the pages of its sequence. For each layer threads do, with a barrier behind each line:
+   For each layer threads do, with a barrier behind each line:
      norm, rounding; q, k, v
-     rotation, write to the page; where rows are of one sequence, a barrier
-     attention: whoever is free takes the next key-value head of a row
-     rounding; o, added to the row
+     rotation, write to the pages; where a row sees keys of another one, a barrier
+     attention: some rows of one sequence and a key-value head at a time; where that is too little for all threads, a run of
+       keys at a time, and a barrier before these are put together
+     rounding; o, added to the rows
      norm, rounding; gate and up, silu(gate) * up
-     rounding; down, added to the row
-   A number is computed by one thread in one order, whichever it is: results depend neither on the number of threads nor on
-   the rows of other sequences, nor on which rows of one come in one call. */
-#include "kernels.h"
+     rounding; down, added to the rows
+   Whoever is free takes the next piece of a line. A number is computed by one thread in one order, whichever it is: results
+   depend neither on the number of threads nor on the rows of other sequences, nor on which rows of one come in one call. */
+#include "attention.h"
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-#define AVX2 __attribute__((target("avx2,fma,f16c")))
-#define INLINE static inline __attribute__((always_inline)) AVX2
-#define LANES 8
-#define RUN 64 /* values of a head that are summed up at once */
+#define QUERIES 32 /* that go over keys together, if a head has not more of them */
+#define PIECE_ROWS 96 /* whose activations stay in the cache while matrices pass */
+#define TAKES 16 /* of a line by each thread, roughly */
+#define LINES 5 /* of a layer, with pieces to be taken */
 
 /* What Python fills in; `kamado.kernels.step` has the same. Matrices in the order of kernels.h. */
 typedef struct {
@@ -46,18 +46,40 @@ typedef struct {
     float eps, scale;
 } Model;
 
+/* Rows that are new tokens of one sequence, one behind the other. */
+typedef struct {
+    int32_t first, rows;
+    int32_t keys; /* that the first of them sees, its own with them */
+} Run;
+
+typedef struct {
+    int32_t rows, num_runs, table_width, num_wanted;
+    float *x; /* (rows, hidden), changed */
+    const float *cos, *sin; /* (rows, dim) */
+    const Run *runs;
+    const int32_t *tables; /* (runs, table width): pages */
+    const int32_t *wanted; /* rows with logits */
+    float *logits; /* (wanted, vocabulary) */
+} Batch;
+
+/* Some rows of a run, and the keys from one multiple of KEYS to another. */
+typedef struct {
+    int32_t run, first, rows, from, to;
+    int32_t last; /* whether it is the last of these rows */
+} Piece;
+
 typedef struct {
     const Implementation *with;
     const Model *model;
-    int rows, alone, table_width, linked;
-    float *x; /* (rows, hidden), changed */
-    const float *cos, *sin; /* (rows, dim) */
-    const int32_t *lengths, *slots, *tables; /* (rows): keys with the new one, and its place; (rows, table_width) */
-    float *logits;
-    float *normed, *qkv, *attended, *inner, *up, *added, *scores;
+    const Batch *batch;
+    int alone, num_pieces;
+    int linked; /* whether keys of this call are read by others than who writes them */
+    int split; /* whether the keys of a row are several pieces */
+    float *normed, *qkv, *attended, *inner, *up, *added, *seen, *scores;
     ptrdiff_t scores_each;
     Rounded shared;
-    atomic_int taken[2];
+    Piece *pieces;
+    atomic_int *taken; /* (layers, LINES), and the last line */
 } Step;
 
 /* One thread of a step, with room for rows that it rounds for itself. */
@@ -68,25 +90,6 @@ typedef struct {
     float normed[SMALL], scales[SMALL / GROUP];
     int32_t sums[SMALL / GROUP];
 } Worker;
-
-INLINE float sum_of(__m256 v) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-
-/* e^x: 2^n times the series of e^r to its seventh power, |r| <= ln 2 / 2. Beyond -87 and 88 as there; NaN stays. */
-INLINE __m256 exp_of(__m256 x) {
-    const float series[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-    x = _mm256_min_ps(_mm256_set1_ps(88.0f), _mm256_max_ps(_mm256_set1_ps(-87.0f), x));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e430p-1f), x); /* ln 2 in two parts */
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-1.90465421e-9f), r);
-    __m256 power = _mm256_set1_ps(1.0f / 5040);
-    for (int i = 0; i < 7; i++) power = _mm256_fmadd_ps(power, r, _mm256_set1_ps(series[i]));
-    __m256i two_to_n = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(power, _mm256_castsi256_ps(two_to_n));
-}
 
 /* Root mean square norm; `to` may be `x`. */
 AVX2 static void norm_row(const float *x, const float *weight, int n, float eps, float *to) {
@@ -125,116 +128,46 @@ AVX2 static void rotate(float *x, const float *cos, const float *sin, int dim) {
     }
 }
 
-/* The sums of eight vectors. */
-INLINE __m256 sums_of(const __m256 *v) {
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-}
-
-/* The pages of one row, as one key-value head sees them. */
-typedef struct {
-    const float *keys, *values;
-    const int32_t *pages;
-    int page_tokens, length;
-    ptrdiff_t stride;
-} Past;
-
-INLINE ptrdiff_t place(const Past *past, int token) {
-    return ((ptrdiff_t)past->pages[token / past->page_tokens] * past->page_tokens + token % past->page_tokens) * past->stride;
-}
-
-/* Products of `heads` queries with all keys, eight keys at a time: pages are whole multiples of that, and what is in a page
-   behind the length is overwritten. */
-INLINE void score(const float *q, int heads, const int dim, const Past *past, float scale, float *scores, int padded) {
-    for (int t = 0; t < padded; t += LANES) {
-        const float *k = past->keys + place(past, t);
-        for (int h = 0; h < heads; h++) {
-            __m256 sums[LANES];
-            for (int j = 0; j < LANES; j++) sums[j] = _mm256_setzero_ps();
-            for (int i = 0; i < dim; i += LANES) {
-                __m256 query = _mm256_loadu_ps(q + (ptrdiff_t)h * dim + i);
-                for (int j = 0; j < LANES; j++)
-                    sums[j] = _mm256_fmadd_ps(query, _mm256_loadu_ps(k + j * past->stride + i), sums[j]);
-            }
-            _mm256_storeu_ps(scores + (ptrdiff_t)h * padded + t, _mm256_mul_ps(sums_of(sums), _mm256_set1_ps(scale)));
-        }
-    }
-    for (int h = 0; h < heads; h++)
-        for (int t = past->length; t < padded; t++) scores[(ptrdiff_t)h * padded + t] = -INFINITY;
-}
-
-/* Scores become weights that are still to be divided by what is returned. */
-AVX2 static float weigh(float *scores, int length, int padded) {
-    __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-    for (int t = 0; t < padded; t += LANES) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + t));
-    float lanes[LANES], top;
-    _mm256_storeu_ps(lanes, most);
-    top = lanes[0];
-    for (int i = 1; i < LANES; i++) top = lanes[i] > top ? lanes[i] : top;
-    for (int t = 0; t < padded; t += LANES)
-        _mm256_storeu_ps(scores + t, exp_of(_mm256_sub_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(top))));
-    for (int t = length; t < padded; t++) scores[t] = 0.0f;
-    for (int t = 0; t < padded; t += LANES) sum = _mm256_add_ps(sum, _mm256_loadu_ps(scores + t));
-    return sum_of(sum);
-}
-
-/* `vectors` times eight values of a head, from `first` on: values times weights. */
-INLINE void blend(const Past *past, const float *weights, float total, int first, const int vectors, float *to) {
-    __m256 sums[RUN / LANES], by = _mm256_set1_ps(1.0f / total);
-    for (int i = 0; i < vectors; i++) sums[i] = _mm256_setzero_ps();
-    for (int t = 0; t < past->length; t++) {
-        const float *v = past->values + place(past, t) + first;
-        __m256 weight = _mm256_set1_ps(weights[t]);
-        for (int i = 0; i < vectors; i++) sums[i] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + LANES * i), sums[i]);
-    }
-    for (int i = 0; i < vectors; i++) _mm256_storeu_ps(to + first + LANES * i, _mm256_mul_ps(sums[i], by));
-}
-
-AVX2 static void attend(const float *q, int heads, int dim, const Past *past, float scale, float *to, float *scores) {
-    int padded = (past->length + LANES - 1) / LANES * LANES;
-    switch (dim) {
-        case 64: score(q, heads, 64, past, scale, scores, padded); break;
-        case 128: score(q, heads, 128, past, scale, scores, padded); break;
-        default: score(q, heads, dim, past, scale, scores, padded);
-    }
-    for (int h = 0; h < heads; h++) {
-        float *weights = scores + (ptrdiff_t)h * padded;
-        float total = weigh(weights, past->length, padded);
-        for (int first = 0; first < dim; first += RUN) {
-            if (dim - first >= RUN)
-                blend(past, weights, total, first, RUN / LANES, to + (ptrdiff_t)h * dim);
-            else
-                blend(past, weights, total, first, (dim - first) / LANES, to + (ptrdiff_t)h * dim);
-        }
-    }
-}
-
 static void wait_for_all(const Worker *w) {
     if (w->size > 1) kamado_torch_team.barrier();
 }
 
-/* Rows (rows, in), normed where there is a norm, as the products read them. Few are made by every thread for itself, of many
-   each makes its share. */
-static Rounded round_rows(Worker *w, const float *x, const float *norm, int in, int x_bits) {
+/* Calls of `take` by all threads give pieces from 0 to `count`, some at a time: [from, to). */
+static int take(const Worker *w, atomic_int *taken, int count, int *from, int *to) {
+    int some = count / (w->size * TAKES);
+    if (some < 1) some = 1;
+    *from = atomic_fetch_add_explicit(taken, some, memory_order_relaxed);
+    *to = *from + some < count ? *from + some : count;
+    return *from < count;
+}
+
+static atomic_int *line(const Worker *w, int layer, int line) { return w->step->taken + layer * LINES + line; }
+
+/* Rows (rows, in), or those that `which` names, normed where there is a norm, as the products read them. Few are made by every
+   thread for itself, of many each makes its share. */
+static Rounded round_rows(
+    Worker *w, const float *x, const int32_t *which, int rows, const float *norm, int in, int x_bits
+) {
     Step *s = w->step;
-    int own = (int64_t)s->rows * in <= SMALL;
-    int from = own ? 0 : kamado_share(s->rows, w->index, w->size);
-    int to = own ? s->rows : kamado_share(s->rows, w->index + 1, w->size);
+    int own = (int64_t)rows * in <= SMALL;
+    int from = own ? 0 : kamado_share(rows, w->index, w->size), to = own ? rows : kamado_share(rows, w->index + 1, w->size);
     Rounded made = own ? (Rounded){w->values, w->scales, w->sums} : s->shared;
     if (norm) {
         float *normed = own ? w->normed : s->normed;
-        for (int r = from; r < to; r++) norm_row(x + (ptrdiff_t)r * in, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
+        for (int r = from; r < to; r++) {
+            const float *row = x + (ptrdiff_t)(which ? which[r] : r) * in;
+            norm_row(row, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
+        }
         x = normed;
     }
-    Product p = {.with = s->with, .x = x, .x_stride = in, .rows = s->rows, .in = in, .bits = x_bits};
-    p.blocks = kamado_blocks(s->with, s->rows);
+    Product p = {.with = s->with, .x = x, .x_stride = in, .rows = rows, .in = in, .bits = x_bits};
+    p.blocks = kamado_blocks(s->with, rows);
     kamado_round(&p, from, to, &made);
     if (!own) wait_for_all(w);
     return made;
 }
 
-static Product product_of(const Step *s, const Matrix *matrix, int in, float *y, int64_t y_stride) {
+static Product product_of(const Step *s, const Matrix *matrix, int rows, int in, float *y, int64_t y_stride) {
     return (Product){
         .with = s->with,
         .values = matrix->values,
@@ -242,113 +175,223 @@ static Product product_of(const Step *s, const Matrix *matrix, int in, float *y,
         .bias = matrix->bias,
         .y = y,
         .y_stride = y_stride,
-        .rows = s->rows,
+        .rows = rows,
         .in = in,
         .out = matrix->out,
         .weight_bits = matrix->bits,
         .bits = matrix->x_bits,
-        .blocks = kamado_blocks(s->with, s->rows),
+        .blocks = kamado_blocks(s->with, rows),
     };
 }
 
-static int panels_of(const Matrix *matrix) { return (matrix->out + PANEL - 1) / PANEL; }
+static int panels_of(int out) { return (out + PANEL - 1) / PANEL; }
+
+/* One panel of outputs for some blocks of rows. */
+typedef struct {
+    int panel, from, to; /* blocks */
+} Tiles;
+
+/* Pieces of a product: rows that fit into the cache go over all panels, then the next ones. */
+static int runs_of(const Product *p) {
+    int each = PIECE_ROWS / p->with->max_rows;
+    return (p->blocks + each - 1) / each;
+}
+
+static Tiles tiles_of(const Product *p, int panels, int piece) {
+    int runs = runs_of(p), run = piece / panels;
+    return (Tiles){piece % panels, kamado_share(p->blocks, run, runs), kamado_share(p->blocks, run + 1, runs)};
+}
 
 /* q, k and v of each row one behind the other. */
-static void make_qkv(Worker *w, const Layer *layer) {
+static void make_qkv(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
     const Matrix *parts[] = {&layer->q, &layer->k, &layer->v};
-    int hidden = s->model->hidden, width = layer->q.out + layer->k.out + layer->v.out, done = 0, offset = 0;
-    Rounded x = round_rows(w, s->x, layer->norm, hidden, layer->q.x_bits);
-    int panels = width / PANEL;
-    int from = kamado_share(panels, w->index, w->size), to = kamado_share(panels, w->index + 1, w->size);
+    int hidden = s->model->hidden, rows = s->batch->rows, width = layer->q.out + layer->k.out + layer->v.out, offset = 0;
+    Rounded x = round_rows(w, s->batch->x, NULL, rows, layer->norm, hidden, layer->q.x_bits);
+    Product products[3];
     for (int i = 0; i < 3; i++) {
-        Product p = product_of(s, parts[i], hidden, s->qkv + offset, width);
-        int count = panels_of(parts[i]);
-        for (int panel = from > done ? from : done; panel < to && panel < done + count; panel++)
-            kamado_multiply(&p, panel - done, 0, p.blocks, &x);
-        done += count;
+        products[i] = product_of(s, parts[i], rows, hidden, s->qkv + offset, width);
         offset += parts[i]->out;
+    }
+    int panels = width / PANEL, from, to;
+    while (take(w, line(w, l, 0), panels * runs_of(products), &from, &to)) {
+        for (int piece = from; piece < to; piece++) {
+            Tiles tiles = tiles_of(products, panels, piece);
+            int i = 0;
+            for (; tiles.panel >= panels_of(parts[i]->out); i++) tiles.panel -= panels_of(parts[i]->out);
+            kamado_multiply(products + i, tiles.panel, tiles.from, tiles.to, &x);
+        }
     }
 }
 
 /* Turns the queries and the key of one key-value head of one row, and writes it and its value to their page. */
-static void turn_head(const Step *s, const Layer *layer, int row, int head) {
+static void turn_head(const Step *s, const Layer *layer, const Run *run, const int32_t *pages, int row, int head) {
     const Model *m = s->model;
-    int dim = m->dim, queries = m->heads / m->kv_heads;
+    int dim = m->dim, queries = m->heads / m->kv_heads, position = run->keys - 1 + row - run->first;
     ptrdiff_t all = (ptrdiff_t)m->heads * dim, kept = (ptrdiff_t)m->kv_heads * dim;
     float *q = s->qkv + row * (all + 2 * kept) + (ptrdiff_t)head * queries * dim;
     float *k = s->qkv + row * (all + 2 * kept) + all + (ptrdiff_t)head * dim, *v = k + kept;
-    const float *cos = s->cos + (ptrdiff_t)row * dim, *sin = s->sin + (ptrdiff_t)row * dim;
+    const float *cos = s->batch->cos + (ptrdiff_t)row * dim, *sin = s->batch->sin + (ptrdiff_t)row * dim;
     for (int i = 0; i < queries; i++) {
         if (layer->q_norm) norm_row(q + (ptrdiff_t)i * dim, layer->q_norm, dim, m->eps, q + (ptrdiff_t)i * dim);
         rotate(q + (ptrdiff_t)i * dim, cos, sin, dim);
     }
     if (layer->k_norm) norm_row(k, layer->k_norm, dim, m->eps, k);
     rotate(k, cos, sin, dim);
-    ptrdiff_t at = s->slots[row] * kept + (ptrdiff_t)head * dim;
-    memcpy(layer->keys + at, k, sizeof(float) * (size_t)dim);
-    memcpy(layer->values + at, v, sizeof(float) * (size_t)dim);
+    ptrdiff_t slot = (ptrdiff_t)pages[position / m->page_tokens] * m->page_tokens + position % m->page_tokens;
+    memcpy(layer->keys + slot * kept + (ptrdiff_t)head * dim, k, sizeof(float) * (size_t)dim);
+    memcpy(layer->values + slot * kept + (ptrdiff_t)head * dim, v, sizeof(float) * (size_t)dim);
 }
 
-static void attend_head(const Worker *w, const Layer *layer, int row, int head) {
+static const int32_t *pages_of(const Step *s, int run) { return s->batch->tables + (ptrdiff_t)run * s->batch->table_width; }
+
+/* A thread's share of all heads of all rows. */
+static void turn_share(const Worker *w, const Layer *layer) {
+    const Step *s = w->step;
+    int heads = s->model->kv_heads, from = kamado_share(s->batch->rows, w->index, w->size);
+    int to = kamado_share(s->batch->rows, w->index + 1, w->size);
+    for (int r = 0; r < s->batch->num_runs; r++) {
+        const Run *run = s->batch->runs + r;
+        int begin = run->first > from ? run->first : from, end = run->first + run->rows < to ? run->first + run->rows : to;
+        for (int row = begin; row < end; row++)
+            for (int head = 0; head < heads; head++) turn_head(s, layer, run, pages_of(s, r), row, head);
+    }
+}
+
+/* Queries that go over keys together, at the most. */
+static int most_queries(const Model *m) {
+    int each = m->heads / m->kv_heads;
+    return each > QUERIES ? each : QUERIES / each * each;
+}
+
+/* What the queries of a piece for one key-value head see: their part of `attended`, or of `seen` where keys are split. */
+static void attend(const Worker *w, const Layer *layer, int index, int head) {
     const Step *s = w->step;
     const Model *m = s->model;
-    int dim = m->dim, queries = m->heads / m->kv_heads;
-    ptrdiff_t all = (ptrdiff_t)m->heads * dim, kept = (ptrdiff_t)m->kv_heads * dim;
+    const Piece *piece = s->pieces + index;
+    const Run *run = s->batch->runs + piece->run;
+    int dim = m->dim, each = m->heads / m->kv_heads, count = most_queries(m);
+    ptrdiff_t all = (ptrdiff_t)m->heads * dim, kept = (ptrdiff_t)m->kv_heads * dim, wide = dim + 2;
     Past past = {
         .keys = layer->keys + (ptrdiff_t)head * dim,
         .values = layer->values + (ptrdiff_t)head * dim,
-        .pages = s->tables + (ptrdiff_t)row * s->table_width,
+        .pages = pages_of(s, piece->run),
         .page_tokens = m->page_tokens,
-        .length = s->lengths[row],
         .stride = kept,
     };
-    const float *q = s->qkv + row * (all + 2 * kept) + (ptrdiff_t)head * queries * dim;
-    float *to = s->attended + row * all + (ptrdiff_t)head * queries * dim;
-    attend(q, queries, dim, &past, m->scale, to, s->scores + w->index * s->scores_each);
+    float *q = s->scores + w->index * s->scores_each, *scores = q + (ptrdiff_t)count * dim;
+    for (int r = 0; r < piece->rows; r++) {
+        const float *row = s->qkv + (piece->first + r) * (all + 2 * kept) + (ptrdiff_t)head * each * dim;
+        memcpy(q + (ptrdiff_t)r * each * dim, row, sizeof(float) * (size_t)(each * dim));
+    }
+    Queries queries = {
+        .q = q,
+        .rows = piece->rows,
+        .each = each,
+        .dim = dim,
+        .keys = run->keys + piece->first - run->first,
+        .scale = m->scale,
+    };
+    float *more = scores + (ptrdiff_t)count * KEYS;
+    float *seen = s->split ? s->seen + ((ptrdiff_t)index * m->kv_heads + head) * count * wide : more + count * wide;
+    kamado_look(&queries, &past, piece->from, scores, seen);
+    for (int from = piece->from + KEYS; from < piece->to; from += KEYS) {
+        kamado_look(&queries, &past, from, scores, more);
+        for (int i = 0; i < piece->rows * each; i++)
+            if (visible(&queries, i, from)) kamado_put_together(seen + i * wide, more + i * wide, dim);
+    }
+    if (s->split) return;
+    for (int i = 0; i < piece->rows * each; i++)
+        kamado_finish(seen + i * wide, dim, s->attended + (piece->first + i / each) * all + (ptrdiff_t)(head * each + i % each) * dim);
 }
 
-static void make_attention(const Worker *w, const Layer *layer, atomic_int *taken) {
+/* Puts together what was seen in the pieces of the same rows, which end with this one. */
+static void join(const Step *s, int last, int head) {
+    const Model *m = s->model;
+    const Piece *piece = s->pieces + last;
+    const Run *run = s->batch->runs + piece->run;
+    int dim = m->dim, each = m->heads / m->kv_heads, first = last - piece->from / KEYS;
+    ptrdiff_t wide = dim + 2, apart = (ptrdiff_t)m->kv_heads * most_queries(m) * wide;
+    float *seen = s->seen + first * apart + (ptrdiff_t)head * most_queries(m) * wide;
+    for (int i = 0; i < piece->rows * each; i++, seen += wide) {
+        int row = piece->first + i / each, keys = run->keys + row - run->first;
+        for (int p = 1; p <= last - first && p * KEYS < keys; p++) kamado_put_together(seen, seen + p * apart, dim);
+        kamado_finish(seen, dim, s->attended + ((ptrdiff_t)row * m->heads + head * each + i % each) * dim);
+    }
+}
+
+static void make_attention(const Worker *w, const Layer *layer, int l) {
     const Step *s = w->step;
-    int heads = s->model->kv_heads, items = s->rows * heads;
+    int heads = s->model->kv_heads, items = s->num_pieces * heads, from, to;
+    /* Keys of one token's heads lie side by side: where there are enough pieces, a thread takes all heads. */
+    int some = s->num_pieces >= 8 * w->size ? heads : 1;
     if (s->linked) {
-        int to = kamado_share(items, w->index + 1, w->size);
-        for (int item = kamado_share(items, w->index, w->size); item < to; item++)
-            turn_head(s, layer, item / heads, item % heads);
+        turn_share(w, layer);
         wait_for_all(w);
     }
-    for (int item; (item = atomic_fetch_add(taken, 1)) < items;) {
-        if (!s->linked) turn_head(s, layer, item / heads, item % heads);
-        attend_head(w, layer, item / heads, item % heads);
+    while (take(w, line(w, l, 1), items / some, &from, &to)) {
+        for (int item = from * some; item < to * some; item++) {
+            int index = s->num_pieces - 1 - item / heads; /* the longest first */
+            const Piece *piece = s->pieces + index;
+            if (!s->linked)
+                turn_head(s, layer, s->batch->runs + piece->run, pages_of(s, piece->run), piece->first, item % heads);
+            attend(w, layer, index, item % heads);
+        }
     }
+    if (!s->split) return;
+    wait_for_all(w);
+    for (int item = kamado_share(items, w->index, w->size); item < kamado_share(items, w->index + 1, w->size); item++)
+        if (s->pieces[item / heads].last) join(s, item / heads, item % heads);
 }
 
 /* x += a product. */
-static void add_product(Worker *w, const float *from, int in, const Matrix *matrix) {
+static void add_product(Worker *w, const float *with, int in, const Matrix *matrix, atomic_int *taken) {
     Step *s = w->step;
-    int hidden = s->model->hidden, panels = panels_of(matrix);
-    Rounded x = round_rows(w, from, NULL, in, matrix->x_bits);
-    Product p = product_of(s, matrix, in, s->added, hidden);
-    for (int panel = kamado_share(panels, w->index, w->size); panel < kamado_share(panels, w->index + 1, w->size); panel++) {
-        kamado_multiply(&p, panel, 0, p.blocks, &x);
-        for (int r = 0; r < s->rows; r++) {
-            ptrdiff_t at = (ptrdiff_t)r * hidden + panel * PANEL;
-            add_to(s->x + at, s->added + at, PANEL);
+    int hidden = s->model->hidden, rows = s->batch->rows, panels = panels_of(hidden), from, to;
+    Rounded x = round_rows(w, with, NULL, rows, NULL, in, matrix->x_bits);
+    Product p = product_of(s, matrix, rows, in, s->added, hidden);
+    while (take(w, taken, panels * runs_of(&p), &from, &to)) {
+        for (int piece = from; piece < to; piece++) {
+            Tiles tiles = tiles_of(&p, panels, piece);
+            kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
+            for (int r = kamado_first_row(&p, tiles.from); r < kamado_first_row(&p, tiles.to); r++) {
+                ptrdiff_t at = (ptrdiff_t)r * hidden + tiles.panel * PANEL;
+                add_to(s->batch->x + at, s->added + at, PANEL);
+            }
         }
     }
 }
 
-static void make_inner(Worker *w, const Layer *layer) {
+static void make_inner(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
-    int hidden = s->model->hidden, inner = s->model->inner, panels = inner / PANEL;
-    Rounded x = round_rows(w, s->x, layer->inner_norm, hidden, layer->gate.x_bits);
-    Product gate = product_of(s, &layer->gate, hidden, s->inner, inner), up = product_of(s, &layer->up, hidden, s->up, inner);
-    for (int panel = kamado_share(panels, w->index, w->size); panel < kamado_share(panels, w->index + 1, w->size); panel++) {
-        kamado_multiply(&gate, panel, 0, gate.blocks, &x);
-        kamado_multiply(&up, panel, 0, up.blocks, &x);
-        for (int r = 0; r < s->rows; r++) {
-            ptrdiff_t at = (ptrdiff_t)r * inner + panel * PANEL;
-            gate_with(s->inner + at, s->up + at, PANEL);
+    int hidden = s->model->hidden, inner = s->model->inner, rows = s->batch->rows, panels = inner / PANEL, from, to;
+    Rounded x = round_rows(w, s->batch->x, NULL, rows, layer->inner_norm, hidden, layer->gate.x_bits);
+    Product gate = product_of(s, &layer->gate, rows, hidden, s->inner, inner);
+    Product up = product_of(s, &layer->up, rows, hidden, s->up, inner);
+    while (take(w, line(w, l, 3), panels * runs_of(&gate), &from, &to)) {
+        for (int piece = from; piece < to; piece++) {
+            Tiles tiles = tiles_of(&gate, panels, piece);
+            kamado_multiply(&gate, tiles.panel, tiles.from, tiles.to, &x);
+            kamado_multiply(&up, tiles.panel, tiles.from, tiles.to, &x);
+            for (int r = kamado_first_row(&gate, tiles.from); r < kamado_first_row(&gate, tiles.to); r++) {
+                ptrdiff_t at = (ptrdiff_t)r * inner + tiles.panel * PANEL;
+                gate_with(s->inner + at, s->up + at, PANEL);
+            }
+        }
+    }
+}
+
+static void make_logits(Worker *w) {
+    Step *s = w->step;
+    const Model *m = s->model;
+    int rows = s->batch->num_wanted, panels = panels_of(m->head.out), from, to;
+    if (!rows) return;
+    Rounded x = round_rows(w, s->batch->x, s->batch->wanted, rows, m->norm, m->hidden, m->head.x_bits);
+    Product p = product_of(s, &m->head, rows, m->hidden, s->batch->logits, m->head.out);
+    while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), &from, &to)) {
+        for (int piece = from; piece < to; piece++) {
+            Tiles tiles = tiles_of(&p, panels, piece);
+            kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
         }
     }
 }
@@ -362,83 +405,99 @@ static void work(void *data) {
     w.size = s->alone ? 1 : kamado_torch_team.size();
     for (int l = 0; l < m->num_layers; l++) {
         const Layer *layer = m->layers + l;
-        make_qkv(&w, layer);
+        make_qkv(&w, layer, l);
         wait_for_all(&w);
-        /* Nobody has looked at the other counter since two barriers ago, or will before the next. */
-        if (w.index == 0) atomic_store(&s->taken[(l + 1) % 2], 0);
-        make_attention(&w, layer, &s->taken[l % 2]);
+        make_attention(&w, layer, l);
         wait_for_all(&w);
-        add_product(&w, s->attended, m->heads * m->dim, &layer->o);
+        add_product(&w, s->attended, m->heads * m->dim, &layer->o, line(&w, l, 2));
         wait_for_all(&w);
-        make_inner(&w, layer);
+        make_inner(&w, layer, l);
         wait_for_all(&w);
-        add_product(&w, s->inner, m->inner, &layer->down);
+        add_product(&w, s->inner, m->inner, &layer->down, line(&w, l, 4));
         wait_for_all(&w);
     }
-    Rounded x = round_rows(&w, s->x, m->norm, m->hidden, m->head.x_bits);
-    Product p = product_of(s, &m->head, m->hidden, s->logits, m->head.out);
-    int panels = panels_of(&m->head);
-    for (int panel = kamado_share(panels, w.index, w.size); panel < kamado_share(panels, w.index + 1, w.size); panel++)
-        kamado_multiply(&p, panel, 0, p.blocks, &x);
+    make_logits(&w);
+}
+
+/* How attention is cut to pieces; `pieces` may be NULL, to count them. */
+static int cut(Step *s, int threads, Piece *pieces) {
+    const Model *m = s->model;
+    int most = most_queries(m) / (m->heads / m->kv_heads), whole = 0, longest = 0, count = 0;
+    s->linked = 0;
+    for (int r = 0; r < s->batch->num_runs; r++) {
+        const Run *run = s->batch->runs + r;
+        whole += (run->rows + most - 1) / most;
+        if (run->keys + run->rows > longest) longest = run->keys + run->rows;
+        s->linked |= run->rows > 1;
+    }
+    s->split = threads > 1 && whole * m->kv_heads < 4 * threads && longest > 2 * KEYS;
+    s->linked |= s->split;
+    for (int r = 0; r < s->batch->num_runs; r++) {
+        const Run *run = s->batch->runs + r;
+        for (int begin = 0; begin < run->rows; begin += most) {
+            int rows = run->rows - begin < most ? run->rows - begin : most, keys = run->keys + begin + rows - 1;
+            int each = s->split ? KEYS : keys;
+            for (int from = 0; from < keys; from += each, count++) {
+                int to = keys - from > each ? from + each : keys;
+                if (pieces) pieces[count] = (Piece){r, run->first + begin, rows, from, to, to == keys};
+            }
+        }
+    }
+    return count;
 }
 
 /* Lays a step's working memory out from `at` on; returns its bytes. */
-static int64_t lay_out(Step *s, char *at, int longest, int threads) {
+static int64_t lay_out(Step *s, char *at, int threads) {
     const Model *m = s->model;
     int64_t all = (int64_t)m->heads * m->dim, kept = (int64_t)m->kv_heads * m->dim, used = 0;
-    int64_t widest = all > m->inner ? all : m->inner;
+    int64_t widest = all > m->inner ? all : m->inner, rows = s->batch->rows, wide = most_queries(m) * (int64_t)(m->dim + 2);
     if (m->hidden > widest) widest = m->hidden;
-    s->scores_each = (int64_t)(m->heads / m->kv_heads) * ((longest + LANES - 1) / LANES * LANES);
+    s->num_pieces = cut(s, threads, NULL);
+    s->scores_each = most_queries(m) * (int64_t)(m->dim + KEYS) + 2 * wide;
     struct {
-        float **part;
-        int64_t size;
+        void **part;
+        int64_t bytes;
     } parts[] = {
-        {&s->normed, (int64_t)s->rows * m->hidden}, {&s->added, (int64_t)s->rows * m->hidden},
-        {&s->qkv, s->rows * (all + 2 * kept)},      {&s->attended, s->rows * all},
-        {&s->inner, (int64_t)s->rows * m->inner},   {&s->up, (int64_t)s->rows * m->inner},
-        {&s->scores, s->scores_each * threads},     {&s->shared.scales, s->rows * (widest / GROUP)},
+        {(void **)&s->normed, rows * m->hidden * 4},
+        {(void **)&s->added, rows * m->hidden * 4},
+        {(void **)&s->qkv, rows * (all + 2 * kept) * 4},
+        {(void **)&s->attended, rows * all * 4},
+        {(void **)&s->inner, rows * m->inner * 4},
+        {(void **)&s->up, rows * m->inner * 4},
+        {(void **)&s->seen, s->split ? s->num_pieces * m->kv_heads * wide * 4 : 0},
+        {(void **)&s->scores, s->scores_each * threads * 4},
+        {(void **)&s->shared.scales, rows * (widest / GROUP) * 4},
+        {(void **)&s->shared.sums, rows * (widest / GROUP) * 4},
+        {(void **)&s->pieces, s->num_pieces * (int64_t)sizeof(Piece)},
+        {(void **)&s->taken, (m->num_layers * LINES + 1) * (int64_t)sizeof(atomic_int)},
+        {(void **)&s->shared.values, rows * widest * 2},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        *parts[i].part = (float *)(at + used);
-        used += parts[i].size * (int64_t)sizeof(float);
+        *parts[i].part = at + used;
+        used += parts[i].bytes;
     }
-    s->shared.sums = (int32_t *)(at + used);
-    used += s->rows * (widest / GROUP) * 4;
-    s->shared.values = (int8_t *)(at + used);
-    return used + s->rows * widest * 2;
+    return used;
 }
 
-/* Bytes that `kamado_step` needs to work in; `longest`: the largest of its lengths. */
-PUBLIC int64_t kamado_step_space(const Model *model, int rows, int longest, int threads) {
-    Step s = {.model = model, .rows = rows};
+/* Bytes that `kamado_step` needs to work in. */
+PUBLIC int64_t kamado_step_space(const Model *model, const Batch *batch, int threads) {
+    Step s = {.model = model, .batch = batch};
     char none = 0;
-    return lay_out(&s, &none, longest, threads > 1 ? threads : 1);
+    return lay_out(&s, &none, threads > 1 ? threads : 1);
 }
 
-/* Logits (rows, vocabulary) of rows (rows, hidden), which are changed. hidden, inner and heads * dim: whole groups; dim and
-   outputs but the logits: multiples of 16; pages: multiples of 8 tokens. `linked`: some rows are of one sequence. `space`
-   aligned to 4 bytes. */
-PUBLIC void kamado_step(
-    int which, const Model *model, int rows, float *x, const float *cos, const float *sin, const int32_t *lengths,
-    const int32_t *slots, const int32_t *tables, int table_width, int longest, int linked, float *logits, void *space,
-    int threads
-) {
+/* The forward of a batch. hidden, inner and heads * dim: whole groups; dim and outputs but the logits: multiples of 16; pages:
+   multiples of 8 tokens; runs in the order of their rows, and all rows in runs. `space` aligned to 4 bytes. */
+PUBLIC void kamado_step(int which, const Model *model, const Batch *batch, void *space, int threads) {
     Step s = {
         .with = kamado_implementation(which),
         .model = model,
-        .rows = rows,
+        .batch = batch,
         .alone = threads <= 1 || kamado_torch_team.run == NULL,
-        .table_width = table_width,
-        .linked = linked,
-        .x = x,
-        .cos = cos,
-        .sin = sin,
-        .lengths = lengths,
-        .slots = slots,
-        .tables = tables,
-        .logits = logits,
     };
-    lay_out(&s, space, longest, threads > 1 ? threads : 1);
+    lay_out(&s, space, threads > 1 ? threads : 1);
+    cut(&s, threads, s.pieces);
+    for (int i = 0; i <= model->num_layers * LINES; i++) atomic_init(s.taken + i, 0);
     if (s.alone)
         work(&s);
     else
