@@ -17,6 +17,7 @@ from torch import Tensor
 
 import kamado
 import tiny
+import tiny_pipelines
 from kamado.kernels.native import native
 from kamado.weights.outside.tensors import all_tensors, tensors_of
 from kamado.weights.prepared import entry as entry_module
@@ -196,6 +197,33 @@ def test_whoever_is_interrupted_does_not_wait(tmp_path: Path, folder: PreparedFo
         runtime.load(path, quant="int8", kv_tokens=512)
         raise KeyboardInterrupt
     assert folder.entries() == []
+
+
+PIPELINES = ("sd15", "sd3", "flux", "pixart-sigma", "kandinsky22", "sdxl")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines(
+    name: str, folder: PreparedFolder, folders: tiny_pipelines.Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kamado_models.diffusion import loading as pictures
+
+    monkeypatch.setattr("kamado_models.diffusion.prepared.LEAST_BYTES", 0)
+    request: dict[str, Any] = {**tiny_pipelines.arguments(name), "seed": 3}
+
+    def drawn(*, found: bool) -> tuple[list[bytes], int, list[Any]]:
+        with pytest.MonkeyPatch.context() as patch, kamado.Runtime(device="cpu", memory="2GiB") as runtime:
+            if found:
+                patch.delattr(pictures, "load_weights")
+            model = runtime.load(folders[name], quant="int8")
+            images = [image.tobytes() for image in model.generate(**request).images]
+            modules: Any = model.loaded._workshop.factory.models  # type: ignore[attr-defined]
+            held = [contents(module) for _, module in sorted(modules.items())]
+            return images, runtime.ledger.held("cpu", model.owner, "weights"), held
+
+    first = drawn(found=False)
+    assert len(folder.entries()) == 1
+    assert drawn(found=True) == first
 
 
 @pytest.fixture

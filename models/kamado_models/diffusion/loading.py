@@ -17,6 +17,7 @@ from kamado.tasks.library.kept import Keeping, KeptOutputs
 from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights
+from kamado.weights.prepared.entry import Kept
 from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.quantized.tiled import tile_weights
 
@@ -33,6 +34,7 @@ from .model import PipelineModel
 from .peaks import picture_size
 from .pipelines import PipelineFactory
 from .placing import names_outside
+from .prepared import entry_of, found_in, modules_of
 from .previews import Previews
 from .sizes import Sizes, sizes_of
 from .task import Workshop
@@ -93,7 +95,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     frame = _frame(checkpoint)
     if env.request is not None:
         _check_order(checkpoint, plan, frame, env.request, offline=env.offline)
-    components, outside = _in_memory(checkpoint, plan, env, frame)
+    components, outside, kept = _in_memory(checkpoint, plan, env, frame)
     factory = PipelineFactory(checkpoint.reference, frame.kind, components, frame.settings)
     most_kept = min(_KEPT_BYTES, env.ledger.budget(plan.device) // _KEPT_SHARE)
     outputs = KeptOutputs(env.ledger, plan.device, env.owner, most_bytes=most_kept)
@@ -129,27 +131,32 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     start = HostLane(f"{env.owner}/start", max_rows)
     decoders = FinerDecoders(env.ledger, plan.device, env.owner, outputs.trim)
     workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters, learning, outputs)
-    return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside)
+    pending = kept.write({}) if kept is not None else None
+    return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside, pending)
 
 
 def _in_memory(
     checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, frame: _Frame
-) -> tuple[Mapping[str, Any], OutsideWeights | None]:
-    """The components with their weights, entered in the ledger, and what has those that are not on the device."""
+) -> tuple[Mapping[str, Any], OutsideWeights | None, Kept | None]:
+    """The components with their weights, entered in the ledger; what has those that are not on the device; and what
+    will be written of them for later loads."""
     planned = plan.held_weight_bytes
     env.ledger.enter(plan.device, env.owner, "weights", planned)
     names = names_outside(checkpoint, plan)
     outside = OutsideWeights.of(plan, names, env.ledger, env.owner) if names else None
+    entry = entry_of(checkpoint, plan, env)
+    found = found_in(entry, frame.built, plan)
     try:
         if isinstance(env.parked, ParkedModules):
             components = {**frame.built, **env.parked.back(plan.device)}
         else:
-            components = load_weights(checkpoint, frame.built, plan, env.progress, outside)
-        models = {f"{name}/": part for name, part in components.items() if isinstance(part, torch.nn.Module)}
+            components = found or load_weights(checkpoint, frame.built, plan, env.progress, outside)
+        models = modules_of(components)
         if outside is None and plan.device == "cpu":
             for model in models.values():
                 tile_weights(model)
         held = _held(models.values()) if outside is None else outside.attach(models)
+        kept = entry.keep(models) if entry is not None and found is None else None
     except BaseException:
         if outside is not None:
             outside.close()
@@ -158,7 +165,7 @@ def _in_memory(
         env.ledger.enter(plan.device, env.owner, "weights", held - planned)
     elif held < planned:
         env.ledger.leave(plan.device, env.owner, "weights", planned - held)
-    return components, outside
+    return components, outside, kept
 
 
 def _held(models: Iterable[torch.nn.Module]) -> int:

@@ -24,6 +24,7 @@ from kamado.results import Result, Timings, failure_notes, failures_in
 from kamado.tasks.library.kept import KeptOutputs
 from kamado.weights.outside.parked import ParkedModules, parked
 from kamado.weights.outside.weights import OutsideWeights
+from kamado.weights.prepared.keeping import Pending
 
 from .adapters import Adapters
 from .guards import FinerDecoders
@@ -45,13 +46,16 @@ class PipelineModel:
         workshop: Workshop,
         sizes: Sizes,
         outside: OutsideWeights | None = None,
+        pending: Pending | None = None,
     ) -> None:
-        """`outside`: its weights that are not on the device; closed with it."""
+        """`outside`: its weights that are not on the device; closed with it. `pending`: what will be written of its
+        weights; if it is still to be, it is given up with it."""
         self.checkpoint = checkpoint
         self.plan = plan
         self.lanes: Sequence[Lane] = (workshop.start, *workshop.lanes.values())
         self._workshop = workshop
         self._outside = outside
+        self._pending = pending
         self._intake = Intake(checkpoint, plan, workshop.factory, sizes)
         self._files: dict[str, Any] | None = None
         self._hardware = resolve_device(plan.device).model
@@ -138,6 +142,8 @@ class PipelineModel:
         self._workshop.outputs.close()
         if self._outside is not None:
             self._outside.close()
+        if self._pending is not None:
+            self._pending.abandon()
         del self.lanes, self._workshop, self._intake
         gc.collect()  # stand-ins and what pipelines hang on schedulers hold each other, and the weights
         release_cached(self.plan.device)

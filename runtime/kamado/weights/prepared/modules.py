@@ -42,7 +42,7 @@ class Described:
 
 def fill(modules: Mapping[str, nn.Module], file: Mapped, device: str) -> None:
     """Hang everything that `file` describes into `modules`, which were made on the meta device. Raises Unusable where
-    they are not of the kind that was described; they are of no use then."""
+    they are not of the kind that was described; they are as they were then."""
     described: Mapping[str, Any] = file.told["tensors"]
     places = {name: (holder, place, tensor) for name, holder, place, tensor in _tensors(modules)}
     if places.keys() != described.keys():
@@ -53,15 +53,20 @@ def fill(modules: Mapping[str, nn.Module], file: Mapped, device: str) -> None:
         try:
             same = description.get("same")
             tensor = made[same] if same is not None else _made(description, file, device)
-            table: Any = holder._buffers if description["kind"] == "buffer" else holder._parameters
-            if tensor.shape != empty.shape or place not in table:
+            if tensor.shape != empty.shape or place not in _table(holder, description["kind"]):
                 raise Unusable(f"{name} has another shape or kind now")
         except _DAMAGED as error:
             raise Unusable(f"{name}: {type(error).__name__}") from error
-        table[place] = made[name] = tensor
+        made[name] = tensor
     for module in (each for root in modules.values() for each in root.modules()):
         if any(isinstance(value, Tensor) for value in vars(module).values()):
             raise Unusable(f"{type(module).__name__} holds a tensor that is not described")
+    for name, (holder, place, _) in places.items():
+        _table(holder, described[name]["kind"])[place] = made[name]
+
+
+def _table(holder: nn.Module, kind: str) -> dict[str, Any]:
+    return holder._buffers if kind == "buffer" else holder._parameters
 
 
 def _made(description: Mapping[str, Any], file: Mapped, device: str) -> Tensor:
