@@ -27,6 +27,10 @@ _PLAIN = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList)
 _FIXED_ANGLES = frozenset({"default", "linear", "llama3", "yarn"})
 """Kinds of rotation that do not depend on how long the longest sequence of a step is."""
 
+KEPT_ANGLES = 4096
+"""Positions whose angles are kept: a few megabytes."""
+ANGLES_AT_ONCE = 512
+
 
 class NativeStep:
     """The forward of one model over the pages of one store."""
@@ -36,6 +40,8 @@ class NativeStep:
         self._embed = model.get_input_embeddings()
         self._angles = model.model.rotary_emb
         self._block_tokens = store.block_tokens
+        self._like = torch.empty((), dtype=torch.float32)
+        self._kept = (torch.empty(0), torch.empty(0))
         self._run = kernel.DecoderStep(kernels, decoder)
         self.activation_bits = min(matrix.activation_bits for layer in decoder.layers for matrix in layer.matrices)
         """The fewest of any layer."""
@@ -55,8 +61,23 @@ class NativeStep:
             pages = state.held[: -(-end // self._block_tokens)]
             runs.append(kernel.Run(rows=step.num_new, keys=start + 1, pages=pages, wanted=1 + len(step.proposed)))
         x = self._embed(torch.tensor(tokens)).contiguous()
-        cos, sin = self._angles(x[None], torch.tensor([positions]))
-        return self._run(x, cos[0].contiguous(), sin[0].contiguous(), runs)
+        cos, sin = self._turns(torch.tensor(positions), max(positions) + 1)
+        return self._run(x, cos, sin, runs)
+
+    def _turns(self, positions: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (R, D) at positions below `end`. The first ones are kept: making them takes longer than a
+        layer does."""
+        if end > KEPT_ANGLES:
+            return self._turns_of(positions)
+        if end > len(self._kept[0]):
+            wanted = -(-end // ANGLES_AT_ONCE) * ANGLES_AT_ONCE
+            self._kept = self._turns_of(torch.arange(wanted))
+        cos, sin = self._kept
+        return cos[positions], sin[positions]
+
+    def _turns_of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self._angles(self._like, positions[None])
+        return cos[0].contiguous(), sin[0].contiguous()
 
 
 def recognised(model: Any, store: PageStore) -> NativeStep | None:

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMS = 4
+from .tiles import GROUP
+
+FORMS = 5
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
 _TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
@@ -78,6 +80,18 @@ class Native:
         )
         return result
 
+    def rows(self, values: Tensor, scales: Tensor, out_features: int, index: Tensor) -> Tensor:
+        """The outputs in `index` (n), integers, of a matrix in the layout of `kamado.kernels.tiles`: float32 (n, in).
+        Raises IndexError for one that there is not."""
+        columns = scales.shape[1] * GROUP
+        bits = 4 if values.dtype == torch.uint8 else 8
+        places = index.to(torch.int64).contiguous()
+        result = torch.empty((len(places), columns), dtype=torch.float32)
+        given = values.data_ptr(), scales.data_ptr(), bits, columns, out_features, places.data_ptr(), len(places)
+        if not self._library.kamado_rows(*given, result.data_ptr()):
+            raise IndexError(f"{int(index.min())} to {int(index.max())} are not within the {out_features} there are")
+        return result
+
     def step_functions(self) -> tuple[int, Any, Any] | None:
         """The implementation's number, and `kamado_step_space` and `kamado_step` of `source/step.c`; None where the
         library has none for this CPU. `kamado.kernels.step` calls them."""
@@ -123,6 +137,8 @@ def implementations(path: Path) -> list[Native]:
     library.kamado_linear.restype = None
     sizes, data = [integer] * 5, [pointer] * 4
     library.kamado_linear.argtypes = [integer, pointer, long, *sizes, *data, long, pointer, integer]
+    library.kamado_rows.argtypes = [pointer, pointer, integer, integer, long, pointer, long, pointer]
+    library.kamado_rows.restype = integer
     if hasattr(library, "kamado_step"):
         library.kamado_step_space.argtypes, library.kamado_step_space.restype = [pointer, pointer, integer], long
         library.kamado_step.argtypes = [integer, pointer, pointer, pointer, integer]

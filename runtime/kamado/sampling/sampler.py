@@ -52,7 +52,7 @@ class Sampler:
             raise ValueError(f"logits of shape {tuple(logits.shape)} for {len(sequences)} sequences")
         if not sequences:
             return []
-        tokens_r = logits.argmax(dim=1)
+        tokens_r = _best(logits)
         # NaN counts as the largest for argmax, so the best logit tells about the whole row.
         best_r = logits.gather(1, tokens_r[:, None])[:, 0].float()
         for sorts in (False, True):
@@ -62,6 +62,14 @@ class Sampler:
             if drawn is not None:
                 return drawn
         raise AssertionError("a whole vocabulary leaves no doubt")
+
+
+def _best(logits_rv: Tensor) -> Tensor:
+    """The first of the largest values of each row, [r]; NaN counts as the largest."""
+    if logits_rv.device.type == "cpu" and logits_rv.dtype == torch.float32:
+        # torch's own goes value by value there: 43 against 4 microseconds for 49,152.
+        return torch.from_numpy(logits_rv.numpy().argmax(axis=1))
+    return logits_rv.argmax(dim=1)
 
 
 def _draw_others(
@@ -90,7 +98,7 @@ def _draw_rows(
         adjust_(work_rv, sequences)
     sampled = [i for i, s in enumerate(sequences) if not s.sampling.greedy]
     if not sampled:
-        return work_rv.argmax(dim=1)
+        return _best(work_rv)
     device = work_rv.device
     settings = settings_of([sequences[i].sampling for i in sampled], device, sorts=sorts)
     numbers = [uniform(s.seed, s.index, s.num_made) for s in (sequences[i] for i in sampled)]
@@ -98,7 +106,7 @@ def _draw_rows(
     if len(sampled) == len(sequences):
         tokens_r = draw(token_weights(work_rv, settings), uniform_r)
     else:
-        tokens_r = work_rv.argmax(dim=1)
+        tokens_r = _best(work_rv)
         index = upload(torch.tensor(sampled), device)
         tokens_r[index] = draw(token_weights(work_rv[index], settings), uniform_r)
     doubts += settings.doubts

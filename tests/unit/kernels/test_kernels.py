@@ -148,10 +148,28 @@ def test_a_library_of_another_version_is_not_used(
 ) -> None:
     path = Path(built[0]._library._name)
     assert implementations(tmp_path / "none.so") == []
-    monkeypatch.setattr(loader, "_FORMS", -1)
+    monkeypatch.setattr(loader, "FORMS", -1)
     assert implementations(path) == []
 
 
 def test_what_is_installed_is_fast_or_not_used() -> None:
     found = native()
     assert found is None or found.is_fast
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_in_full_precision(built: list[Native], bits: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    least, most = (-127, 127) if bits == 8 else (-8, 7)
+    whole = torch.randint(least, most + 1, (50, 96), generator=generator, dtype=torch.int8)
+    scales = torch.randn(50, 3, generator=generator).half()
+    scales[7] = 3e-6  # below the smallest normal number of 16 bits
+    tiles = to_tiles(whole, scales, bits)
+    wanted = (whole.view(50, 3, 32) * scales.float()[..., None]).view(50, 96)
+    index = torch.tensor([49, 0, 7, 7, 16], dtype=torch.int32)
+    for kernels in built:
+        assert torch.equal(kernels.rows(*tiles, 50, index), wanted[index])
+        assert kernels.rows(*tiles, 50, index[:0]).shape == (0, 96)
+        for bad in (-1, 50):
+            with pytest.raises(IndexError, match="not within the 50"):
+                kernels.rows(*tiles, 50, torch.tensor([0, bad]))

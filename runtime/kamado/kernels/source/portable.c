@@ -111,3 +111,30 @@ static void multiply8x16(const Tile *tile, int R) { multiply(tile, R, 8, 16); }
 static void multiply4x8(const Tile *tile, int R) { multiply(tile, R, 4, 8); }
 
 const Implementation kamado_portable = {"portable", MOST_ROWS, round8, round16, multiply8x8, multiply8x16, multiply4x8};
+
+/* Outputs of a matrix, float32 (count, in), in full precision. 0: one of `rows` is not among the `out` there are. */
+PUBLIC int kamado_rows(
+    const uint8_t *values, const uint16_t *scales, int weight_bits, int in, int64_t out, const int64_t *rows, int64_t count, float *y
+) {
+    int groups = in / GROUP, bytes = GROUP * weight_bits / 8;
+    for (int64_t i = 0; i < count; i++)
+        if (rows[i] < 0 || rows[i] >= out) return 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t first = rows[i] / PANEL * groups;
+        int place = (int)(rows[i] % PANEL);
+        for (int g = 0; g < groups; g++, y += GROUP) {
+            float scale = half_value(scales[(first + g) * PANEL + place]);
+            const uint8_t *from = values + (first + g) * bytes * PANEL + 4 * place;
+            for (int k = 0; k < bytes; k++) {
+                uint8_t value = from[k / 4 * 4 * PANEL + k % 4];
+                if (weight_bits == 8) {
+                    y[k] = (float)(int8_t)value * scale;
+                } else {
+                    y[k] = (float)((value & 15) - 8) * scale;
+                    y[16 + k] = (float)((value >> 4) - 8) * scale;
+                }
+            }
+        }
+    }
+    return 1;
+}

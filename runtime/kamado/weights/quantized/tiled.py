@@ -39,6 +39,9 @@ class TiledIntegers(Packed):
 
     def rows(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """See Packed."""
+        kernels = native()
+        if isinstance(index, Tensor) and kernels is not None and self.device.type == index.device.type == "cpu":
+            return kernels.rows(self.parts["values"], self.parts["scale"], self.shape[0], index).to(dtype)
         places = index if isinstance(index, Tensor) else torch.arange(self.shape[0], device=self.device)[index]
         values, scale = from_tiles(self.parts["values"], self.parts["scale"], places)
         return scaled(values.view(*scale.shape, GROUP), scale, dtype).view(values.shape)
