@@ -12,6 +12,16 @@ from typing import Any
 import torch
 
 LAYOUTS: dict[str, dict[str, Any]] = {
+    # To try programs out; its speed means nothing.
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+    },
     # TinyLlama 1.1B
     "llama-1b": {
         "vocab_size": 32_000,

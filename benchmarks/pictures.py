@@ -4,12 +4,13 @@
                                   [--write NAME]
                                   [--tests overhead together chat] [--chat smollm2:135m]
 
-overhead   one request through Kamado, over the pipeline called directly with the same components: wall times, paired.
+overhead   one request through the loop, beside the bare pipeline called directly with the same components, in turns:
+           pictures a second, and their ratio. Never slower is the goal.
 together   eight requests with prompts and seeds of their own at once, over one after another, both through Kamado.
 chat       tokens of a chat while a picture with 50 steps is made in the same runtime: the 99th percentile of the time
            between tokens, beside what it may be: that of one denoising step and of one decoding step, each alone.
 
-What is printed is the median over repetitions, and the median of the paired ratios.
+What is printed is the median over repetitions, and the median of the paired ratios (see `pairs.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from layouts import PICTURE_LAYOUTS, write_picture_layout
 from machine import description, model_name, write
+from pairs import in_turns, summary
 
 import kamado
 from kamado.events import Progress, Token
@@ -52,35 +54,27 @@ def compared(test: str, names: tuple[str, str], pairs: list[tuple[float, float]]
 
 
 def overhead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One request, through Kamado and directly, in turns."""
+    """One request, through the loop and directly, in turns."""
     from kamado_models.diffusion.model import PipelineModel
 
     loaded = model.loaded
     assert isinstance(loaded, PipelineModel)
     pipeline = loaded.direct_pipeline()
-    seeds = itertools.count()
 
-    def through() -> None:
-        model.generate(PROMPTS[0], steps=arguments.steps, guidance=GUIDANCE, seed=next(seeds))
+    def through(seed: int) -> float:
+        return 1 / timed(lambda: model.generate(PROMPTS[0], steps=arguments.steps, guidance=GUIDANCE, seed=seed))
 
-    def call() -> None:
-        generator = torch.Generator("cpu").manual_seed(next(seeds))
+    def call(seed: int) -> None:
+        generator = torch.Generator("cpu").manual_seed(seed)
         pipeline(PROMPTS[0], num_inference_steps=arguments.steps, guidance_scale=GUIDANCE, generator=generator)
 
-    def directly() -> None:
+    def directly(seed: int) -> float:
         # On the loop's thread, for one pool of worker threads: two on the same cores would hinder each other.
-        model.runtime._session.call(call)
+        return 1 / timed(lambda: model.runtime._session.call(lambda: call(seed)))
 
-    through()
-    directly()
-    pairs = []
-    for repetition in range(arguments.reps):
-        if repetition % 2:
-            direct = timed(directly)
-            pairs.append((timed(through), direct))
-        else:
-            pairs.append((timed(through), timed(directly)))
-    return compared("overhead", ("kamado", "diffusers"), pairs)
+    pairs = in_turns(through, directly, arguments.reps)
+    sides = {"ours": "kamado", "theirs": "diffusers pipeline"}
+    return [{"test": "overhead", **sides, **summary(pairs, goal=1.0, unit="pictures_per_s")}]
 
 
 def together(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:

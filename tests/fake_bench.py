@@ -94,6 +94,8 @@ class TimedModel:
     failing: frozenset[int] = frozenset()
     takes_prompt: bool = True
     missing_tokens: int = 0
+    guessed: tuple[int, int] = (0, 0)
+    """Tokens of each answer that were proposed, and accepted."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     jobs: list[TimedJob] = field(default_factory=list)
     unloaded: bool = False
@@ -137,7 +139,12 @@ class TimedModel:
         return TimedJob(
             now,
             events,
-            usage=Usage(prompt_tokens=length, completion_tokens=number),
+            usage=Usage(
+                prompt_tokens=length,
+                completion_tokens=number,
+                proposed_tokens=self.guessed[0],
+                accepted_tokens=self.guessed[1],
+            ),
             error=error,
             after_s=end - now if self.real else 0.0,
         )

@@ -18,6 +18,8 @@ from torch import Tensor
 import kamado
 import tiny
 import tiny_pipelines
+from kamado.bench.fallback import kernel_of
+from kamado.bench.traffic import text_traffic
 from kamado.kernels.native import native
 from kamado.weights.outside.tensors import all_tensors, tensors_of
 from kamado.weights.prepared import entry as entry_module
@@ -77,6 +79,7 @@ def loads(path: Path | str, *, found: bool, **settings: Any) -> dict[str, Any]:
             "batching": loaded.execution.batching,
             "kind": type(loaded.module),
             "native": getattr(loaded.lanes[0], "_native", None) is not None,
+            "benched": (text_traffic(model, {}), kernel_of(model), model.usage()["step"]),
         }
 
 

@@ -207,6 +207,10 @@ class Decoder(nn.Module):
         """As transformers has it."""
         return self.model.embed_tokens
 
+    def get_output_embeddings(self) -> nn.Module:
+        """As transformers has it."""
+        return self.lm_head
+
     def forward(self, tokens: Tensor, positions: Tensor, pages: PageWriter, keep: Tensor | None) -> Tensor:
         """See PagesForward."""
         x = self.model.embed_tokens(tokens)

@@ -96,6 +96,7 @@ def _paged(
     )
     speculates = env.speculation != "off" and not env.deterministic
     speculation = LaneSpeculation(max_rows=plan.step_rows) if speculates else None
+    native = None if plan.outside_bytes else _native(model, store, layers, facts)
     lane = PagedLane(
         f"{env.owner}/{LANE}",
         model,
@@ -105,11 +106,17 @@ def _paged(
         max_rows=env.max_rows or plan.step_rows,
         learning=learns,
         speculation=speculation,
-        native=None if plan.outside_bytes else _native(model, store, layers, facts),
+        native=native,
         captured=lambda made: captured_steps(made, model, plan, env, spare_page=num_blocks) if records else None,
     )
     return Execution(
-        lane=lane, memory=memory, batching=PAGED, close=lane.close, speculation=speculation, captured=lane.captured
+        lane=lane,
+        memory=memory,
+        batching=PAGED,
+        close=lane.close,
+        speculation=speculation,
+        captured=lane.captured,
+        step="native" if native is not None else "recorded" if lane.captured is not None else "modules",
     )
 
 

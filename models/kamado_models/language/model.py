@@ -44,6 +44,9 @@ class Execution:
     """What its requests share about guessing tokens; None: they do not."""
     captured: CapturedSteps | None = None
     """Its recorded forwards; None: it has none."""
+    step: str = "modules"
+    """What computes the tokens of answers: `modules` of the library, `native`, one call of Kamado's own, or `recorded`,
+    forwards of the modules played back."""
 
 
 class LanguageModel:
@@ -130,7 +133,8 @@ class LanguageModel:
         guessed = {"speculation": shared.figures()} if shared is not None else {}
         captured = self.execution.captured
         recorded = {"compile_s": round(captured.seconds, 3), "graphs": captured.figures()} if captured else {}
-        return {"batching": self.execution.batching, **kv, **self.execution.memory.usage(), **guessed, **recorded}
+        how = {"batching": self.execution.batching, "step": self.execution.step}
+        return {**how, **kv, **self.execution.memory.usage(), **guessed, **recorded}
 
     def idle_bytes(self) -> int:
         """See LoadedModel. Its state memory has its size for good."""

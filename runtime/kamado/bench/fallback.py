@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KamadoError
 
 if TYPE_CHECKING:
     from ..api import Model, Runtime
+
+
+_NATIVE = ("int8", "int4")
+"""Schemes that the kernels in C are for."""
 
 
 def check_as_asked(runtime: Runtime, model: Model, asked: Mapping[str, Any]) -> None:
@@ -51,10 +56,10 @@ def _check_weights(modules: list[Any], model: Model, device: str, wants_form: bo
         raise KamadoError(
             f"{name}: quant {plan.quant.scheme} was asked for, but no weight is held so; nothing was measured"
         )
-    if not _has_kernel(plan.quant.scheme, device):
+    missing = _missing_kernel(modules, model, device)
+    if missing:
         raise KamadoError(
-            f"{name}: {device} has no exact kernel for {plan.quant.scheme}, so products are made in full precision; "
-            "nothing was measured"
+            f"{name}: {missing}, so products with {plan.quant.scheme} are made in full precision; nothing was measured"
         )
 
 
@@ -68,13 +73,72 @@ def _modules(loaded: Any) -> Iterator[Any]:
                 yield part
 
 
-def _has_kernel(scheme: str, device: str) -> bool:
-    """Schemes that round activations are for products of 8-bit numbers; the others are decoded for each product."""
+def kernel_of(model: Model) -> tuple[str | None, float]:
+    """(the implementation of Kamado's own kernels that multiplies weights of this model on a CPU, the share of the
+    bytes of quantized weights that it does it for). (None, 0.0): torch makes all products, of quantized weights mostly
+    after they were brought back to full precision. Token tables are not counted, of which rows are read."""
+    from ..kernels.native import native
+
+    sizes = [(packed.nbytes, isinstance(packed, _tiled_form())) for packed in _packed_weights(_modules(model.loaded))]
+    tiled_bytes = sum(size for size, is_tiled in sizes if is_tiled)
+    kernels = native() if tiled_bytes else None
+    return (None, 0.0) if kernels is None else (kernels.name, tiled_bytes / sum(size for size, _ in sizes))
+
+
+def _missing_kernel(modules: list[Any], model: Model, device: str) -> str:
+    """What is missing for the kernels that the scheme is for; empty where nothing is, or where it is for none."""
     import torch
 
     from ..weights.quantized import dynamic, floats
 
-    where = torch.device(device)
+    assert model.plan.quant is not None
+    scheme, where = model.plan.quant.scheme, torch.device(device)
     if scheme in ("int8-dynamic", "bnb-int8"):
-        return dynamic.can_multiply(where)
-    return floats.can_multiply(where) if scheme == "fp8-dynamic" else True
+        return "" if dynamic.can_multiply(where) else f"{device} has no exact kernel for {scheme}"
+    if scheme == "fp8-dynamic":
+        return "" if floats.can_multiply(where) else f"{device} has no exact kernel for {scheme}"
+    return _missing_native(modules) if scheme in _NATIVE and device == "cpu" else ""
+
+
+def _missing_native(modules: list[Any]) -> str:
+    """The same of the kernels in C, for weights that they know."""
+    import torch
+
+    from ..kernels.native import installed, native
+    from ..weights.quantized.tiled import can_tile
+
+    linears = list(_packed_weights(modules, torch.nn.Linear))
+    if any(isinstance(packed, _tiled_form()) for packed in linears) or not any(can_tile(packed) for packed in linears):
+        return ""
+    if native() is not None:
+        return "weights were not laid out for the kernels in C"
+    if installed():
+        return "the kernels in C have none for this CPU that is faster than torch (AVX2 or AVX-512 VNNI)"
+    return "the kernels in C are not there (install Kamado where there is a C compiler)"
+
+
+def _packed_weights(modules: Iterable[Any], kind: type | None = None) -> Iterator[Any]:
+    """How the quantized weights are held, of layers of one kind, or of all but token tables."""
+    import torch
+
+    from ..weights.quantized.pieces import Pieces
+    from ..weights.quantized.tensor import is_quantized
+
+    for module in modules:
+        table = None
+        with suppress(AttributeError, NotImplementedError):  # of what reads no tokens
+            table = module.get_input_embeddings()
+        for layer in module.modules():
+            is_table = layer is table or isinstance(layer, torch.nn.Embedding)
+            if is_table if kind is None else not isinstance(layer, kind):
+                continue
+            for weight in layer.parameters(recurse=False):
+                held: Any = weight
+                if is_quantized(held):
+                    yield from held.packed.pieces if isinstance(held.packed, Pieces) else (held.packed,)
+
+
+def _tiled_form() -> type:
+    from ..weights.quantized.tiled import TiledIntegers
+
+    return TiledIntegers

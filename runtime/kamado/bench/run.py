@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DoesNotFit, InvalidRequest
 from ..memory.rates import Rates, measure_rates
-from .fallback import check_as_asked
+from .fallback import check_as_asked, kernel_of
 from .options import BenchOptions, Row
 from .pictures import bench_pictures
 from .replay import Failed, replay_trace
@@ -65,7 +65,7 @@ def bench(
         else:
             found = bench_pictures(model, options, report)
         rows = [shared | row | _once(model, shared) for row in found]
-        form, notes = _form(model), _notes(model)
+        form, notes = _form(model), _notes(model, shared)
     rates, note = _rates(runtime, report)
     rows = [_rounded(_shares(row, rates, form)) for row in rows]
     return Measured(rows=rows, notes=(*notes, note) if note else notes)
@@ -95,7 +95,7 @@ def bench_trace(
         model.generate(prompt_tokens=[1], max_tokens=2, temperature=0.0, ignore_eos=True)  # what is made ready once
         row, failed = replay_trace(model, arrivals, concurrency=concurrency, report=sent)
         row = shared | row | _once(model, shared)
-        notes = _notes(model)
+        notes = _notes(model, shared)
     return Measured(rows=[_rounded(row)], failed=failed, notes=notes)
 
 
@@ -110,6 +110,7 @@ def _loaded(
     load_s = time.monotonic() - begin
     try:
         check_as_asked(runtime, model, load)
+        kernel, kernel_share = kernel_of(model)
         yield (
             model,
             {
@@ -120,6 +121,9 @@ def _loaded(
                 "quant": model.plan.quant_json,
                 "kv_dtype": model.plan.kv_dtype,
                 "outside_bytes": model.plan.outside_bytes,
+                "kernel": kernel,
+                "kernel_share": kernel_share,
+                "step": model.usage().get("step"),
                 "load_s": load_s,
             },
         )
@@ -132,9 +136,14 @@ def _once(model: Model, shared: Row) -> Row:
     return {"load_s": shared["load_s"], "compile_s": float(model.usage().get("compile_s", 0.0))}
 
 
-def _notes(model: Model) -> tuple[str, ...]:
+def _notes(model: Model, shared: Row) -> tuple[str, ...]:
     """What makes a model slow is said beside its figures."""
-    return tuple(model.plan.notes) if model.plan.outside_bytes else ()
+    plan = model.plan
+    notes = list(plan.notes) if plan.outside_bytes else []
+    restored = plan.quant is not None and plan.quant.scheme not in _FORMS_OF_SCHEMES and shared["kernel"] is None
+    if restored and plan.device == "cpu":
+        notes.append("No kernel is for these weights here: they are brought back to full precision for each product.")
+    return tuple(notes)
 
 
 def _form(model: Model) -> str:

@@ -87,19 +87,23 @@ def _prefill(runs: Sequence[Sequence[Answered]], length: int) -> Row:
     ttft = [run[0].ttft_s for run in runs]
     mean, deviation = mean_and_deviation([length / seconds for seconds in ttft])
     row: Row = {"tokens_per_s": mean, "stddev": deviation, "ttft_ms": 1000 * mean_and_deviation(ttft)[0]}
-    return row | {"itl_ms_p50": None, "itl_ms_p99": None}
+    return row | {"itl_ms_p50": None, "itl_ms_p99": None, "proposed_share": 0.0, "accepted_share": 0.0}
 
 
 def _decoding(runs: Sequence[Sequence[Answered]]) -> Row:
     mean, deviation = mean_and_deviation([decoding_rate(run) for run in runs])
     ttft = [one.ttft_s for run in runs for one in run]
     between = [1000 * gap for run in runs for one in run for gap in gaps(one.tokens_s)]
+    usages = [one.result.usage for run in runs for one in run]
+    made = sum(len(one.tokens_s) for run in runs for one in run)
     return {
         "tokens_per_s": mean,
         "stddev": deviation,
         "ttft_ms": 1000 * mean_and_deviation(ttft)[0],
         "itl_ms_p50": percentile(between, 0.5),
         "itl_ms_p99": percentile(between, 0.99),
+        "proposed_share": sum(usage.proposed_tokens for usage in usages) / made,
+        "accepted_share": sum(usage.accepted_tokens for usage in usages) / made,
     }
 
 
@@ -124,8 +128,11 @@ def _reached(row: Row, traffic: Traffic | None, is_prefill: bool, mean_batch: fl
         found["operations_G_s"] = traffic.prefill_operations(length) * rate / length / 1e9
     else:
         context = length + new_tokens / 2
-        found["bandwidth_GB_s"] = traffic.step_bytes(mean_batch, context) * rate / mean_batch / 1e9
-        found["operations_G_s"] = traffic.token_operations() * rate / 1e9
+        # A guessed token that was right needed no step of its own; one that was wrong was computed for nothing.
+        steps = rate * (1 - row["accepted_share"]) / mean_batch
+        computed = rate * (1 - row["accepted_share"] + row["proposed_share"])
+        found["bandwidth_GB_s"] = traffic.step_bytes(mean_batch, context) * steps / 1e9
+        found["operations_G_s"] = traffic.token_operations() * computed / 1e9
     return found
 
 

@@ -138,6 +138,7 @@ def describe(rows: Sequence[Row]) -> list[str]:
             ("model", first["model"]),
             ("device", f"{first['device']}: {first['hardware']}"),
             ("precision", first["dtype"] + (f", weights {quant}" if quant != "none" else "")),
+            ("kernels", _kernels(first)),
             ("loaded in", format_seconds(first["load_s"])),
             ("compiled in", format_seconds(first["compile_s"]) if first["compile_s"] else ""),
             ("peak memory", format_bytes(max(row["peak_memory_bytes"] for row in rows))),
@@ -145,6 +146,11 @@ def describe(rows: Sequence[Row]) -> list[str]:
     )
     table = {"load": _load_table, "image": _image_table}.get(first["test"], _text_table)
     return [*head, "", *table(rows)]
+
+
+def _kernels(row: Row) -> str:
+    parts = [row["kernel"], "a step is one call" if row["step"] == "native" else None]
+    return ", ".join(part for part in parts if part)
 
 
 def _text_table(rows: Sequence[Row]) -> list[str]:

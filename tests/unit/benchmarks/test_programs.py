@@ -1,0 +1,83 @@
+"""Each program runs, with the smallest settings: no figure of such a run means anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .conftest import PROGRAMS
+
+Program = Callable[[str], ModuleType]
+pytestmark = pytest.mark.slow
+
+
+def run(name: str, home: Path, *arguments: object) -> str:
+    """What the program prints, in a process of its own: it sets torch's threads."""
+    home.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KAMADO_HOME": str(home)}
+    command = [sys.executable, PROGRAMS / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_peers(tmp_path: Path) -> None:
+    small = ("--layout", "tiny", "--reps", 1, "--tokens", 4, "--memory", "200MB", "--work", tmp_path / "work")
+    said = run("peers.py", tmp_path / "home", *small)
+    for row in ("decode-generate", "loop"):
+        assert any(line.startswith(row) and "goal" in line for line in said.splitlines())
+    assert "llama.cpp" not in said and (tmp_path / "work" / "tiny.q8_0.gguf").exists()
+
+
+def test_rows_that_need_llama_cpp_need_its_environment(
+    program: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = program("peers")
+    for typed, words in ((("--rows", "decode-int8"), "needs llama.cpp: --python"), (("--tokens", "1"), "at least 2")):
+        monkeypatch.setattr(sys, "argv", ["peers.py", *typed])
+        with pytest.raises(SystemExit) as ended:
+            peers.parse()
+        assert ended.value.code == 2 and words in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["peers.py"])
+    assert peers.parse().rows == ["decode-generate", "loop"]
+    monkeypatch.setattr(sys, "argv", ["peers.py", "--python", "x", "--rows", "loop", "decode-int4"])
+    assert peers.parse().rows == ["decode-int4", "loop"], "in the order in which models are loaded"
+
+
+def test_growth(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("--layout", "tiny", "--reps", 1, "--tokens", 4, "--memory", "200MB")
+    said = run("growth.py", tmp_path / "home", *small, "--streams", 1, 2, 4, "--contexts", 32, 64, 5000)
+    rows = [json.loads(line) for line in said.splitlines() if line.startswith('{"series"')]
+    assert [(row["series"], row["size"]) for row in rows] == [
+        *(("streams", size) for size in (1, 2, 4)),
+        *(("context", size) for size in (32, 64)),
+    ], "what is longer than the model's context is left out"
+    assert all(row["decode_tokens_per_s"] > 0 and row["prefill_ms"] > 0 for row in rows)
+    assert said.count("greatest_exponent") == 4
+    kept = tmp_path / "kept.jsonl"
+    machine = {"time": "now", "device": "a CPU", "threads": 1}
+    shared = {"model": "tiny", "dtype": "float32", "quant": "none", "machine": machine}
+    kept.write_text("".join(json.dumps(shared | row) + "\n" for row in rows))
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--from", str(kept), "--plots", str(tmp_path / "plots")])
+    growth = program("growth")
+    if importlib.util.find_spec("matplotlib") is None:
+        with pytest.raises(SystemExit, match="plots need matplotlib"):
+            growth.main()
+        return
+    growth.main()
+    plots = sorted((tmp_path / "plots").iterdir())
+    assert [path.name for path in plots] == ["growth-context.png", "growth-streams.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
+
+
+def test_pictures(tmp_path: Path) -> None:
+    said = run("pictures.py", tmp_path / "home", "--tests", "overhead", "--steps", 2, "--reps", 1)
+    assert "'theirs': 'diffusers pipeline'" in said and "'goal': 1.0" in said
