@@ -2,17 +2,26 @@
 
     python benchmarks/speculation.py [--model smollm2:135m] [--device cpu] [--dtype auto] [--tokens 128] [--reps 5]
                                      [--streams 1 4] [--tasks repeat edit free drawn] [--quant int8] [--write NAME]
+                                     [--draft REF | --deepened N]
 
-The model is loaded twice, with `speculation="auto"` and "off", and the two answer alternately. A figure is generated
-tokens over the time behind the first token, so that prompts do not count; the ratio is the median of the paired ratios.
-Whether the answers were the same, token for token, is told beside it.
+The model is loaded twice, with `speculation="auto"` and "off", and the two answer alternately; with --draft, the one
+with "auto" has that draft. A figure is generated tokens over the time behind the first token, so that prompts do not
+count; the ratio is the median of the paired ratios. Whether the answers were the same, token for token, is told beside
+it.
+
+With --deepened N the model answers with N times its layers, of which the new ones add nothing, and the model as it is
+guesses for that: the most that a draft of an Nth of the size can bring, because it is right each time.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
+import json
 import statistics
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from machine import description, model_name, write
@@ -72,10 +81,48 @@ def compared(models: dict[str, kamado.Model], task: str, streams: int, tokens: i
         "tokens_per_s": {how: statistics.median(values) for how, values in speeds.items()},
         "ratio": statistics.median(ratios),
         "ratios": sorted(ratios),
+        "draft": model_name(draft) if (draft := models["auto"].info.get("draft")) else None,
         "proposed": usage.proposed_tokens,
         "accepted": usage.accepted_tokens,
         "same": same,
     }
+
+
+def deepened(runtime: kamado.Runtime, reference: str, times: int, folder: Path) -> tuple[Path, Path]:
+    """Write a model of that many times the layers that computes the same, and the model itself. Returns the folders."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from kamado_models.language.family import configured
+    from kamado_models.language.loading import read_model
+    from kamado_models.language.tokenizer import load_tokenizer
+
+    checkpoint = configured(runtime.inspect(reference))
+    model, _ = read_model(checkpoint, dtype="float32", device="cpu")
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers *= times
+    if getattr(config, "layer_types", None):
+        config.layer_types = [kind for kind in config.layer_types for _ in range(times)]
+    with torch.random.fork_rng(devices=[]):
+        deep = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    parts = {name: part for name, part in model.named_children() if name != "model"}
+    for name, part in parts.items():
+        getattr(deep, name).load_state_dict(part.state_dict())
+    for name, part in model.model.named_children():
+        if name != "layers":
+            getattr(deep.model, name).load_state_dict(part.state_dict())
+    for place, layer in enumerate(deep.model.layers):
+        layer.load_state_dict(model.model.layers[place // times].state_dict())
+        if place % times:
+            for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                torch.nn.init.zeros_(last.weight)
+    tokenizer = load_tokenizer(checkpoint)
+    for each, where in ((model, folder / "as-it-is"), (deep, folder / f"deepened-{times}")):
+        each.save_pretrained(where)
+        tokenizer.backend.save(str(where / "tokenizer.json"))
+        (where / "tokenizer_config.json").write_text(json.dumps(tokenizer.as_config()), encoding="utf-8")
+    tokenizer.close()
+    return folder / f"deepened-{times}", folder / "as-it-is"
 
 
 def main() -> None:
@@ -89,11 +136,23 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--write", metavar="NAME")
+    drafts = parser.add_mutually_exclusive_group()
+    drafts.add_argument("--draft", metavar="REF")
+    drafts.add_argument("--deepened", type=int, metavar="N")
     args = parser.parse_args()
     machine, rows = description(args.device), []
-    with kamado.Runtime(device=args.device) as runtime:
+    with tempfile.TemporaryDirectory() as folder, kamado.Runtime(device=args.device) as runtime:
+        model, draft = args.model, args.draft
+        if args.deepened:
+            model, draft = deepened(runtime, args.model, args.deepened, Path(folder))
         settings: Any = {"dtype": args.dtype, "quant": args.quant, "kv_tokens": 8192}
-        models = {how: runtime.load(args.model, speculation=how, **settings) for how in ("auto", "off")}
+        models = {
+            "auto": runtime.load(model, draft=draft, **settings),
+            "off": runtime.load(model, speculation="off", **settings),
+        }
+        name = (
+            f"{model_name(args.model)}, {args.deepened} times the layers" if args.deepened else model_name(args.model)
+        )
         for streams in args.streams:
             for task in args.tasks:
                 row = compared(models, task, streams, args.tokens, args.reps)
@@ -107,7 +166,7 @@ def main() -> None:
                     flush=True,
                 )
     if args.write:
-        print(write(args.write, [{"model": model_name(args.model), **row} for row in rows], machine))
+        print(write(args.write, [{"model": name, **row} for row in rows], machine))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import itertools
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -20,8 +20,9 @@ from .checkpoint.unchanged import check_unchanged, marks
 from .contracts import Family, LoadedModel, LoadEnvironment, Parked
 from .engine.loop import Loop
 from .engine.session import Session
-from .errors import InvalidRequest
+from .errors import DoesNotFit, InvalidRequest
 from .families import find
+from .memory.companion import Companion, draft_share
 from .memory.devices import DeviceFacts, cpu_facts, default_budget, resolve_device
 from .memory.keeper import Keeper
 from .memory.ledger import RAM, Ledger
@@ -29,11 +30,12 @@ from .memory.plan import Plan, PlanOptions
 from .memory.residency import Residency
 from .memory.shortage import load_failed, told
 from .memory.tenant import Tenant
+from .model import Draft
 from .model import Model as Model
 from .quant import parse_quant
 from .results import Result
 from .settings import COMPILE, SPECULATION, LoadSettings, PlanSettings, check_names, choice_of, seconds
-from .units import check_counts, parse_bytes
+from .units import check_counts, format_bytes, parse_bytes
 from .weights.prepared.keeping import Keeping
 
 MAX_WAIT_S = 300.0
@@ -100,7 +102,9 @@ class Runtime:
 
         With `allow_code`, sizes are asked of the checkpoint's own classes, which runs its code."""
         check_names("plan", settings, PlanSettings)
-        _, _, planned = self._planned(reference, settings)
+        checkpoint, family, planned = self._planned(reference, settings)
+        if settings.get("draft") is not None:
+            planned = self._draft_plans(checkpoint, family, planned, settings)[1]
         return self._keeper.plan_of(planned)
 
     def load(self, reference: str | Path, **settings: Unpack[LoadSettings]) -> Model:
@@ -110,12 +114,18 @@ class Runtime:
         Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint, DoesNotFit, InvalidRequest.
         """
         check_names("load", settings, LoadSettings)
+        return self._load(reference, settings)
+
+    def _load(self, reference: str | Path, settings: LoadSettings, most_bytes: int | None = None) -> Model:
+        """`most_bytes`: what it may take at most; None: what there is."""
         stay_s = seconds("keep_alive", settings.get("keep_alive"))
         budget, rows = settings.get("step_budget"), settings.get("max_rows")
         speculation = choice_of("speculation", settings.get("speculation", "auto"), SPECULATION)
         compiling = choice_of("compile", settings.get("compile", "auto"), COMPILE)
+        if speculation == "off" and settings.get("draft") is not None:
+            raise InvalidRequest('speculation is "off", so a draft has nothing to do; leave one of the two out')
         check_counts(kv_tokens=settings.get("kv_tokens"), step_budget=budget, max_rows=rows)
-        checkpoint, family, planned = self._planned(reference, settings)
+        checkpoint, family, planned = self._planned(reference, settings, most_bytes)
         request, offline = settings.get("request"), settings.get("offline", False)
         unchecked = [request] if request is not None else []
 
@@ -123,9 +133,15 @@ class Runtime:
             while unchecked:
                 family.check_request(checkpoint, plan, unchecked.pop(), offline=offline)
 
-        with self._keeper.moving():
+        with self._keeper.moving(), ExitStack() as undone:
             if self._closed:
                 raise InvalidRequest("the runtime is closed")
+            draft: Draft | None = None
+            if settings.get("draft") is not None:
+                check(self._keeper.plan_of(planned))
+                own, _, most = self._draft_plans(checkpoint, family, planned, settings)
+                draft = undone.enter_context(self._draft(settings, own, most))
+                planned = _beside(self._planned(reference, settings)[2], draft.model.plan)
             plan = self._keeper.make_room(planned, check)
             environment = LoadEnvironment(
                 ledger=self.ledger,
@@ -137,13 +153,17 @@ class Runtime:
                 max_rows=1 if self.deterministic else rows,
                 speculation=speculation,
                 compile=compiling,
+                draft=draft.companion.loaded if draft is not None else None,
             )
             first = replace(environment, progress=settings.get("progress"), request=request)
             tenant = self._tenant(family, checkpoint, plan, environment)
             tenant.keep_alive_s, tenant.pinned = stay_s, settings.get("pinned", False)
             info = dict(family.describe(checkpoint))
+            if draft is not None:
+                tenant.draft, tenant.owns_draft = draft.companion.tenant, draft.is_own
+                info["draft"] = draft.model.reference
             self._keeper.bring_in(tenant, lambda: _loaded(family, checkpoint, plan, first))
-            model = Model(self, self._keeper, tenant, checkpoint, info)
+            model = Model(self, self._keeper, tenant, checkpoint, info, draft)
             self._keeper.done(tenant, watch=stay_s != 0)  # one that must not stay at all waits for its first request
             return model
 
@@ -171,10 +191,10 @@ class Runtime:
         self._keeper.close(self._session.close)
 
     def _planned(
-        self, reference: str | Path, settings: PlanSettings
+        self, reference: str | Path, settings: PlanSettings, most_bytes: int | None = None
     ) -> tuple[Checkpoint, Family, Callable[[int], Plan]]:
-        """The checkpoint, its family, and plans for so many bytes. What could be in memory as a whole if others left
-        waits for that: it is never loaded with weights outside, which would stay so."""
+        """The checkpoint, its family, and plans for so many bytes, but no more than `most_bytes`. What could be in
+        memory as a whole if others left waits for that: it is never loaded with weights outside: they would stay so."""
         allowed, offline = allowed_name(settings.get("allow_code")), settings.get("offline", False)
         found = self.inspect(reference, offline=offline)
         checkpoint = with_parts(found, settings.get("components"), settings.get("base"), offline=offline)
@@ -184,7 +204,66 @@ class Runtime:
             plan = family.plan(checkpoint, whole)
             if plan.minimum_bytes <= plan.available_bytes:
                 options = whole
-        return checkpoint, family, lambda room: family.plan(checkpoint, replace(options, budget_bytes=room))
+
+        def planned(room: int) -> Plan:
+            return family.plan(checkpoint, replace(options, budget_bytes=min(room, most_bytes or room)))
+
+        return checkpoint, family, planned
+
+    def _draft_plans(
+        self, checkpoint: Checkpoint, family: Family, planned: Callable[[int], Plan], settings: PlanSettings
+    ) -> tuple[LoadSettings, Callable[[int], Plan], int]:
+        """The draft's settings, plans for the model beside it, and what it may take; `planned`: those without it.
+        Raises InvalidRequest where it cannot guess for the model."""
+        draft = settings["draft"]
+        assert draft is not None, "asked where there is one"
+        if self.deterministic:
+            raise InvalidRequest("a deterministic runtime guesses no tokens; leave the draft out (--draft)")
+        if isinstance(draft, Model):
+            if draft.runtime is not self:
+                raise InvalidRequest(f"the draft {draft.reference} is in another runtime; load it in this one")
+            family.check_draft(checkpoint, draft.checkpoint)
+            return {}, _beside(planned, draft.plan), 0
+        own = LoadSettings(offload="never", offline=settings.get("offline", False))
+        own["dtype"], own["kv_dtype"] = settings.get("dtype", "auto"), settings.get("kv_dtype", "auto")
+        own["quant"] = settings.get("quant")
+        other, _, draft_planned = self._planned(draft, own)
+        family.check_draft(checkpoint, other)
+        room = self._keeper.plan_of(planned).available_bytes
+        own["kv_tokens"], most = draft_share(planned, draft_planned, room)
+        plan = self._planned(draft, own)[2](most)
+        held = plan.total_bytes - plan.activation_bytes
+        return own, lambda available: _beside(planned, plan)(max(available - held, 0)), most
+
+    @contextmanager
+    def _draft(self, settings: LoadSettings, own: LoadSettings, most_bytes: int) -> Iterator[Draft]:
+        """The draft, which stays in memory while the body runs. One that was loaded for it goes if that fails. `own`,
+        `most_bytes`: what it is loaded with."""
+        given = settings["draft"]
+        assert given is not None, "asked where there is one"
+        is_own = not isinstance(given, Model)
+        try:
+            compiling, prepared = settings.get("compile", "auto"), settings.get("prepared", True)
+            alike: LoadSettings = {**own, "compile": compiling, "prepared": prepared, "pinned": True}
+            model = given if isinstance(given, Model) else self._load(given, alike, most_bytes)
+        except DoesNotFit as error:
+            error.options = (f"Leave the draft {given} out (--draft).", *error.options)
+            raise
+        tenant = model._tenant
+        stays = settings.get("pinned", False) if is_own else tenant.pinned
+        model.pin()
+        try:
+            yield Draft(model, Companion(self._keeper, self.ledger, tenant), is_own)
+        except BaseException as error:
+            if isinstance(error, DoesNotFit):
+                held = format_bytes(self.ledger.held(self.device.name, tenant.owner))
+                error.options = (f"Leave the draft {model.reference} out (--draft): it holds {held}.", *error.options)
+            if is_own:
+                model.unload()
+            raise
+        finally:
+            if not stays:
+                model.unpin()
 
     def _tenant(self, family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> Tenant:
         """What brings the model back later."""
@@ -212,6 +291,11 @@ class Runtime:
             ram_bytes=self.ledger.budget(RAM) - self.ledger.held(RAM, kind="outside"),
             allow_code=allow_code,
         )
+
+
+def _beside(planned: Callable[[int], Plan], draft: Plan) -> Callable[[int], Plan]:
+    """The plans, with that of a draft."""
+    return lambda room: replace(planned(room), draft=draft)
 
 
 def _loaded(family: Family, checkpoint: Checkpoint, plan: Plan, environment: LoadEnvironment) -> LoadedModel:

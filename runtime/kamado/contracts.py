@@ -39,16 +39,26 @@ class Work:
     """Units of the lane's step budget that this spends: tokens, latent positions, pixels."""
     payload: Any
     """What the lane needs to compute it; the loop does not look inside."""
+    spare: bool = False
+    """Whether its task can do without: nothing is freed for it, and where it cannot be run, the task accepts the
+    exception as its result."""
 
 
 class Task(Protocol):
     """One answer in flight. Host code only: no model call, no device synchronization."""
 
     id: str
-    lane: str
-    """The lane that its next work needs (the fairness group of the scheduler)."""
     deadline: float | None
     """Clock reading after which the task ends with reason `deadline`."""
+
+    @property
+    def lane(self) -> str:
+        """The lane that its next work needs. Between two steps it may become another one."""
+
+    @property
+    def account(self) -> str:
+        """The lane that the next work's time counts for (the fairness group of the scheduler): its own, but for a work
+        that only prepares one of another lane, before which it runs."""
 
     def work(self, budget: int) -> Work | None:
         """The next forward, of at most `budget` cost where the task can cut it, or None once finished."""
@@ -58,8 +68,8 @@ class Task(Protocol):
         known state could be taken over. None: there is no memory now, and nothing was reserved."""
 
     def victims_needed(self, work: Work, others: Sequence[Task]) -> int | None:
-        """How many of `others`, tasks of the same lane in the order given, would have to `release` so that `acquire`
-        grants `work`. None: all of them would not suffice. Nothing is reserved or released."""
+        """How many of `others`, tasks of the same lane and account in the order given, would have to `release` so that
+        `acquire` grants `work`. None: all of them would not suffice. Nothing is reserved or released."""
 
     def release(self) -> None:
         """Give back all state memory. The task stays able to go on, by computing its state again."""
@@ -172,6 +182,10 @@ class Family(Protocol):
         """Raise what is wrong with a request to the model so planned, as far as that can be told without weights:
         InvalidRequest, ContextOverflow, and what finding its files raises. Imports torch."""
 
+    def check_draft(self, checkpoint: Checkpoint, draft: Checkpoint) -> None:
+        """Raise InvalidRequest if `draft`, of any family, cannot guess for the model, as far as that can be told
+        without weights; and what finding its files raises."""
+
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """Bring the lanes into memory as planned. Raises UnsupportedCheckpoint, UnsafeCheckpoint, and what is wrong
         with `env.request`."""
@@ -213,6 +227,9 @@ class LoadEnvironment:
     """One of `kamado.settings.SPECULATION`."""
     compile: str = "auto"
     """One of `kamado.settings.COMPILE`."""
+    draft: Callable[[], LoadedModel | None] | None = None
+    """A smaller model of the same family that guesses for this one, while it is in memory; asked between two steps, on
+    the loop's thread. None: there is no such model."""
     step_budget: int | None = None
     """Most cost of one forward; None: as the family sees fit."""
     max_rows: int | None = None

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from .contracts import LoadedModel, Task
 from .errors import InvalidRequest, KamadoError
 from .events import Event
 from .jobs import EventStream, Job, in_thread, result_or_error
+from .memory.companion import Companion
 from .memory.keeper import Keeper
 from .memory.line import Waiter
 from .memory.plan import Plan
@@ -32,6 +34,16 @@ MAP_CONCURRENCY = 64
 _request_numbers = itertools.count(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The model that guesses for another one."""
+
+    model: Model
+    companion: Companion
+    is_own: bool
+    """Whether it was loaded for that."""
+
+
 class Model:
     """A loaded model. Thread safe. Options are those of `kamado.requests.TextOptions` and `Sampling`."""
 
@@ -42,6 +54,7 @@ class Model:
         tenant: Tenant,
         checkpoint: Checkpoint,
         info: dict[str, Any],
+        draft: Draft | None = None,
     ) -> None:
         self.runtime = runtime
         self.checkpoint = checkpoint
@@ -49,6 +62,7 @@ class Model:
         """Facts as `kamado show` prints them."""
         self.capabilities: Sequence[str] = tuple(tenant.loaded.capabilities) if tenant.loaded is not None else ()
         """What it can make: `text`, ..."""
+        self._draft = draft
         self._keeper = keeper
         self._tenant = tenant
         self._jobs: dict[str, Job] = {}
@@ -77,6 +91,11 @@ class Model:
         if loaded is None:
             raise InvalidRequest(f"{self.reference} is not in memory now; a request or pin() brings it back")
         return loaded
+
+    @property
+    def draft(self) -> Model | None:
+        """The model that guesses for it."""
+        return self._draft.model if self._draft is not None else None
 
     @property
     def in_memory(self) -> bool:
@@ -179,8 +198,10 @@ class Model:
         return self._keeper.usage(self._tenant)
 
     def unload(self) -> None:
-        """Cancel its requests and give back every byte."""
+        """Cancel its requests and give back every byte, with a draft that was loaded for it."""
         self._keeper.unload(self._tenant)
+        if self._draft is not None and self._draft.is_own:
+            self._draft.model.unload()
 
     def _waiter(self, request: Mapping[str, Any], now: float) -> Waiter:
         """Somebody who waits no longer than until the request's deadline. Whether that is a number is checked later."""
@@ -192,6 +213,8 @@ class Model:
     def _begin(self, loaded: LoadedModel, request: Mapping[str, Any], now: float) -> Job:
         """The job of a request that came at `now`, once its model is there."""
         try:
+            if self._draft is not None:
+                self._draft.companion.wake()
             request_id = f"r{next(_request_numbers)}"
             with told(lambda error: request_failed(error, self.plan.device)):
                 tasks = loaded.prepare(request_id, request, now)

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from .requests import Sampling
 
+MOST_READ_SINGLY = 16
+"""Tokens that a prompt's way of computing is no quicker at than an answer's."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TokenSequence:
@@ -53,6 +56,30 @@ class TextStep:
     """Tokens that may come next; the last of the `num_new`. The lane may leave them out. If it does not, the result is
     a tuple of `Drawn`: see `kamado.sampling.verify.accepted`. Of its tokens all but the last one are computed. An empty
     one: nothing was computed, and the step is to be run without proposals."""
+    is_guess: bool = False
+    """Whether what is drawn is only a guess, so that it does not matter how numbers are rounded on the way."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it may be computed as tokens of an answer are, where prompts are computed in another way."""
+        return self.num_new == 1 + len(self.proposed) or (self.is_guess and self.num_new <= MOST_READ_SINGLY)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """Those that it computes."""
+        start = self.sequence.num_computed
+        return [*self.sequence.tokens[start : start + self.num_new - len(self.proposed)], *self.proposed]
+
+
+def drawn_places(steps: Sequence[TextStep]) -> list[int]:
+    """Of the new tokens of all steps, in order, those behind which something may be drawn: the last of each step and,
+    before it, its proposals."""
+    places: list[int] = []
+    end = 0
+    for step in steps:
+        end += step.num_new
+        places += range(end - 1 - len(step.proposed), end)
+    return places
 
 
 @dataclass(frozen=True, slots=True)

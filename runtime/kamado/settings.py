@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .checkpoint.parts import Parts
+    from .model import Model
     from .quant import QuantLike
 
 
@@ -37,6 +38,10 @@ class PlanSettings(TypedDict, total=False):
     """What takes the place of a pipeline's components, by name; see `kamado.checkpoint.parts`.  [None]"""
     base: str | Path | None
     """The pipeline that has what a single file lacks: tokenizers, configurations, further components.  [None]"""
+    draft: str | Path | Model | None
+    """A smaller model with the same tokens, which guesses what this one will say; answers are the same without. A
+    reference is loaded for that, in the same dtype, quant and kv_dtype, and unloaded with the model; a `Model` of the
+    same runtime stays what it is. Texts over pages only; not with `deterministic`.  [None]"""
     offline: bool
     """Whether the network must not be used.  [False]"""
 

@@ -113,6 +113,27 @@ def test_proposals_are_rows(
     assert any(size[0] >= 16 for size in _graphs(runtime, guessing)["sizes"]), "five sequences of four tokens"
 
 
+def test_what_a_draft_reads_between_its_guesses_is_rows(
+    tapes: list[TapeGraphs], runtime: kamado.Runtime, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all guesses held, it reads two tokens at once, and these steps are recorded as well."""
+    plain = runtime.load(folder, kv_tokens=1024, speculation="off", compile="off")
+    asked = Pace.draft_length
+
+    def always(self: Pace, tokens: list[int], made: int, most: int, **facts: Any) -> int:
+        asked(self, tokens, made, most, **facts)
+        return min(3, max(most, 0))
+
+    monkeypatch.setattr(Pace, "draft_length", always)
+    monkeypatch.setattr(Pace, "has_given_drafts_up", lambda self, made: False)
+    model = runtime.load(folder, kv_tokens=1024, draft=folder)
+    request = {**_requests()[1], "max_tokens": 80}
+    assert model.generate(**request).tokens == plain.generate(**request).tokens
+    draft, own = tapes
+    assert draft.runs > 45, "of its 60 forwards, the first ones of a size come before it is recorded"
+    assert own.runs > 10
+
+
 def test_whoever_looks_into_the_model_sees_every_forward(
     tapes: list[TapeGraphs], runtime: kamado.Runtime, folder: Path
 ) -> None:

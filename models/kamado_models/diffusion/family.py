@@ -116,6 +116,12 @@ class DiffusionFamily:
 
             check_request(assembled(with_tokenizers(checkpoint, offline=offline)), plan, request, offline=offline)
 
+    def check_draft(self, checkpoint: Checkpoint, draft: Checkpoint) -> None:
+        """See Family."""
+        raise InvalidRequest(
+            f"{checkpoint.reference} makes pictures: no draft can guess for it; leave that out (--draft)"
+        )
+
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         with environment_kept():

@@ -22,7 +22,7 @@ from torch import Tensor
 from kamado.errors import DoesNotFit
 from kamado.kernels.gpu.graphs import Recorder
 from kamado.memory.shortage import is_shortage
-from kamado.sequence import TextStep
+from kamado.sequence import TextStep, drawn_places
 
 from .waits import launched_bytes
 
@@ -157,10 +157,10 @@ class CapturedSteps:
         return {"sizes": sizes, "bytes": self.bytes, **({"note": self.note} if self.note else {})}
 
     def forward(self, steps: Sequence[TextStep]) -> Tensor | None:
-        """Logits (R, vocab), in order, of the one new token of each step and of its proposals, until the next call.
+        """Logits (R, vocab), in order, of the last new token of each step and of its proposals, until the next call.
         None where these steps are to go through the modules; then nothing has been computed."""
         self.has_recorded = False
-        if not self._ways or not all(step.num_new == 1 + len(step.proposed) for step in steps) or self._is_hooked():
+        if not self._ways or not all(step.is_answering for step in steps) or self._is_hooked():
             return None
         rows = _rows(steps, self._block_tokens)
         if len(rows) > self._max_rows:
@@ -177,7 +177,8 @@ class CapturedSteps:
             if recording is None:
                 return None
         recording.run()
-        return recording.logits[: len(rows)]
+        logits, drawn = recording.logits[: len(rows)], drawn_places(steps)
+        return logits if len(drawn) == len(rows) else logits[torch.tensor(drawn, device=logits.device)]
 
     def clear(self) -> int:
         """Let go of all recordings, which are made again when they are asked for. Returns their bytes."""
@@ -268,7 +269,7 @@ def _rows(steps: Sequence[TextStep], block_tokens: int) -> list[_Row]:
     for step in steps:
         sequence, table = step.sequence, step.sequence.state
         start, held = sequence.num_computed, table.held
-        for offset, token in enumerate((sequence.tokens[start], *step.proposed)):
+        for offset, token in enumerate(step.new_tokens):
             # Without the pages that nothing looks back to a sequence is as a shorter one: windows count from the query.
             length = start + offset + 1 - table.num_past * block_tokens
             rows.append(_Row(token, start + offset, length, held[: -(-length // block_tokens)]))

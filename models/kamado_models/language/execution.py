@@ -94,8 +94,8 @@ def _paged(
         share_prefixes=not env.deterministic,
         window_tokens=max(windows) if len(windows) == len(layers) else None,
     )
-    speculates = env.speculation != "off" and not env.deterministic
-    speculation = LaneSpeculation(max_rows=plan.step_rows) if speculates else None
+    weights = plan.held_weight_bytes
+    speculation = LaneSpeculation(max_rows=plan.step_rows, weight_bytes=weights) if not env.deterministic else None
     native = None if plan.outside_bytes else _native(model, store, layers, facts)
     lane = PagedLane(
         f"{env.owner}/{LANE}",
@@ -115,6 +115,7 @@ def _paged(
         batching=PAGED,
         close=lane.close,
         speculation=speculation,
+        guesses=env.speculation != "off",
         captured=lane.captured,
         step="native" if native is not None else "recorded" if lane.captured is not None else "modules",
     )

@@ -141,6 +141,19 @@ class LanguageFamily:
 
             check_request(request, checkpoint, plan)
 
+    def check_draft(self, checkpoint: Checkpoint, draft: Checkpoint) -> None:
+        """See Family."""
+        if not self.claims(draft):
+            raise InvalidRequest(f"{draft.reference} makes no text, so it cannot guess for {checkpoint.reference}")
+        checkpoint, draft = configured(checkpoint), configured(draft)
+        for each in (checkpoint, draft):
+            if has_own_classes(each):
+                raise InvalidRequest(f"{each.reference} wants its own code run, which knows no drafts; leave it out")
+        with environment_kept():
+            from .drafts import check_draft
+
+            check_draft(checkpoint, draft)
+
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         checkpoint = configured(checkpoint)

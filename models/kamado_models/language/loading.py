@@ -113,7 +113,7 @@ def _loaded(
         after_first_result(execution.lane, pending.begin)
         execution = replace(execution, close=_in_turn(pending.abandon, execution.close))
     known = _facts(checkpoint, plan, model, stepwise=env.deterministic)
-    return LanguageModel(checkpoint, plan, model, tokenizer, execution, known)
+    return LanguageModel(checkpoint, plan, model, tokenizer, execution, known, draft=env.draft)
 
 
 def _explained(checkpoint: Checkpoint, own_code: bool) -> AbstractContextManager[Any]:

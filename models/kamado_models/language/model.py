@@ -14,7 +14,7 @@ import kamado
 from kamado.checkpoint.digest import checkpoint_digests
 from kamado.checkpoint.reference import published_reference
 from kamado.checkpoint.types import Checkpoint
-from kamado.contracts import Lane, Task
+from kamado.contracts import Lane, LoadedModel, Task
 from kamado.errors import ContextOverflow
 from kamado.events import Event, Finished, Token
 from kamado.memory.plan import Plan
@@ -22,10 +22,12 @@ from kamado.memory.shortage import release_cached
 from kamado.requests import TextOptions
 from kamado.results import Choice, Result, Timings, TokenChoice, Usage, failure_notes, failures_in
 from kamado.speculation.costs import LaneSpeculation
+from kamado.speculation.draft import DraftModel
 from kamado.tasks.text import TextModel, TextTask
 from kamado.weights.outside.parked import ParkedModules, parked
 
 from .captured import CapturedSteps
+from .drafts import as_draft
 from .intake import TextFacts, TextIntake
 from .tokenizer import Tokenizer
 
@@ -41,7 +43,9 @@ class Execution:
     close: Callable[[], None]
     notes: tuple[str, ...] = ()
     speculation: LaneSpeculation | None = None
-    """What its requests share about guessing tokens; None: they do not."""
+    """What its requests share about guessing tokens; None: guesses cannot be checked."""
+    guesses: bool = False
+    """Whether its requests guess."""
     captured: CapturedSteps | None = None
     """Its recorded forwards; None: it has none."""
     step: str = "modules"
@@ -62,7 +66,10 @@ class LanguageModel:
         tokenizer: Tokenizer,
         execution: Execution,
         facts: TextFacts,
+        *,
+        draft: Callable[[], LoadedModel | None] | None = None,
     ) -> None:
+        """`draft`: see LoadEnvironment."""
         self.checkpoint = checkpoint
         self.plan = plan
         self.tokenizer = tokenizer
@@ -71,14 +78,21 @@ class LanguageModel:
         self.module: Any = model
         """transformers' model, for those who want to look inside; it is the loop's to run."""
         self.lanes: Sequence[Lane] = (execution.lane,)
+        context_tokens = min(facts.context_tokens, execution.memory.capacity_tokens())
+        self.as_draft = as_draft(execution, facts.vocab_size, context_tokens)
+        """What others know of it for which it guesses; None: it cannot."""
+        self._draft = draft
         self._text_model = TextModel(
             lane=execution.lane.name,
             memory=execution.memory,
             decode=tokenizer.decode,
             eos_ids=tokenizer.eos_ids,
-            context_tokens=min(facts.context_tokens, execution.memory.capacity_tokens()),
+            context_tokens=context_tokens,
             stepwise=facts.stepwise,
-            speculation=execution.speculation,
+            speculation=execution.speculation if execution.guesses else None,
+            vocab_size=facts.vocab_size,
+            draft=self._find_draft if draft is not None else None,
+            guests=self.as_draft.guests if self.as_draft is not None else None,
         )
         self._intake = TextIntake(checkpoint.reference, tokenizer, facts)
         self._hashes: dict[str, str] | None = None
@@ -129,8 +143,8 @@ class LanguageModel:
     def usage(self) -> Mapping[str, Any]:
         """See LoadedModel."""
         kv = {"kv_dtype": self.plan.kv_dtype} if self.plan.kv_tokens else {}
-        shared = self.execution.speculation
-        guessed = {"speculation": shared.figures()} if shared is not None else {}
+        shared = self.execution.speculation if self.execution.guesses else None
+        guessed = {"speculation": shared.figures(drafts=self._draft is not None)} if shared is not None else {}
         captured = self.execution.captured
         recorded = {"compile_s": round(captured.seconds, 3), "graphs": captured.figures()} if captured else {}
         how = {"batching": self.execution.batching, "step": self.execution.step}
@@ -150,7 +164,7 @@ class LanguageModel:
         """See LoadedModel."""
         self.execution.close()
         self.tokenizer.close()
-        del self.module, self.execution, self.lanes, self._text_model
+        del self.module, self.execution, self.lanes, self._text_model, self.as_draft, self._draft
         release_cached(self.plan.device)
 
     def park(self) -> ParkedModules | None:
@@ -158,6 +172,11 @@ class LanguageModel:
         modules = {"": self.module} if not self.plan.tier else {}
         self.close()
         return parked(modules, self.plan.device)
+
+    def _find_draft(self) -> DraftModel | None:
+        """See TextModel."""
+        loaded = self._draft() if self._draft is not None else None
+        return loaded.as_draft if isinstance(loaded, LanguageModel) else None
 
     def _check_memory(self, num_tokens: int, is_source: bool) -> None:
         held = self._text_model.context_tokens

@@ -21,7 +21,7 @@ from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.memory.learned import Learning
 from kamado.sampling.sampler import Sampler
 from kamado.sampling.verify import accepted, drawn_rows
-from kamado.sequence import TextStep, TokenSequence
+from kamado.sequence import TextStep, TokenSequence, drawn_places
 from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.tensors import device_of
 
@@ -194,18 +194,15 @@ class PagedLane:
     def _through_modules(self, steps: Sequence[TextStep]) -> Tensor:
         tokens: list[int] = []
         positions: list[int] = []
-        last: list[int] = []
         for step in steps:
             start = step.sequence.num_computed
-            tokens += step.sequence.tokens[start : start + step.num_new]
-            tokens += step.proposed
+            tokens += step.new_tokens
             positions += range(start, start + step.num_new)
-            last += range(len(tokens) - 1 - len(step.proposed), len(tokens))
         return self._modules(
             self._tensor([tokens]),
             self._tensor([positions]),
             self._pack(steps),
-            self._tensor(last),
+            self._tensor(drawn_places(steps)),
         )
 
     def _pack(self, steps: Sequence[TextStep]) -> PackedStep:

@@ -120,6 +120,7 @@ def _loaded(
                 "dtype": model.plan.dtype,
                 "quant": model.plan.quant_json,
                 "kv_dtype": model.plan.kv_dtype,
+                "draft": model.info.get("draft"),
                 "outside_bytes": model.plan.outside_bytes,
                 "kernel": kernel,
                 "kernel_share": kernel_share,

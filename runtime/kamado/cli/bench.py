@@ -139,6 +139,7 @@ def describe(rows: Sequence[Row]) -> list[str]:
             ("device", f"{first['device']}: {first['hardware']}"),
             ("precision", first["dtype"] + (f", weights {quant}" if quant != "none" else "")),
             ("kernels", _kernels(first)),
+            ("draft", first.get("draft") or ""),
             ("loaded in", format_seconds(first["load_s"])),
             ("compiled in", format_seconds(first["compile_s"]) if first["compile_s"] else ""),
             ("peak memory", format_bytes(max(row["peak_memory_bytes"] for row in rows))),

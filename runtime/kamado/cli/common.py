@@ -107,6 +107,8 @@ class LoadOptions:
     """What takes the place of a pipeline's components."""
     base: str | None = None
     """The pipeline that has what a single file lacks."""
+    draft: str | None = None
+    """The model that guesses for a text model."""
     speculation: str = "auto"
     compile: str = "auto"
     prepared: bool = True
@@ -124,6 +126,7 @@ class LoadOptions:
             "allow_code": self.allow_code,
             "components": self.components,
             "base": self.base,
+            "draft": self.draft,
             "offline": self.offline,
         }
 
@@ -140,7 +143,7 @@ class LoadOptions:
 _PRESET_NAMES = ("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload", "step_budget")
 _TYPED_NAMES = (
     *("device", "dtype", "quant", "memory", "kv_tokens", "kv_dtype", "offload"),
-    *("allow_code", "base", "offline", "deterministic", "speculation", "compile", "prepared"),
+    *("allow_code", "base", "offline", "deterministic", "draft", "speculation", "compile", "prepared"),
 )
 
 
@@ -206,6 +209,9 @@ def model_options(command: Command) -> Command:
             "--base", metavar="MODEL", help="The pipeline that has what a single file lacks: tokenizers, other parts."
         ),
         click.option("--config", metavar="NAME_OR_FILE", help="Take these settings from a preset; typed ones win."),
+        click.option(
+            "--draft", metavar="MODEL", help="A smaller text model with the same tokens, which guesses for this one."
+        ),
         click.option(
             "--speculation", type=click.Choice(["auto", "off"]),
             help="Guess tokens of a text and check several at once, where that is faster.  [auto]",

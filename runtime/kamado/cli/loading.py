@@ -57,6 +57,8 @@ def loaded_model(
     reference: str, load: LoadOptions, out: Output, request: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[Runtime, Model]]:
     """The model in memory, while the body runs. `request`: see `Runtime.load`, which raises all that this raises."""
+    if load.draft is not None:
+        what_it_makes(load.draft, load, out)  # pulls it
     with open_runtime(load) as runtime:
         started = time.monotonic()
         with out.progress(None, f"loading {Path(reference).name}") as update:
@@ -67,6 +69,7 @@ def loaded_model(
         out.detail(
             f"{reference}: {plan.architecture} on {plan.device}, {plan.dtype}, "
             f"{format_bytes(plan.weight_bytes)} of weights, loaded in {format_seconds(time.monotonic() - started)}"
+            + (f"; {plan.draft.reference} guesses for it" if plan.draft is not None else "")
         )
         with quiet_libraries(out):
             yield runtime, model

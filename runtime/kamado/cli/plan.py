@@ -30,6 +30,8 @@ def plan(model: str, load: LoadOptions, out: Output) -> None:
     for line in describe(result):
         out.line(line)
     result.check()
+    if result.draft is not None:
+        result.draft.check()
 
 
 def describe(plan: Plan) -> list[str]:
@@ -45,16 +47,20 @@ def describe(plan: Plan) -> list[str]:
         ]
     )
     header = ("lane", "device", "dtype", "weights", "activations", "known")
+    draft = plan.draft
     rows = [
         (
-            lane.lane,
+            name,
             lane.device,
             lane.dtype,
             format_bytes(lane.weight_bytes),
             format_bytes(lane.activation_bytes),
             lane.activation_basis,
         )
-        for lane in plan.lanes
+        for name, lane in (
+            *((lane.lane, lane) for lane in plan.lanes),
+            *(("draft", lane) for lane in (draft.lanes if draft is not None else ())),
+        )
     ]
     lines += ["", *format_table(header, rows, right=("weights", "activations"))]
     kv = f"{format_bytes(plan.kv_bytes)} for {plan.kv_tokens} tokens ({format_bytes(plan.kv_bytes_per_token)} each)"
@@ -71,6 +77,7 @@ def describe(plan: Plan) -> list[str]:
             ("total", format_bytes(plan.total_bytes)),
             ("least", f"{format_bytes(plan.minimum_bytes)} would run {'so' if plan.tier else 'at all'}"),
             ("may be used", format_bytes(plan.available_bytes)),
+            ("draft", _held(draft) if draft is not None else ""),
             ("fits", "yes" if fits else "no"),
         ]
     )
@@ -79,3 +86,9 @@ def describe(plan: Plan) -> list[str]:
     if sentences:
         lines += ["", *sentences]
     return lines
+
+
+def _held(draft: Plan) -> str:
+    """What a draft takes besides."""
+    beside = format_bytes(draft.held_weight_bytes + draft.kv_bytes)
+    return f"{draft.reference}, {beside} besides, {draft.kv_tokens} tokens of KV cache among it"

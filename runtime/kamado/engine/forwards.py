@@ -8,7 +8,8 @@ When memory runs out, in this order:
     the lane            is asked for another way that takes less (an autoencoder in tiles)
     the request         fails, alone
 
-What changes no answer comes first. Other errors end the request that raises alone.
+What changes no answer comes first. Other errors end the request that raises alone. For a work that its task can do
+without, the batch is run in halves and that is all.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Forwards:
         if not isinstance(results, Exception):
             return results
         if len(batch) == 1:
-            return [self._rescue(lane, batch[0], results) if is_shortage(results) else results]
+            may_take = is_shortage(results) and not _work(batch[0]).spare
+            return [self._rescue(lane, batch[0], results) if may_take else results]
         del results  # it may hold memory
         self.splits += 1
         half = len(batch) // 2

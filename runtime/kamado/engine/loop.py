@@ -44,10 +44,11 @@ class Loop:
         if picked is None:
             return events + self._unblock()
         lane_name, batch = picked
+        account = batch[0].task.account
         begin = self.clock()
         with self.residency.hold(lane_name) as lane:
             results = self.forwards.run(lane, batch)
-        self.scheduler.charge(lane_name, self.clock() - begin)
+        self.scheduler.charge(account, self.clock() - begin)
         for entry, result in zip(batch, results, strict=True):
             events += self._settle(entry, result)
         self.scheduler.settled(batch)
@@ -87,7 +88,7 @@ class Loop:
         if task.id not in self._started:
             self._started.add(task.id)
             events.append(Started(task.id))
-        if isinstance(result, Exception):
+        if isinstance(result, Exception) and not (entry.work is not None and entry.work.spare):
             return [*events, self._fail(entry, result)]
         try:
             accepted: Accepted = task.accept(result)

@@ -1,8 +1,10 @@
 """Which works run next, together. Knows costs, keys and fairness; not what a work computes.
 
 Across lanes: the lane that has used the least time runs next (start-time fair queueing: a lane that comes back from
-idling starts level with the busiest-starved one, it is owed nothing). But after a step of a lane that nobody watches,
-it is the turn of one that somebody does, so that a token waits for one step of a picture at most. Within a lane: the
+idling starts level with the busiest-starved one, it is owed nothing). A forward that only prepares one of another lane
+counts for that one's time, and comes before it, so that all who were prepared share it. But after a step of a lane that
+nobody watches, it is the turn of one that somebody does, so that a token waits for one step of a picture at most.
+Within a lane: the
 task that has waited the most steps leads, its key decides the batch, and tasks with state in memory and cheap works
 come first. Memory is granted in order of arrival: an older task may take it from a younger one, which then computes its
 state again later.
@@ -10,6 +12,7 @@ state again later.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -31,10 +34,11 @@ class Entry:
 
 @dataclass(slots=True)
 class _Queue:
-    """The tasks of one lane, in order of arrival, and the time that the lane has used."""
+    """The tasks of one lane whose time counts for one account, in order of arrival."""
 
+    lane: str
+    account: str
     entries: list[Entry] = field(default_factory=list)
-    used_s: float = 0.0
 
 
 class Scheduler:
@@ -48,7 +52,10 @@ class Scheduler:
         self._is_interactive = is_interactive
         self._somebody_waited = False
         """Whether the last step was one of a lane that nobody watches."""
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[tuple[str, str], _Queue] = {}
+        """By lane and account."""
+        self._used_s: defaultdict[str, float] = defaultdict(float)
+        """By account."""
         self._arrivals = 0
         self._step = 0
         self.num_preemptions = 0
@@ -77,42 +84,53 @@ class Scheduler:
         """The batch was run: tasks that now need another lane move to that lane's queue."""
         for entry in entries:
             entry.last_step = self._step
-            for name, queue in self._queues.items():
-                if entry in queue.entries and entry.task.lane != name:
-                    queue.entries.remove(entry)
-                    self._enqueue(entry)
-                    break
+        self._follow()
 
-    def charge(self, lane: str, seconds: float) -> None:
-        """The lane has used that much time."""
-        self._queues[lane].used_s += seconds
+    def charge(self, account: str, seconds: float) -> None:
+        """So much time was used that counts for this lane."""
+        self._used_s[account] += seconds
 
     def pick(self) -> tuple[str, list[Entry]] | None:
         """The next lane and the works (in `Entry.work`) of one forward, memory acquired. None: nothing can run."""
         self._step += 1
-        active = [
-            (self._somebody_waited and not self._is_interactive(name), queue.used_s, name)
-            for name, queue in self._queues.items()
-            if queue.entries
-        ]
-        for *_, name in sorted(active):
-            batch = self._pick_from(name)
+        self._follow()
+        for queue in sorted((queue for queue in self._queues.values() if queue.entries), key=self._urgency):
+            batch = self._pick_from(queue)
             if batch:
-                self._somebody_waited = not self._is_interactive(name)
-                return name, batch
+                self._somebody_waited = not self._is_interactive(queue.lane)
+                return queue.lane, batch
+            if self._follow():  # tasks gave a preparation up for what was not enough all the same
+                return self.pick()
         return None
 
-    def _enqueue(self, entry: Entry) -> None:
-        queue = self._queues.setdefault(entry.task.lane, _Queue())
-        if not queue.entries:
-            busy = [other.used_s for other in self._queues.values() if other.entries]
-            queue.used_s = max(queue.used_s, min(busy, default=queue.used_s))
+    def _urgency(self, queue: _Queue) -> tuple[bool, float, bool, str]:
+        is_late = self._somebody_waited and not self._is_interactive(queue.lane)
+        return is_late, self._used_s[queue.account], queue.lane == queue.account, queue.lane
+
+    def _follow(self) -> bool:
+        """Tasks that now need another lane move to that lane's queue. False: there are none."""
+        moved = False
+        for queue in list(self._queues.values()):
+            key = (queue.lane, queue.account)
+            for entry in [entry for entry in queue.entries if (entry.task.lane, entry.task.account) != key]:
+                queue.entries.remove(entry)
+                self._enqueue(entry, stays_active=entry.task.account == queue.account)
+                moved = True
+        return moved
+
+    def _enqueue(self, entry: Entry, *, stays_active: bool = False) -> None:
+        """`stays_active`: its account was not idle, also where it was the only task."""
+        task = entry.task
+        queue = self._queues.setdefault((task.lane, task.account), _Queue(task.lane, task.account))
+        busy = {other.account for other in self._queues.values() if other.entries}
+        if not stays_active and task.account not in busy and busy:
+            least = min(self._used_s[account] for account in busy)
+            self._used_s[task.account] = max(self._used_s[task.account], least)
         queue.entries.append(entry)
         queue.entries.sort(key=lambda item: item.arrival)
 
-    def _pick_from(self, name: str) -> list[Entry]:
-        queue = self._queues[name]
-        budget, max_rows = self._limits(name)
+    def _pick_from(self, queue: _Queue) -> list[Entry]:
+        budget, max_rows = self._limits(queue.lane)
         waiting = sorted(queue.entries, key=lambda item: (item.last_step, item.arrival))
         for leader in waiting:
             leader.work = leader.task.work(budget)

@@ -45,7 +45,8 @@ class KeepAlive:
 
         def evict() -> None:
             with suppress(Cancelled):  # the runtime was closed in between
-                self._evict(tenant, lambda: self._is_due(tenant))
+                if self._evict(tenant, lambda: self._is_due(tenant)) and tenant.draft is not None and tenant.owns_draft:
+                    self._evict(tenant.draft, lambda: tenant.place != "in")
 
         threading.Thread(target=evict, name="kamado-keeper", daemon=True).start()
 

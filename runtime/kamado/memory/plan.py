@@ -104,6 +104,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     allow_code: str | None = None
     """The name by which the checkpoint's own code was allowed; None where it wants none run."""
+    draft: Plan | None = None
+    """Of the model that guesses for this one. What it holds is not counted here, and not in `available_bytes`."""
 
     @property
     def quant_json(self) -> str | dict[str, Any]:
@@ -184,4 +186,5 @@ class Plan:
             "total_bytes": self.total_bytes,
             "fits": self.minimum_bytes <= self.available_bytes,
         }
-        return asdict(self) | {"quant": self.quant_json} | totals
+        draft = self.draft.as_dict() if self.draft is not None else None
+        return asdict(self) | {"quant": self.quant_json, "draft": draft} | totals

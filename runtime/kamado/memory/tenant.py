@@ -40,6 +40,10 @@ class Tenant:
     its files are others now."""
     end_requests: Callable[[], None] = lambda: None
     """End all that are in flight. Called on the loop's thread."""
+    draft: Tenant | None = None
+    """The model that guesses for this one."""
+    owns_draft: bool = False
+    """Whether that is of use to this one alone: it goes with it."""
     keep_alive_s: float | None = None
     """How long it stays without requests; None: for ever."""
     pinned: bool = False
@@ -83,6 +87,7 @@ class Tenant:
             "idle_s": 0.0 if self.users else max(now - self.last_used, 0.0),
             "returns": self.num_returns,
             "return_s": self.return_s,
+            **({"draft": self.draft.owner} if self.draft is not None else {}),
         }
 
     def why_it_stays(self) -> str | None:

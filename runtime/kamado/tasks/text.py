@@ -12,6 +12,7 @@ from ..requests import TextOptions
 from ..sampling.stops import StopMatcher
 from ..sequence import Drawn, SequenceMemory, TextStep, TokenSequence
 from ..speculation.costs import LaneSpeculation
+from ..speculation.draft import Draft, DraftModel, Guests
 from ..speculation.pace import Pace
 
 
@@ -31,6 +32,12 @@ class TextModel:
     that not a bit differs."""
     speculation: LaneSpeculation | None = None
     """What guessing tokens is judged by; None: there is none."""
+    vocab_size: int = 0
+    """Token ids are below this. Matters where there is a draft."""
+    draft: Callable[[], DraftModel | None] | None = None
+    """The model that guesses for this one, while it is in memory. None: there is no such model."""
+    guests: Guests | None = None
+    """Whom this model guesses for: their state lies in its memory as long as nobody else needs that."""
 
 
 class TextTask:
@@ -49,7 +56,7 @@ class TextTask:
         index: int = 0,
     ) -> None:
         self.id = request_id
-        self.lane = model.lane
+        self.account = model.lane
         self.deadline = deadline
         self._model = model
         self.options = options
@@ -69,32 +76,45 @@ class TextTask:
             logprobs=options.logprobs,
             source=tuple(source),
         )
+        self._draft = self._new_draft()
         self._detokenizer = IncrementalDetokenizer(model.decode, prompt)
         self._stops = StopMatcher(options.stop)
+
+    @property
+    def lane(self) -> str:
+        """See Task: the draft's, while that guesses."""
+        return (self._draft.lane if self._draft is not None else None) or self.account
 
     def work(self, budget: int) -> Work | None:
         """See Task. A lane that cannot compute a prompt in pieces gets it whole, whatever the budget."""
         if self._finished:
             return None
+        if self._draft is not None and self._draft.lane is not None:
+            return self._draft.work(budget)
         sequence = self.sequence
         missing = len(sequence.tokens) - sequence.num_computed
         num_new = min(missing, budget) if self._model.memory.chunked else missing
         if self._model.stepwise:
             num_new = min(num_new, max(sequence.num_prompt - sequence.num_computed, 1))
-        if self._pace is not None and self._may_guess and missing == 1 and sequence.num_made > 0:
-            return self._work(num_new, self._pace.propose(sequence.tokens, sequence.num_made, self._guesses(budget)))
-        return self._work(num_new)
+        if self._pace is None or not self._guesses_now():
+            return self._work(num_new)
+        if self._draft is not None and (drafted := self._draft.guessed()):
+            return self._work(num_new, self._pace.take(drafted, self._guesses(budget)))
+        return self._work(num_new, self._pace.propose(sequence.tokens, sequence.num_made, self._guesses(budget)))
 
     def acquire(self, work: Work) -> Work | None:
         """See Task. A task without state first takes over the longest prefix that memory knows. Proposals are left out
-        where there is no room for them: nobody makes room for a guess."""
+        where there is no room for them: nobody makes room for a guess. A draft's guesses have their room already."""
+        if work.spare:
+            self._granted = work.payload
+            return work
         sequence, memory = self.sequence, self._model.memory
         fresh = sequence.state is None
         if fresh:
             work = self._attach(work)
         if work.payload.proposed and not memory.acquire(sequence, sequence.num_computed + work.payload.num_new):
             work = self._without_proposals(work)
-        if not memory.acquire(sequence, sequence.num_computed + work.payload.num_new):
+        if not self._acquire(sequence.num_computed + work.payload.num_new):
             if fresh:
                 self.release()
             return None
@@ -122,15 +142,26 @@ class TextTask:
         if self.sequence.state is not None:
             self._model.memory.release(self.sequence)
         self.sequence.num_computed = 0
+        if self._draft is not None:
+            self._draft.release()
 
     def holds(self) -> bool:
         """See Task."""
         return self.sequence.state is not None
 
-    def accept(self, result: Drawn | tuple[Drawn, ...] | None) -> Accepted:
+    def accept(self, result: Drawn | tuple[Drawn, ...] | Exception | None) -> Accepted:
         """See Task."""
-        sequence = self.sequence
         step = self._granted
+        if self._draft is not None and self._pace is not None and step.sequence is not self.sequence:
+            self._pace.drafted(self._draft.accept(step, result))
+            return Accepted(())
+        assert not isinstance(result, Exception), "only what is spare may fail"
+        accepted = self._accept(step, result)
+        self._have_drafted()
+        return accepted
+
+    def _accept(self, step: TextStep, result: Drawn | tuple[Drawn, ...] | None) -> Accepted:
+        sequence = self.sequence
         if isinstance(result, tuple):
             return Accepted(self._accept_proposals(step, result))
         sequence.num_computed += step.num_new - len(step.proposed)
@@ -164,11 +195,55 @@ class TextTask:
 
     def _guesses(self, budget: int) -> int:
         """How many tokens may be proposed: behind the last of them one more is drawn."""
+        return min(self._left(), budget) - 1
+
+    def _left(self) -> int:
+        """How many tokens the answer may get yet."""
         sequence, limit = self.sequence, self.options.max_tokens
         left = self._model.context_tokens - len(sequence.tokens)
-        if limit is not None:
-            left = min(left, limit - sequence.num_made)
-        return min(left, budget) - 1
+        return left if limit is None else min(left, limit - sequence.num_made)
+
+    def _guesses_now(self) -> bool:
+        """Whether the next token, and others behind it, can be guessed: all but the last one are computed."""
+        sequence = self.sequence
+        missing = len(sequence.tokens) - sequence.num_computed
+        return self._may_guess and not self._finished and missing == 1 and sequence.num_made > 0
+
+    def _have_drafted(self) -> None:
+        """The draft guesses now, if that pays."""
+        if self._draft is None or self._pace is None or not self._guesses_now():
+            return
+        sequence, left = self.sequence, self._left()
+        costs, pending = self._draft.costs(), self._draft.pending()
+        if costs is None or not pending or self._pace.has_given_drafts_up(sequence.num_made):
+            self._draft.release()  # others can use the room
+            return
+        length = self._pace.draft_length(
+            sequence.tokens, sequence.num_made, left - 1, pending=pending, costs=costs, left=left
+        )
+        if length:
+            self._draft.begin(length)
+
+    def _new_draft(self) -> Draft | None:
+        model = self._model
+        if model.draft is None or model.speculation is None:
+            return None
+        return Draft(
+            model.draft,
+            self.sequence,
+            account=model.lane,
+            speculation=model.speculation,
+            vocab_size=model.vocab_size,
+            end_ids=frozenset() if self.options.ignore_eos else model.eos_ids,
+        )
+
+    def _acquire(self, num_tokens: int) -> bool:
+        """Room for so many tokens; those for whom the model guesses leave for it."""
+        memory, guests = self._model.memory, self._model.guests
+        while not memory.acquire(self.sequence, num_tokens):
+            if guests is None or not guests.send_one_away():
+                return False
+        return True
 
     def _attach(self, work: Work) -> Work:
         """Take over the longest prefix that memory knows: what is left of the work."""

@@ -38,9 +38,9 @@ def test_a_plan_that_does_not_fit_is_shown_and_status_3(kamado: Kamado, runtime:
 
 def test_plan_options_arrive(kamado: Kamado, runtime: FakeRuntime) -> None:
     kv = ("--kv-tokens", "7", "--kv-dtype", "fp8")
-    kamado("plan", "fake", *kv, "--quant", "int8", "--dtype", "float16", "--allow-code", "fake")
+    kamado("plan", "fake", *kv, "--quant", "int8", "--dtype", "float16", "--allow-code", "fake", "--draft", "small")
     given = {"dtype": "float16", "quant": "int8", "kv_tokens": 7, "kv_dtype": "fp8", "offload": "auto"}
-    given |= {"allow_code": "fake", "offline": False, "components": None, "base": None}
+    given |= {"allow_code": "fake", "offline": False, "components": None, "base": None, "draft": "small"}
     assert runtime.loaded == [("fake", given)]
     kamado("run", "fake", "hi", "--base", "org/name")
     assert runtime.loaded[1][1]["base"] == "org/name"

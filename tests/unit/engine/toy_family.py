@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kamado.checkpoint.types import Checkpoint
@@ -27,6 +28,7 @@ class SlowToy:
         self.toy = ToyModel(num_blocks=64)
         lane = self.toy.lane
         lane.name = owner + "/lm"
+        self.toy.text_model = replace(self.toy.text_model, lane=lane.name, context_tokens=100)
         run = lane.run
 
         def slow(works: Any) -> list[Any]:
@@ -42,16 +44,7 @@ class SlowToy:
         prompt = [1 + ord(c) % 40 for c in options.pop("prompt")]
         deadline_s = options.pop("deadline_s", None)
         _check(options)
-        task = self.toy.task(request_id, prompt, deadline=now + deadline_s if deadline_s else None, **options)
-        task.lane = self.lanes[0].name
-        task._model = type(task._model)(
-            lane=task.lane,
-            memory=self.toy.memory,
-            decode=task._model.decode,
-            eos_ids=task._model.eos_ids,
-            context_tokens=100,
-        )
-        return (task,)
+        return (self.toy.task(request_id, prompt, deadline=now + deadline_s if deadline_s else None, **options),)
 
     def collect(self, request_id: str, tasks: Sequence[Task], events: Sequence[Event], timings: Timings) -> Result:
         made = tuple(e.token_id for e in events if isinstance(e, Token))

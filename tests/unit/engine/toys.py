@@ -145,7 +145,7 @@ class CountTask:
     def __init__(
         self, request_id: str, total: int, *, lane: str = "counter", cost: int = 1000, key: str = "step"
     ) -> None:
-        self.id, self.lane, self.deadline = request_id, lane, None
+        self.id, self.lane, self.account, self.deadline = request_id, lane, lane, None
         self.total, self.cost, self.key = total, cost, key
         self.done = 0
         self.finished = False

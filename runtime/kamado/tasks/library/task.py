@@ -59,6 +59,11 @@ class LibraryTask:
         self._num_forwards = -1
         self._finished = False
 
+    @property
+    def account(self) -> str:
+        """See Task."""
+        return self.lane
+
     def work(self, budget: int) -> Work | None:
         """See Task. A forward cannot be cut."""
         return self._work
