@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_TORCHS = ("TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR")
+"""Its compiler sets the first one when it is imported, the other one when it has built something for a CPU."""
 
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """Importing transformers' modelling code makes torch set a variable for good: not when it happens in here."""
-    had_cache_folder = _TORCH_CACHE in os.environ
+    """Importing transformers' modelling code, or compiling, makes torch set variables for good: not when it happens in
+    here."""
+    absent = [name for name in _TORCHS if name not in os.environ]
     try:
         yield
     finally:
-        if not had_cache_folder:
-            os.environ.pop(_TORCH_CACHE, None)
+        for name in absent:
+            os.environ.pop(name, None)

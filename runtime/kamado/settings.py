@@ -47,7 +47,7 @@ class PlanSettings(TypedDict, total=False):
 
 
 SPECULATION = ("auto", "off")
-COMPILE = ("auto", "off")
+COMPILE = ("auto", "off", "full")
 
 
 class LoadSettings(PlanSettings, total=False):
@@ -61,8 +61,9 @@ class LoadSettings(PlanSettings, total=False):
     """Whether tokens of an answer are guessed and then checked several at once, which changes no answer: "auto", where
     it pays, or "off". Texts over pages only; never with `deterministic`.  ["auto"]"""
     compile: str
-    """Whether forwards that come again and again are recorded or compiled on a GPU: "auto", where that can be done and
-    gives the same answers but for rounding, or "off". Never with `deterministic`.  ["auto"]"""
+    """Whether forwards that come again and again are recorded or compiled on a GPU, where that can be done and gives
+    the same answers but for rounding: "auto", what takes no time worth mentioning; "full", also the blocks of
+    denoisers, a matter of a minute when a size of picture first comes; "off". Never with `deterministic`.  ["auto"]"""
     prepared: bool
     """Whether quantized weights are taken from where an earlier load kept them, and are kept for later ones.  [True]"""
     request: Mapping[str, Any] | None

@@ -36,6 +36,11 @@ _VOCABULARIES_KEPT = 4
 """Making tokenizers takes a while, and requests with the same words follow each other."""
 
 
+def is_plain(setting: Setting | None) -> bool:
+    """Whether no adapter counts."""
+    return (setting or PLAIN) == PLAIN
+
+
 class Adapters:
     """All adapters of one loaded model."""
 

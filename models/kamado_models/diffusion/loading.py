@@ -23,8 +23,9 @@ from kamado.weights.quantized.tiled import tile_weights
 
 from ..language.materialize import library_call
 from ..language.positions import fields_of, shifting_positions
-from .adapters import Adapters
+from .adapters import Adapters, is_plain
 from .auto import auto_pipeline
+from .compiling import CompiledBlocks, compiled_around, in_channels_last
 from .components import build_components, check_parts, component_entries, fresh_tool, load_weights, pipeline_class
 from .guards import FinerDecoders
 from .intake import Intake, check_adapters
@@ -45,6 +46,8 @@ _POSITIONS = {"cpu": 1 << 14, "gpu": 1 << 18}
 _KEPT_BYTES, _KEPT_SHARE = 256 << 20, 32
 """The most that outputs of encoders may take, and the share of all memory that they may. Of one prompt: a few MB, or
 tens where a language model's states are taken from every layer."""
+_DENOISERS = ("unet", "transformer")
+"""Names of components that run in every step begin so."""
 _MAX_ROWS = {"cpu": 8, "gpu": 32}
 _DECODED = {"cpu": 1 << 12, "gpu": 1 << 14}
 """Latent positions that an autoencoder takes at once: its temporary tensors have the size of the pictures."""
@@ -112,6 +115,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     )
     place = "cpu" if plan.device == "cpu" else "gpu"
     max_rows = env.max_rows or _MAX_ROWS[place]
+    compiled = _compiled(factory.models, plan, env)
     learning = PictureLearning(checkpoint, plan)
     lanes = {
         name: ModelLane(
@@ -120,7 +124,9 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
             max_rows=max_rows,
             trusted=type(model).__name__ in ROWS_APART,
             without_effect=ROWS_APART.get(type(model).__name__, frozenset()),
-            around=adapters.around(name),
+            around=compiled_around(adapters.around(name), compiled[name], is_plain)
+            if name in compiled
+            else adapters.around(name),
             lighter=tiled_call,
             device=plan.device,
             known=learning.known(name),
@@ -132,7 +138,19 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     decoders = FinerDecoders(env.ledger, plan.device, env.owner, outputs.trim)
     workshop = Workshop(factory, lanes, start, Previews(components), decoders, adapters, learning, outputs)
     pending = kept.write({}) if kept is not None else None
-    return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside, pending)
+    return PipelineModel(checkpoint, plan, workshop, frame.sizes, outside, pending, compiled=compiled)
+
+
+def _compiled(models: Mapping[str, Any], plan: Plan, env: LoadEnvironment) -> dict[str, CompiledBlocks]:
+    """The components that are compiled, with what is compiled of them."""
+    if env.compile != "full" or env.deterministic or plan.outside_bytes or not _compiles(plan.device):
+        return {}
+    found = {name: CompiledBlocks(model) for name, model in models.items() if name.startswith(_DENOISERS)}
+    return {name: blocks for name, blocks in found.items() if len(blocks)}
+
+
+def _compiles(device: str) -> bool:
+    return device.startswith("cuda")
 
 
 def _in_memory(
@@ -155,6 +173,9 @@ def _in_memory(
         if outside is None and plan.device == "cpu":
             for model in models.values():
                 tile_weights(model)
+        if outside is None and plan.device.startswith("cuda") and plan.dtype != "float32":
+            for model in models.values():
+                in_channels_last(model)
         held = _held(models.values()) if outside is None else outside.attach(models)
         kept = entry.keep(models) if entry is not None and found is None else None
     except BaseException:

@@ -27,6 +27,7 @@ from kamado.weights.outside.weights import OutsideWeights
 from kamado.weights.prepared.keeping import Pending
 
 from .adapters import Adapters
+from .compiling import CompiledBlocks
 from .guards import FinerDecoders
 from .intake import Intake, Order
 from .parts import recipe_files
@@ -47,15 +48,18 @@ class PipelineModel:
         sizes: Sizes,
         outside: OutsideWeights | None = None,
         pending: Pending | None = None,
+        *,
+        compiled: Mapping[str, CompiledBlocks] | None = None,
     ) -> None:
         """`outside`: its weights that are not on the device; closed with it. `pending`: what will be written of its
-        weights; if it is still to be, it is given up with it."""
+        weights; if it is still to be, it is given up with it. `compiled`: what is compiled of components, by name."""
         self.checkpoint = checkpoint
         self.plan = plan
         self.lanes: Sequence[Lane] = (workshop.start, *workshop.lanes.values())
         self._workshop = workshop
         self._outside = outside
         self._pending = pending
+        self._compiled = dict(compiled or {})
         self._intake = Intake(checkpoint, plan, workshop.factory, sizes)
         self._files: dict[str, Any] | None = None
         self._hardware = resolve_device(plan.device).model
@@ -134,6 +138,17 @@ class PipelineModel:
             "compared": compared,
             "adapters": self._workshop.adapters.usage(),
             "outputs": self._workshop.outputs.figures(),
+            **self._compiling(),
+        }
+
+    def _compiling(self) -> dict[str, Any]:
+        blocks = self._compiled.values()
+        if not blocks:
+            return {}
+        notes = [note for each in blocks for note in each.notes]
+        return {
+            "compile_s": round(sum(each.seconds for each in blocks), 3),
+            "compiled": {"components": sorted(self._compiled), **({"notes": notes} if notes else {})},
         }
 
     def close(self) -> None:
@@ -144,7 +159,7 @@ class PipelineModel:
             self._outside.close()
         if self._pending is not None:
             self._pending.abandon()
-        del self.lanes, self._workshop, self._intake
+        del self.lanes, self._workshop, self._intake, self._compiled
         gc.collect()  # stand-ins and what pipelines hang on schedulers hold each other, and the weights
         release_cached(self.plan.device)
 

@@ -217,8 +217,8 @@ def model_options(command: Command) -> Command:
             help="Guess tokens of a text and check several at once, where that is faster.  [auto]",
         ),
         click.option(
-            "--compile", type=click.Choice(["auto", "off"]),
-            help="Record or compile on a GPU what runs again and again.  [auto]",
+            "--compile", type=click.Choice(["auto", "off", "full"]),
+            help="Record on a GPU what runs again and again; full: compile denoisers, too.  [auto]",
         ),
         click.option(
             "--no-prepared", "prepared", flag_value=False, default=None,

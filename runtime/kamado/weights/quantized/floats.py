@@ -48,19 +48,34 @@ class DynamicFloats(Floats):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Packed."""
-        flat = x.reshape(-1, self.shape[1])
-        rounded, row_scale = round_rows(flat)
-        if flat.numel() and self._computes_in_floats(flat.device):
-            product = _product(rounded, self.parts["values"])
-        else:
-            product = torch.nn.functional.linear(rounded.float(), float8_values(self.parts["values"]))
-        product = product.mul_(row_scale).mul_(self.parts["scale"].view(1, -1))
-        if bias is not None:
-            product += bias
-        return product.to(x.dtype).view(*x.shape[:-1], self.shape[0])
+        in_floats = x.numel() > 0 and self.computes_in_floats(x.device)
+        by_rows = in_floats and can_scale_rows(x.device)
+        values, scale = self.parts["values"], self.parts["scale"]
+        return dynamic_product(x, values, scale, bias, in_floats=in_floats, by_rows=by_rows)
 
-    def _computes_in_floats(self, device: torch.device) -> bool:
+    def computes_in_floats(self, device: torch.device) -> bool:
+        """Whether the device has a product for this matrix."""
         return not (self.shape[0] % _MULTIPLE or self.shape[1] % _MULTIPLE) and can_multiply(device)
+
+
+def dynamic_product(
+    x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None, *, in_floats: bool, by_rows: bool
+) -> Tensor:
+    """`x` (..., in), each row rounded to e4m3, times the transposed matrix `scale * values` (out, in). `in_floats`: the
+    device multiplies these numbers; `by_rows`: and takes the scales on the way. torch's compiler can look into this."""
+    flat = x.reshape(-1, values.shape[1])
+    rounded, row_scale = round_rows(flat)
+    if in_floats and by_rows and x.dtype == torch.bfloat16:
+        product: Tensor = torch._scaled_mm(rounded, values.t(), row_scale, scale.view(1, -1), out_dtype=torch.bfloat16)
+    else:
+        if in_floats:
+            product = _product(rounded, values)
+        else:
+            product = torch.nn.functional.linear(rounded.float(), float8_values(values))
+        product = product.mul_(row_scale).mul_(scale.view(1, -1))
+    if bias is not None:
+        product += bias
+    return product.to(x.dtype).view(*x.shape[:-1], values.shape[0])
 
 
 def quantize_floats(weight: Tensor, *, group_size: int, dynamic: bool = False) -> Floats:
@@ -105,6 +120,23 @@ def can_multiply(device: torch.device) -> bool:
         return bool(torch.allclose(_product(left, right).double(), wanted, rtol=0.0, atol=0.05))
     except (RuntimeError, NotImplementedError):
         return False
+
+
+@cache
+def can_scale_rows(device: torch.device) -> bool:
+    """Whether its products take a scale for each row of both, and come out as they should in bfloat16."""
+    if not can_multiply(device):
+        return False
+    generator = torch.Generator("cpu").manual_seed(0)
+    left, right = (torch.randn((n, 64), generator=generator, dtype=torch.float32, device="cpu") for n in (5, 32))
+    scales = torch.rand((5, 1), generator=generator).to(device), torch.rand((1, 32), generator=generator).to(device)
+    one, other = (each.to(device, torch.float8_e4m3fn) for each in (left, right))
+    wanted = (one.double() @ other.double().t()) * scales[0] * scales[1]
+    try:
+        found = torch._scaled_mm(one, other.t(), *scales, out_dtype=torch.bfloat16)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return bool(torch.allclose(found.double(), wanted, rtol=0.01, atol=0.1))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
