@@ -32,7 +32,10 @@ class Job:
         self.id = request_id
         self._collect = collect
         self._cancel = cancel
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._ended = threading.Condition(lock)
+        """For those who wait for the result alone: to wake at each step would take the interpreter from the loop."""
         self._events: list[Event] = []
         self._arrived_s: list[float] = []
         self._listeners: list[Callable[[], None]] = []
@@ -64,6 +67,7 @@ class Job:
             self._marks["total"] = time.monotonic() - self.submitted_s
             self._closed = True
             self._notify()
+            self._ended.notify_all()
             enders, self._enders = self._enders, []
         for ender in enders:
             ender()
@@ -97,8 +101,8 @@ class Job:
         """Wait for the end. Raises what ended it (Cancelled, DeadlineExceeded, GenerationFailed), or TimeoutError
         after `timeout` seconds, and then the request goes on. Of `n` answers some may have failed: that is told in
         `Result.failures`, and raised (the first one) only if none was made."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._closed, timeout):
+        with self._ended:
+            if not self._ended.wait_for(lambda: self._closed, timeout):
                 raise TimeoutError(f"request {self.id} has not finished within {timeout} s")
         return self._outcome()
 

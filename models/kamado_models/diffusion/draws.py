@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.utils import _pytree as pytree
+
+from .pipelines import call_parameters
 
 
 class _Own(DiagonalGaussianDistribution):
@@ -41,7 +42,7 @@ def missing_labels(
     kind: Any, models: Mapping[str, Any], arguments: Mapping[str, Any], generator: torch.Generator
 ) -> dict[str, Any]:
     """`{"class_labels": [number]}`, drawn, for a pipeline class that would draw it itself, without the seed."""
-    parameter = inspect.signature(kind.__call__).parameters.get("class_labels")
+    parameter = call_parameters(kind).get("class_labels")
     if parameter is None or parameter.default is not None or arguments.get("class_labels") is not None:
         return {}
     config = getattr(models.get("unet"), "config", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ def take_apart(pipeline: Any) -> None:
         vars(each).clear()
 
 
+@functools.lru_cache(maxsize=512)
 def call_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
     """What the pipeline's `__call__` takes."""
     return inspect.signature(kind.__call__).parameters

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 _TIME_ARGUMENTS = ("t", "time", "timestep", "timesteps", "sigma", "sigmas", "r_timestep", "timestep_r")
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 """Values that cannot change."""
+_LEAVES = (Tensor, *PLAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,8 @@ def _part(name: str, value: Any, rows: int, lead: Any) -> tuple[str, tuple[tuple
             (tuple(item.shape), item.dtype, item.device) if isinstance(item, Tensor) else repr(item) for item in value
         }
         return type(value).__name__, (("joined", frozenset(items)),)
+    if isinstance(value, _LEAVES):  # as below, at once: this is asked in every step
+        return "*", (_leaf(name, value, rows),)
     leaves, spec = pytree.tree_flatten(value)
     return str(spec), tuple(_leaf(name, leaf, rows) for leaf in leaves)
 

@@ -29,6 +29,7 @@ _CONTEXTS = ("cache_context",)
 """Methods that give caches on the model (diffusers' hooks) a name for the calls inside. No model here has such caches:
 requests would share them."""
 
+_NAMELESS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
 _END = "_kamado_dissolve"
 """Attribute of a stand-in that takes it apart."""
 
@@ -63,6 +64,8 @@ class ModelCall:
         method = self.module if self.method == "forward" else getattr(self.module, self.method)
         given = list((self.arguments if arguments is None else arguments).items())
         by_place = [value for _, value in given[: self.num_by_place]]
+        if not self.autocast:
+            return method(*self.positional, *by_place, **dict(given[self.num_by_place :]))
         with ExitStack() as stack:
             for device, dtype in self.autocast:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
@@ -105,10 +108,10 @@ def _is_entry(model: nn.Module, name: str) -> bool:
 def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert: Callable[[ModelCall], Any]) -> Any:
     """The diverted method `name`."""
     kind: Any = type(model)  # mypy doubts that classes hash
-    signature = _signature(kind, name)
+    taken = _taken(kind, name)
 
     def entry(*args: Any, **kwargs: Any) -> Any:
-        positional, arguments = _by_name(signature, args, kwargs)
+        positional, arguments = taken.by_name(args, kwargs)
         settings = _settings(views())
         # The model itself where nothing was set: what it notes about itself when it runs must not get lost.
         module = views().module() if settings else model
@@ -127,31 +130,51 @@ def _entry(model: nn.Module, name: str, views: Callable[[], Views[Any]], divert:
             views().refresh()
         return result
 
-    entry.__signature__ = signature  # type: ignore[attr-defined]  # libraries look up what a model takes
+    entry.__signature__ = taken.signature  # type: ignore[attr-defined]  # libraries look up what a model takes
     return entry
 
 
-@functools.lru_cache(maxsize=1024)
-def _signature(kind: type, name: str) -> inspect.Signature:
-    """Of a method, without `self`."""
-    method = inspect.signature(getattr(kind, name))
-    return method.replace(parameters=list(method.parameters.values())[1:])
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a method takes, without `self`."""
 
+    signature: inspect.Signature
+    names: tuple[str, ...]
+    """Of parameters that can be given by their place or name, in order; none where there are others too."""
+    required: frozenset[str]
+    """Those of them that must be given."""
 
-def _by_name(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call: those that have no name, and the others by their names."""
-    try:
-        arguments = dict(signature.bind(*args, **kwargs).arguments)
-    except TypeError:  # a decorator takes more than the signature says
-        return args, dict(kwargs)
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(parameter.name, {})
-        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY) and parameter.name in arguments:
+    def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call: those that have no name, and the others by their names, in the signature's order."""
+        names = self.names
+        if len(args) <= len(names) and kwargs.keys().isdisjoint(names[: len(args)]):
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            if self.required <= given.keys() <= set(names):
+                return (), {name: given[name] for name in names if name in given}
+        try:
+            arguments = dict(self.signature.bind(*args, **kwargs).arguments)
+        except TypeError:  # a decorator takes more than the signature says
             return args, dict(kwargs)
-    return (), arguments
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
+            elif parameter.kind in _NAMELESS and parameter.name in arguments:
+                return args, dict(kwargs)
+        return (), arguments
+
+
+@functools.lru_cache(maxsize=1024)
+def _taken(kind: type, name: str) -> _Taken:
+    """By the method `name` of a class."""
+    whole = inspect.signature(getattr(kind, name))
+    parameters = list(whole.parameters.values())[1:]
+    plain = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+    known = parameters if plain else []
+    return _Taken(
+        signature=whole.replace(parameters=parameters),
+        names=tuple(parameter.name for parameter in known),
+        required=frozenset(parameter.name for parameter in known if parameter.default is parameter.empty),
+    )
 
 
 def _settings(views: Views[Any]) -> tuple[tuple[str, Any], ...]:

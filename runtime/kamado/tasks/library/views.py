@@ -7,7 +7,7 @@ holds for its request alone. Views of parts are made when the library first look
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from torch import nn
@@ -19,8 +19,19 @@ _CONTAINERS = tuple(key for key, value in nn.Module().__dict__.items() if isinst
 """Where a module keeps its weights and hooks, and changes them in place."""
 _UNMOVED = ("_apply", "requires_grad_")
 """What all moves and conversions of weights go through. Weights are shared, and residency owns placement."""
-_READERS = ("get_parameter_dtype", "_get_top_level_group_offload_hook")
-"""Functions of diffusers' that walk through all modules, often, and set nothing: a view of each would be a waste."""
+_READERS = frozenset(
+    {
+        *("get_parameter_dtype", "get_parameter_device", "get_module_execution_device", "reset_stateful_hooks"),
+        *("_get_top_level_group_offload_hook", "device", "dtype"),
+    }
+)
+"""Functions of diffusers and transformers that walk through all modules, often, and set nothing on those that the
+request has not set up itself: a view of each would be a waste."""
+_WALKS = frozenset(
+    id(getattr(nn.Module, name).__code__)
+    for name in ("modules", "parameters", "named_parameters", "buffers", "named_buffers", "_named_members")
+)
+"""Code through which they do, by identity: it hashes slowly."""
 
 
 class Views(Generic[M]):
@@ -68,11 +79,17 @@ class Views(Generic[M]):
 
     def _named_modules(self, *args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1)
-        if caller.f_code is nn.Module.modules.__code__ and caller.f_back is not None:
+        while caller.f_back is not None and (id(caller.f_code) in _WALKS or caller.f_code.co_name == "<genexpr>"):
             caller = caller.f_back
-        if caller.f_code.co_name in _READERS:
-            return self._model.named_modules(*args, **kwargs)
+        if caller.f_code.co_name in _READERS and not self._top.parts.swapped() and not self.parts_changed():
+            return self._as_they_are(*args, **kwargs)
         return type(self._model).named_modules(self.root, *args, **kwargs)
+
+    def _as_they_are(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """The modules: views where there are any."""
+        for name, module in self._model.named_modules(*args, **kwargs):
+            view = self._views.get(id(module))
+            yield name, module if view is None else view.module
 
     def _view(self, module: nn.Module) -> nn.Module:
         known = self._views.get(id(module))

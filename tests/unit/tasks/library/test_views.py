@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.modeling_utils import get_parameter_device
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
 from kamado.tasks.library.standin import ModelCall, stand_in
+from kamado.tasks.library.views import _View
 
 from .toys import Hearth, end_of
 
@@ -231,3 +234,33 @@ def test_nothing_of_a_view_is_left() -> None:
     gc.collect()
     assert [reference() for reference in gone] == [None] * 3
     assert all(type(part) is Block for part in model.blocks)
+
+
+def test_who_only_looks_makes_no_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines ask where a model is by walking through all of it; what the request has set up itself they do see."""
+    made: list[nn.Module] = []
+    init = _View.__init__
+
+    def counted(self: _View, original: nn.Module, view: Any) -> None:
+        made.append(original)
+        init(self, original, view)
+
+    monkeypatch.setattr(_View, "__init__", counted)
+    model, calls = Net(), []
+    view = stand_in(model, calls.append)
+
+    def reset_stateful_hooks(net: nn.Module) -> dict[str, nn.Module]:
+        return dict(net.named_modules())
+
+    assert get_module_execution_device(view) == get_parameter_device(view) == torch.device("cpu")
+    found = reset_stateful_hooks(view)
+    assert found[""] is view and found["blocks.1"] is model.blocks[1]
+    assert made == [model]
+    part = view.blocks[1]
+    assert reset_stateful_hooks(view)["blocks.1"] is part and len(made) == 3
+    view.shared_too = nn.Identity()
+    found = reset_stateful_hooks(view)
+    assert found["shared_too"] is view.shared_too and found["blocks.1"] is part
+    other = stand_in(model, calls.append)
+    made.clear()
+    assert len([*other.modules()]) == len([*model.modules()]) == len(made) + 1
