@@ -30,6 +30,7 @@ LIMIT = "KAMADO_PREPARED_LIMIT"
 """The environment variable that says how much may be kept; 0: nothing."""
 DEFAULT_LIMIT = 32 << 30
 _SUFFIX = ".safetensors"
+_LEFTOVER_S = 24 * 3600.0
 _FREE_SHARE = 20
 """One of so many parts of the disk stays free."""
 
@@ -100,7 +101,15 @@ class PreparedFolder:
         for entry in self.entries():
             entry.path.unlink(missing_ok=True)
             freed += entry.nbytes
+        self._remove_leftovers(0)
         return freed
+
+    def _remove_leftovers(self, least_age_s: float) -> None:
+        """Delete what processes that were killed have left half-written, and nobody has written to for so long."""
+        for path in self.folder.glob(".*.part"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime >= least_age_s:
+                    path.unlink()
 
     @contextmanager
     def writing(self, path: Path, nbytes: int) -> Iterator[BinaryIO | None]:
@@ -111,6 +120,7 @@ class PreparedFolder:
         with suppress(filelock.Timeout), Store(self._home).locked(f"prepared-{path.stem}", wait=False):
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path)
+            self._remove_leftovers(_LEFTOVER_S)
             if path.exists() or not self._make_room(nbytes):
                 yield None
             else:

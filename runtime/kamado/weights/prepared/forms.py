@@ -22,6 +22,7 @@ from ..quantized.packed import Packed
 from ..quantized.pieces import Pieces, Plain
 from ..quantized.tensor import QuantTensor
 from ..quantized.tiled import TiledIntegers
+from ..stream import TORCH_DTYPES
 
 Part = Callable[[str], Tensor]
 """A plain tensor by its ID."""
@@ -30,6 +31,7 @@ _PIECES = "pieces"
 _FORMS: Mapping[str, type[Packed]] = {
     kind.__name__: kind for kind in (Codebook, DynamicFloats, DynamicIntegers, Floats, Integers, Plain, TiledIntegers)
 }
+_STORABLE = frozenset(TORCH_DTYPES.values())
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
@@ -81,6 +83,8 @@ class Describing:
             raise NotKept(f"a {type(tensor).__name__}")
         if tensor.device.type == "meta" or not plain.is_contiguous():
             raise NotKept("a tensor that is not there as a whole")
+        if tensor.dtype not in _STORABLE:
+            raise NotKept(f"a tensor of {tensor.dtype}")
         place = (plain.data_ptr(), tuple(plain.shape), plain.dtype)
         if place not in self._ids or not plain.numel():
             storage = plain.untyped_storage().data_ptr()

@@ -166,6 +166,9 @@ def test_what_cannot_be_described_is_not_kept() -> None:
     with pytest.raises(NotKept):
         Described({"": model})
     del model.loose
+    model.angles = torch.zeros(3, dtype=torch.complex64)
+    with pytest.raises(NotKept):
+        Described({"": model})
     model.angles = torch.zeros(9)[1:]
     model.count = model.angles[2:]
     with pytest.raises(NotKept):

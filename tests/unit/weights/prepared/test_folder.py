@@ -82,8 +82,14 @@ def test_what_was_killed_or_failed_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError
     assert list(folder.folder.iterdir()) == []
     (folder.folder / f".{path.name[:40]}.{'0' * 16}.part").write_bytes(b"killed")
+    others = [folder.folder / f".{number * 10}{path.name[10:40]}.{'0' * 16}.part" for number in "12"]
+    for other in others:
+        other.write_bytes(b"killed")
+    os.utime(others[0], (1000, 1000))
     put(folder, 1, 10)
-    assert [each.name for each in folder.folder.iterdir()] == [path.name]
+    assert sorted(folder.folder.iterdir()) == sorted([others[1], path])
+    folder.clear()
+    assert list(folder.folder.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
