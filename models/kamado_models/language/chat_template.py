@@ -35,7 +35,7 @@ class _Hung(Exception):
     """The worker took too long, or died."""
 
 
-class _Worker:
+class Worker:
     """One rendering process. Not thread safe."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _Worker:
         )
 
     def ask(self, request: bytes, deadline: float) -> dict[str, str]:
-        """Raises _Hung."""
+        """The answer of `template_worker`. Raises _Hung."""
         source, target = self._process.stdout, self._process.stdin
         assert source is not None and target is not None
         os.set_blocking(target.fileno(), False)
@@ -86,6 +86,7 @@ class _Worker:
         return bytes(data)
 
     def kill(self) -> None:
+        """End the process."""
         with contextlib.suppress(OSError):
             self._process.kill()
         self._process.wait()
@@ -95,7 +96,15 @@ class _Worker:
                     stream.close()
 
 
-def _stop(workers: list[_Worker]) -> None:
+def started_worker() -> Worker | None:
+    """A process that gets ready while something else is done; None where none can be started."""
+    try:
+        return Worker()
+    except OSError:
+        return None
+
+
+def _stop(workers: list[Worker]) -> None:
     while workers:
         workers.pop().kill()
 
@@ -112,8 +121,14 @@ class ChatTemplate:
         self._time_limit_s = time_limit_s
         self._max_chars = max_chars
         self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._finalizer = weakref.finalize(self, _stop, self._workers)
+
+    def adopt(self, worker: Worker) -> None:
+        """Use a process that was started before."""
+        with self._lock:
+            _stop(self._workers)
+            self._workers.append(worker)
 
     def close(self) -> None:
         """End the process; a later `render` starts a new one."""
@@ -150,7 +165,7 @@ class ChatTemplate:
         with self._lock:
             if not self._workers:
                 try:
-                    self._workers.append(_Worker())
+                    self._workers.append(Worker())
                 except OSError as error:
                     raise UnsupportedCheckpoint(
                         f"chat templates run in a process that cannot be started: {error}"

@@ -28,6 +28,7 @@ from kamado.weights.quantized.tiled import tile_weights
 from kamado.weights.stream import ReadProgress
 
 from .batching import UNKNOWN, batching_of
+from .chat_template import started_worker
 from .config import as_stored, transformers_classes
 from .decoder import Decoder
 from .execution import choose_execution, stated_vocab_size, vocab_size
@@ -39,7 +40,7 @@ from .model import LanguageModel
 from .needs import names_outside, packs_linears
 from .prepared import Facts, after_first_result, entry_of, found_in, kept_in
 from .shape import stacks_turned, text_shape
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, load_tokenizer, may_have_template
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,11 +48,26 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: bool = False) -> LanguageModel:
     """See Family.load. `own_code`: the model's classes are the checkpoint's own, and may be run."""
     with ExitStack() as undone:
-        tokenizer = load_tokenizer(checkpoint)
+        tokenizer = _tokenizer(checkpoint, env.request)
         undone.callback(tokenizer.close)
         loaded = _loaded(checkpoint, plan, env, tokenizer, undone, own_code=own_code)
         undone.pop_all()  # it is the model's now
         return loaded
+
+
+def _tokenizer(checkpoint: Checkpoint, request: Mapping[str, Any] | None) -> Tokenizer:
+    """With what renders a chat for the request that will follow, if it may be one: it gets ready meanwhile."""
+    is_chat = request is not None and request.get("chat") is not False and not request.get("prompt_tokens")
+    worker = started_worker() if is_chat and may_have_template(checkpoint) else None
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except BaseException:
+        if worker is not None:
+            worker.kill()
+        raise
+    if worker is not None:
+        tokenizer.adopt(worker)
+    return tokenizer
 
 
 def _loaded(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, Worker
 
 MAX_TEXT_CHARS = 64 << 20
 T = TypeVar("T")
@@ -116,10 +116,24 @@ class Tokenizer:
         """The token ids that the model wants to see for `messages`. Raises InvalidRequest, UnsupportedCheckpoint."""
         return self.encode(self.chat_text(messages, add_generation_prompt=add_generation_prompt), add_special=False)
 
+    def adopt(self, worker: Worker) -> None:
+        """Render chats in this process, or end it where there is nothing to render."""
+        if self._template is None:
+            worker.kill()
+        else:
+            self._template.adopt(worker)
+
     def close(self) -> None:
         """End the process that renders chat templates; it starts again when it is needed."""
         if self._template is not None:
             self._template.close()
+
+
+def may_have_template(checkpoint: Checkpoint) -> bool:
+    """Whether there is a place for a chat template in it."""
+    if checkpoint.layout == "gguf":
+        return "tokenizer.chat_template" in checkpoint.metadata
+    return any(name in checkpoint.files for name in ("chat_template.jinja", "tokenizer_config.json"))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

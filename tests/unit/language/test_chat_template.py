@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
-from kamado_models.language.chat_template import ChatTemplate
+from kamado_models.language.chat_template import ChatTemplate, started_worker
+from kamado_models.language.tokenizer import Tokenizer
 
 MESSAGES = [{"role": "user", "content": "Hé 😀"}]
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m['content'] }}\n{% endfor %}{{ eos_token }}"
@@ -157,3 +158,28 @@ def echo() -> ChatTemplate:
 def test_contents_come_through_unchanged(contents: list[str], echo: ChatTemplate) -> None:
     messages = [{"role": "user", "content": content} for content in contents]
     assert echo.render(messages, {}) == "".join(contents)
+
+
+def test_a_process_that_was_started_before_is_used() -> None:
+    worker = started_worker()
+    assert worker is not None
+    template = ChatTemplate("{{ messages[0].content }}")
+    template.adopt(worker)
+    assert template.render([{"content": "hello"}], {}) == "hello"
+    assert template._workers == [worker]
+    other = started_worker()
+    assert other is not None
+    template.adopt(other)
+    assert worker._process.returncode is not None, "there is only one"
+    template.close()
+    assert other._process.returncode is not None
+
+
+def test_a_tokenizer_without_a_template_ends_it(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    worker = started_worker()
+    assert worker is not None
+    Tokenizer(Backend(models.BPE()), eos_ids=frozenset(), bos_id=None).adopt(worker)
+    assert worker._process.returncode is not None
