@@ -8,7 +8,7 @@
 
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) AVX2
-#define MAX_ROWS 4
+#define MAX_ROWS 6
 
 typedef struct {
     __m256i values[4];
@@ -225,6 +225,8 @@ INLINE void multiply4x8(const Tile *tile, const int R) {
             case 2: name(tile, 2); break;        \
             case 3: name(tile, 3); break;        \
             case 4: name(tile, 4); break;        \
+            case 5: name(tile, 5); break;        \
+            case 6: name(tile, 6); break;        \
         }                                        \
     }
 FOR_EACH_R(multiply8x8)
