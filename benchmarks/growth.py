@@ -152,6 +152,7 @@ def run(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
             reference = str(write_layout(arguments.layout, Path(folder), device=arguments.device))
         rates = rates_of(runtime.device)
         model = runtime.load(reference, speculation="off", max_rows=streams, **settings)
+        runtime._keeping.finish()  # what is written for later loads is not to be written beside the work
         check_as_asked(runtime, model, settings)
         limit = model.plan.context_tokens
         if limit:

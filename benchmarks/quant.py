@@ -69,7 +69,7 @@ def table(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
         runs = [(reference, scheme) for scheme in arguments.schemes or ["none", *runnable(runtime.device)]]
         for name, scheme in (*runs, *((file, "none") for file in arguments.files)):
             begin = time.perf_counter()
-            model = runtime.load(name, quant=scheme, kv_tokens=arguments.prompt + arguments.tokens + 64)
+            model = runtime.load(name, quant=scheme, kv_tokens=arguments.prompt + arguments.tokens + 64, prepared=False)
             row: dict[str, Any] = {
                 "model": arguments.layout or model_name(name),
                 "dtype": dtype,

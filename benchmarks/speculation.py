@@ -145,7 +145,7 @@ def main() -> None:
         model, draft = args.model, args.draft
         if args.deepened:
             model, draft = deepened(runtime, args.model, args.deepened, Path(folder))
-        settings: Any = {"dtype": args.dtype, "quant": args.quant, "kv_tokens": 8192}
+        settings: Any = {"dtype": args.dtype, "quant": args.quant, "kv_tokens": 8192, "prepared": False}
         models = {
             "auto": runtime.load(model, draft=draft, **settings),
             "off": runtime.load(model, speculation="off", **settings),

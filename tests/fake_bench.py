@@ -178,6 +178,9 @@ class BenchRuntime(FakeRuntime):
     def __post_init__(self) -> None:
         self.model.runtime = self
         self._session = SimpleNamespace(call=lambda function: function())
+        self.written: list[int] = []
+        """How many requests there had been when what is kept for later loads was written."""
+        self._keeping = SimpleNamespace(finish=lambda: self.written.append(len(self.model.requests)))
 
     def stats(self) -> dict[str, Any]:
         own = {"steps": self.model.steps, "rows": self.model.rows}

@@ -43,6 +43,7 @@ def test_rows_of_a_text_model() -> None:
     assert prefill["compile_s"] == 1.5 and prefill["load_s"] >= 0
     assert [row["mean_batch"] for row in measured.rows] == [1.0, 1.0, 4.0]
     assert steps == ["loading", "pp100", "tg11", "batch4"] and runtime.model.unloaded
+    assert runtime.written == [0], "nothing is written beside what is measured"
     assert runtime.loaded == [("fake", {"dtype": "auto"})]
 
 
