@@ -1,0 +1,192 @@
+"""The goals for a GPU, measured: decoding against the memory's rate, fewer bits, many streams, denoising.
+
+    python benchmarks/gpu.py [--tests share quantized streams flux flux-fp8] [--layout llama-8b] [--flux flux-half]
+                             [--device cuda] [--tokens 128] [--reps 6] [--steps 8] [--size 1024] [--write NAME]
+
+share      one stream in bfloat16: the weights that a token reads, times tokens a second, over the rate of copying.
+quantized  one stream in int8, int4 and fp8 over one in bfloat16, the same weights, in turns.
+streams    64 requests at once over transformers' `generate_batch`, tokens a second, in turns.
+flux       a picture through Kamado with compiled blocks, over diffusers' pipeline called directly (eager), in turns.
+flux-fp8   the same with the denoiser in fp8-dynamic, over the pipeline in bfloat16.
+
+Weights are random: nothing is downloaded, and speed is the same. Medians of paired ratios, see `pairs.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from flux_layout import FLUX_LAYOUTS, write_flux
+from layouts import LAYOUTS, write_layout
+from machine import description, write
+from pairs import in_turns, line, summary
+from pictures import timed
+from text import PEERS, kamado_engine
+
+import kamado
+from kamado.memory.rates import rates_of
+from kamado_models.language.family import configured
+from kamado_models.language.loading import read_model
+
+GOALS = {"share": 0.75, "int8": 1.45, "int4": 1.8, "fp8": 1.0, "streams": 5.0, "flux": 1.5, "flux-fp8": 2.2}
+TEXT = ("share", "quantized", "streams")
+PROMPT = "a slice of pizza"
+
+
+def decoding(model: kamado.Model, arguments: argparse.Namespace) -> Callable[[int], float]:
+    """Tokens a second of one request behind its first token."""
+
+    def measure(repetition: int) -> float:
+        prompt = [random.Random(repetition).randrange(10, 500) for _ in range(arguments.prompt)]
+        result = model.generate(prompt_tokens=prompt, max_tokens=arguments.tokens, temperature=0.0, ignore_eos=True)
+        first = result.timings.ttft_s
+        assert first is not None
+        return (arguments.tokens - 1) / (result.timings.total_s - first)
+
+    return measure
+
+
+def share(runtime: kamado.Runtime, model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of the measured rate of copying, in weights alone."""
+    module = model.loaded.module  # type: ignore[attr-defined]
+    tables = {id(module.get_input_embeddings().weight)} - {id(module.get_output_embeddings().weight)}
+    read = sum(weight.nbytes for weight in module.parameters() if id(weight) not in tables)
+    limit = rates_of(runtime.device).copy_bytes_per_s / read
+    measure = decoding(model, arguments)
+    measure(0)
+    pairs = [(measure(repetition), limit) for repetition in range(1, arguments.reps + 1)]
+    row = summary(pairs, goal=GOALS["share"]) | {"weight_bytes": read}
+    return [{"test": "share", "ours": "kamado", "theirs": "copying", **row}]
+
+
+def quantized(
+    runtime: kamado.Runtime, reference: str, model: kamado.Model, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Each form over bfloat16."""
+    rows = []
+    for scheme in ("int8", "int4", "fp8"):
+        other = runtime.load(reference, quant=scheme, dtype=arguments.dtype, kv_tokens=4096, speculation="off")
+        pairs = in_turns(decoding(other, arguments), decoding(model, arguments), arguments.reps)
+        sides = {"ours": f"kamado {scheme}", "theirs": f"kamado {arguments.dtype}"}
+        rows.append({"test": scheme, **sides, **summary(pairs, goal=GOALS[scheme])})
+        other.unload()
+    return rows
+
+
+def streams(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Many requests at once, with their prompts."""
+    peer, _ = read_model(configured(model.checkpoint), dtype=arguments.dtype, device=model.plan.device)
+    engines = kamado_engine(model), PEERS["generate_batch"](peer)
+
+    def side(number: int) -> Callable[[int], float]:
+        def measure(repetition: int) -> float:
+            draw = random.Random(repetition)
+            prompts = [[draw.randrange(10, 500) for _ in range(arguments.prompt)] for _ in range(arguments.streams)]
+            return arguments.streams * arguments.tokens / timed(lambda: engines[number](prompts, arguments.tokens))
+
+        return measure
+
+    pairs = in_turns(side(0), side(1), max(arguments.reps // 3, 1))
+    sides = {"ours": "kamado", "theirs": "generate_batch"}
+    return [{"test": "streams", "streams": arguments.streams, **sides, **summary(pairs, goal=GOALS["streams"])}]
+
+
+def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compiled blocks over the pipeline called directly."""
+    model = runtime.load(reference, dtype=arguments.dtype, compile="full")
+    pipeline = model.loaded.direct_pipeline()  # type: ignore[attr-defined]
+    options = {"width": arguments.size, "height": arguments.size}
+
+    def through(model: kamado.Model) -> Callable[[int], float]:
+        return lambda seed: 1 / timed(lambda: model.generate(PROMPT, steps=arguments.steps, seed=seed, **options))
+
+    def call(seed: int) -> None:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        pipeline(PROMPT, num_inference_steps=arguments.steps, generator=generator, **options)
+
+    def directly(seed: int) -> float:
+        return 1 / timed(lambda: runtime._session.call(lambda: call(seed)))
+
+    rows = []
+    for test in [test for test in arguments.tests if test in ("flux", "flux-fp8")]:
+        ours = model
+        if test == "flux-fp8":
+            form = {"scheme": "fp8-dynamic"} if runtime.device.kind == "cuda" else {"scheme": "int8-dynamic"}
+            ours = runtime.load(reference, dtype=arguments.dtype, quant=form, compile="full")
+        through(ours)(0)  # compares, and makes the programs
+        pairs = in_turns(through(ours), directly, max(arguments.reps // 2, 1))
+        told = runtime.stats()["models"][ours.owner]
+        row = {"test": test, "ours": f"kamado {ours.plan.quant_json or ''}"[:20], "theirs": "diffusers eager"}
+        row |= summary(pairs, goal=GOALS[test], unit="pictures_per_s")
+        rows.append(
+            row | {"steps": arguments.steps, "compile_s": told.get("compile_s", 0.0), **told.get("compiled", {})}
+        )
+    return rows
+
+
+def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, printed."""
+    for row in rows:
+        print(line(row, "pictures_per_s" if "steps" in row else "tokens_per_s"), flush=True)
+    return rows
+
+
+def texts(runtime: kamado.Runtime, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of a language model."""
+    reference = str(write_layout(arguments.layout, folder, device=arguments.device))
+    kv_tokens = max(arguments.streams * (arguments.prompt + arguments.tokens + 16), 4096)
+    model = runtime.load(reference, dtype=arguments.dtype, kv_tokens=kv_tokens, speculation="off")
+    rows: list[dict[str, Any]] = []
+    if "share" in arguments.tests:
+        rows += shown(share(runtime, model, arguments))
+    if "quantized" in arguments.tests:
+        rows += shown(quantized(runtime, reference, model, arguments))
+    if "streams" in arguments.tests:
+        rows += shown(streams(model, arguments))
+    print(runtime.stats()["models"][model.owner].get("graphs"))
+    model.unload()
+    gc.collect()
+    return [{"model": arguments.layout, "dtype": arguments.dtype, **row} for row in rows]
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tests", nargs="+", choices=(*TEXT, "flux", "flux-fp8"), default=[*TEXT, "flux", "flux-fp8"])
+    parser.add_argument("--layout", choices=LAYOUTS, default="llama-8b")
+    parser.add_argument("--flux", choices=FLUX_LAYOUTS, default="flux-half")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=8, help="of a picture")
+    parser.add_argument("--size", type=int, default=1024, help="of a picture, in pixels")
+    parser.add_argument("--reps", type=int, default=6)
+    parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
+    arguments = parser.parse_args()
+    arguments.dtype = "float32" if arguments.device == "cpu" else "bfloat16"
+    machine = description(arguments.device)
+    print(machine)
+    rows: list[dict[str, Any]] = []
+    with kamado.Runtime(device=arguments.device) as runtime:
+        if set(arguments.tests) & set(TEXT):
+            with tempfile.TemporaryDirectory() as folder:
+                rows += texts(runtime, Path(folder), arguments)
+        if set(arguments.tests) - set(TEXT):
+            with tempfile.TemporaryDirectory() as folder:
+                reference = write_flux(arguments.flux, Path(folder), dtype=arguments.dtype, device=arguments.device)
+                found = shown(pictures(runtime, str(reference), arguments))
+                rows += [{"model": arguments.flux, "dtype": arguments.dtype, **row} for row in found]
+    if arguments.write:
+        print(write(arguments.write, rows, machine))
+
+
+if __name__ == "__main__":
+    main()
