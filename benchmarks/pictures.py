@@ -2,21 +2,26 @@
 
     python benchmarks/pictures.py [--model emoji-diffusion:64 | --layout sd15] [--device cpu] [--steps 25] [--reps 10]
                                   [--write NAME]
-                                  [--tests overhead together chat] [--chat smollm2:135m]
+                                  [--tests overhead host together chat] [--chat smollm2:135m]
 
 overhead   one request through the loop, beside the bare pipeline called directly with the same components, in turns:
            pictures a second, and their ratio. Never slower is the goal.
+host       the same in calls of functions, Python's and C's, for each step and for a picture beside its steps: figures
+           that a busy machine does not change.
 together   eight requests with prompts and seeds of their own at once, over one after another, both through Kamado.
 chat       tokens of a chat while a picture with 50 steps is made in the same runtime: the 99th percentile of the time
            between tokens, beside what it may be: that of one denoising step and of one decoding step, each alone.
 
+Prompts are read anew each time: what encoders made of them before is dropped.
 What is printed is the median over repetitions, and the median of the paired ratios (see `pairs.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import itertools
+import pstats
 import statistics
 import tempfile
 import time
@@ -62,6 +67,7 @@ def overhead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[st
     pipeline = loaded.direct_pipeline()
 
     def through(seed: int) -> float:
+        forget(model)
         return 1 / timed(lambda: model.generate(PROMPTS[0], steps=arguments.steps, guidance=GUIDANCE, seed=seed))
 
     def call(seed: int) -> None:
@@ -77,6 +83,45 @@ def overhead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[st
     return [{"test": "overhead", **sides, **summary(pairs, goal=1.0, unit="pictures_per_s")}]
 
 
+def forget(model: kamado.Model) -> None:
+    """Drop what encoders made of prompts."""
+    model.runtime._session.call(model.loaded.trim)
+
+
+def host(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Calls of functions on the loop's thread, C's among them, through the loop and directly."""
+    from kamado_models.diffusion.model import PipelineModel
+
+    loaded = model.loaded
+    assert isinstance(loaded, PipelineModel)
+    pipeline = loaded.direct_pipeline()
+
+    def through(steps: int) -> None:
+        model.generate(PROMPTS[0], steps=steps, guidance=GUIDANCE, seed=1)
+
+    def directly(steps: int) -> None:
+        options = {"num_inference_steps": steps, "guidance_scale": GUIDANCE}
+        generator = torch.Generator("cpu").manual_seed(1)
+        model.runtime._session.call(lambda: pipeline(PROMPTS[0], generator=generator, **options))
+
+    def calls(run: Callable[[int], None], steps: int) -> int:
+        run(steps)
+        forget(model)
+        profile = cProfile.Profile()
+        model.runtime._session.call(profile.enable)
+        run(steps)
+        model.runtime._session.call(profile.disable)
+        return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+    few, many = max(arguments.steps // 2, 2), arguments.steps + 2
+    rows = []
+    for name, run in (("kamado", through), ("diffusers pipeline", directly)):
+        first, second = calls(run, few), calls(run, many)
+        step = (second - first) / (many - few)
+        rows.append({"test": "host", "engine": name, "calls_a_step": round(step), "others": round(first - few * step)})
+    return rows
+
+
 def together(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Eight requests at once, and one after another."""
     requests = [
@@ -85,9 +130,11 @@ def together(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[st
     ]
 
     def at_once() -> None:
+        forget(model)
         model.generate_many(requests)
 
     def in_turn() -> None:
+        forget(model)
         for request in requests:
             model.generate(**request)
 
@@ -151,7 +198,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--reps", type=int, default=12)
     parser.add_argument(
-        "--tests", nargs="+", choices=("overhead", "together", "chat"), default=["overhead", "together"]
+        "--tests", nargs="+", choices=("overhead", "host", "together", "chat"), default=["overhead", "together"]
     )
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
     arguments = parser.parse_args()
@@ -167,7 +214,7 @@ def main() -> None:
             if test == "chat":
                 rows += chat(runtime, model, arguments)
             else:
-                rows += (overhead if test == "overhead" else together)(model, arguments)
+                rows += {"overhead": overhead, "host": host, "together": together}[test](model, arguments)
             print(*rows, sep="\n", flush=True)
     if arguments.write:
         shared = {"model": arguments.layout or model_name(arguments.model), "steps": arguments.steps}
