@@ -224,6 +224,10 @@ def test_whole_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         fused = fused_step(model, store)
         assert (fused is not None) == (name in ("llama", "qwen2", "qwen3"))
         if fused is not None:
+            close(lane.fixed_forward(rows, in_place=False), wanted)  # joined matrices are what they were
+            block = model.model.layers[0]
+            together = block.mlp.gate_proj.weight.untyped_storage(), block.mlp.up_proj.weight.untyped_storage()
+            assert together[0].data_ptr() == together[1].data_ptr()
             for page in (*store.keys, *store.values):
                 page[rows.tables[0, 1], 2:] = 7.0  # what this step writes is to be written again
             close(fused(rows), wanted)
