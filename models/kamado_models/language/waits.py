@@ -30,6 +30,8 @@ _ASKING = frozenset(
     }
 )
 """Operations whose result's size, or what comes next, depends on numbers that the device computes."""
+_LIBRARY_GROUPED = "::grouped_mm_fallback"
+"""transformers' own operation for experts, where torch has none for the device or precision: it asks inside."""
 _INDEXING = frozenset({"index", "index_put", "index_put_"})
 _REPEATING = (_aten.repeat_interleave.Tensor, _aten.repeat_interleave.self_Tensor)
 
@@ -48,7 +50,7 @@ class _NoWaits(LiveBytes):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::") if hasattr(func, "_schema") else ""
-        asks = name in _ASKING or func in _REPEATING
+        asks = name in _ASKING or func in _REPEATING or name.endswith(_LIBRARY_GROUPED)
         if name in _INDEXING:
             asks = any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         kinds = _kinds(args, kwargs or {})
