@@ -247,19 +247,18 @@ class Runtime:
             alike: LoadSettings = {**own, "compile": compiling, "prepared": prepared, "pinned": True}
             model = given if isinstance(given, Model) else self._load(given, alike, most_bytes)
         except DoesNotFit as error:
-            error.options = (f"Leave the draft {given} out (--draft).", *error.options)
-            raise
+            raise _without_room(error, f"for the draft {given} beside its model") from error
         tenant = model._tenant
         stays = settings.get("pinned", False) if is_own else tenant.pinned
         model.pin()
         try:
             yield Draft(model, Companion(self._keeper, self.ledger, tenant), is_own)
         except BaseException as error:
-            if isinstance(error, DoesNotFit):
-                held = format_bytes(self.ledger.held(self.device.name, tenant.owner))
-                error.options = (f"Leave the draft {model.reference} out (--draft): it holds {held}.", *error.options)
+            held = format_bytes(self.ledger.held(self.device.name, tenant.owner))
             if is_own:
                 model.unload()
+            if isinstance(error, DoesNotFit):
+                raise _without_room(error, f"beside the draft {model.reference}, which holds {held}") from error
             raise
         finally:
             if not stays:
@@ -291,6 +290,18 @@ class Runtime:
             ram_bytes=self.ledger.budget(RAM) - self.ledger.held(RAM, kind="outside"),
             allow_code=allow_code,
         )
+
+
+def _without_room(error: DoesNotFit, where: str) -> DoesNotFit:
+    """What is said where a model and its draft do not fit together."""
+    return DoesNotFit(
+        f"there is no room {where}: {format_bytes(error.needed_bytes)} are needed at least, but only "
+        f"{format_bytes(error.available_bytes)} may be used; leave the draft out (--draft) or give more --memory",
+        needed_bytes=error.needed_bytes,
+        available_bytes=error.available_bytes,
+        options=("Leave the draft out (--draft).", *error.options),
+        place=error.place,
+    )
 
 
 def _beside(planned: Callable[[int], Plan], draft: Plan) -> Callable[[int], Plan]:

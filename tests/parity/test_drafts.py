@@ -265,10 +265,15 @@ def test_what_does_not_fit_beside_its_draft(folders: dict[str, Path]) -> None:
     needed = alone.minimum_bytes
     with kamado.Runtime(device="cpu", memory=needed + alone.weight_bytes // 2) as runtime:
         runtime.load(folders["llama"], kv_tokens=64).unload()
-        with pytest.raises(DoesNotFit) as caught:
+        with pytest.raises(DoesNotFit, match=r"no room for the draft .* beside its model") as caught:
             runtime.load(folders["llama"], kv_tokens=64, draft=folders["llama"], offload="never")
         assert "draft" in caught.value.options[0]
         assert runtime.stats()["held_bytes"] == 0
+        draft = runtime.load(folders["llama"], kv_tokens=64)
+        with pytest.raises(DoesNotFit, match=r"no room beside the draft .*, which holds .*leave the draft out"):
+            runtime.load(folders["llama"], kv_tokens=64, draft=draft, offload="never")
+        assert draft.in_memory
+        assert not draft._tenant.pinned
     with kamado.Runtime(device="cpu", memory=needed + 2 * alone.weight_bytes) as runtime:
         model = runtime.load(folders["llama"], kv_tokens=64, draft=folders["llama"])
         assert model.plan.draft is not None
