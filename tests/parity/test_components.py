@@ -141,7 +141,7 @@ def test_controlnets_beside_requests_without(
 
 def test_forwards_are_shared_and_weights_held_once(made: Callable[[str], Path], runtime: kamado.Runtime) -> None:
     model = runtime.load(made("sd15"), components={"controlnet": made("controlnet-sd15")})
-    held = runtime.ledger.held(owner=model.owner)
+    held = runtime.ledger.held(owner=model.owner, kind="weights")
     usual = tiny.arguments("sd15") | {"num_inference_steps": 12}
     jobs = [model.submit(control=tiny.picture(seed), seed=seed, **usual) for seed in range(3)]
     jobs += [model.submit(control=tiny.picture(7), image=tiny.picture(seed), seed=seed, **usual) for seed in range(3)]
@@ -152,7 +152,7 @@ def test_forwards_are_shared_and_weights_held_once(made: Callable[[str], Path], 
     assert stats["models"][model.owner]["compared"] == {"controlnet.forward": True}
     for lane in ("unet", "controlnet"):
         assert stats["lanes"][f"{model.owner}/{lane}"]["mean_batch"] > 1.5
-    assert runtime.ledger.held(owner=model.owner) == held
+    assert runtime.ledger.held(owner=model.owner, kind="weights") == held
 
 
 def test_several_controlnets(made: Callable[[str], Path], runtime: kamado.Runtime) -> None:
@@ -260,7 +260,7 @@ def test_swapped_components(component: str, part: str, made: Callable[[str], Pat
     assert _difference(result, wanted) < LARGEST_DIFFERENCE
     assert float(numpy.abs(wanted - own).mean()) > 1e-4
     assert f"{component}: {made(part)}" in model.plan.notes
-    held = runtime.ledger.held(owner=model.owner)
+    held = runtime.ledger.held(owner=model.owner, kind="weights")
     assert held == pytest.approx(model.plan.weight_bytes, rel=0.02)
     if part in ("small-vae", "text-encoder"):
         assert model.plan.weight_bytes != before.weight_bytes

@@ -65,7 +65,7 @@ def test_pictures_are_those_of_the_folder(
         result = job.result()
         assert difference(result, wanted) < LARGEST_DIFFERENCE
     assert no_network == []
-    assert plan.weight_bytes == pytest.approx(runtime.ledger.held(owner=model.owner), rel=0.01)
+    assert plan.weight_bytes == pytest.approx(runtime.ledger.held(owner=model.owner, kind="weights"), rel=0.01)
     assert list(result.recipe["model"]["files"]) == ["x.safetensors"]
     base = result.recipe["base"]
     assert base["reference"] == f"./{folders[name].name}"
