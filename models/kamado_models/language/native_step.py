@@ -60,7 +60,10 @@ class NativeStep:
             positions += range(start, end)
             pages = state.held[: -(-end // self._block_tokens)]
             runs.append(kernel.Run(rows=step.num_new, keys=start + 1, pages=pages, wanted=1 + len(step.proposed)))
-        x = self._embed(torch.tensor(tokens)).contiguous()
+        table = self._embed.weight
+        # Past torch's ways to a function of quantized weights, which take as long as the look-up.
+        found = torch.tensor(tokens)
+        x = table.packed.rows(found, torch.float32) if is_quantized(table) else self._embed(found).contiguous()
         cos, sin = self._turns(torch.tensor(positions), max(positions) + 1)
         return self._run(x, cos, sin, runs)
 

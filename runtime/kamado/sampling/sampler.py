@@ -141,7 +141,8 @@ def _to_host(
     for report in reports:
         parts += [report.chosen_r.view(torch.int32), report.top_rn.flatten().view(torch.int32)]
         parts += [report.top_ids_rn.flatten().int()]
-    pieces = iter(torch.split(torch.cat(parts).cpu(), [part.numel() for part in parts]))
+    on_host = parts if best_r.device.type == "cpu" else torch.split(torch.cat(parts).cpu(), [p.numel() for p in parts])
+    pieces = iter(on_host)
     tokens: list[int] = next(pieces).tolist()
     best: list[float] = next(pieces).view(torch.float32).tolist()
     if not all(bool(next(pieces)) for _ in doubts):

@@ -22,9 +22,9 @@ INLINE ptrdiff_t place(const Past *past, int token) {
 }
 
 /* Asks for what comes next: heads of tokens lie too far apart for the CPU to guess it. */
-INLINE void fetch(const float *rows, ptrdiff_t stride, int dim) {
-    for (int j = 0; j < LANES; j++)
-        for (int i = 0; i < dim; i += 16) _mm_prefetch((const char *)(rows + j * stride + i), _MM_HINT_T0);
+INLINE void fetch(const Past *past, const float *from) {
+    for (int j = 0; j < LANES; j++, from += past->stride)
+        for (int i = 0; i < past->fetched; i += 16) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
 }
 
 /* Products of queries with the next KEYS keys, eight keys at a time; what is in a page behind the last is overwritten. */
@@ -34,8 +34,8 @@ INLINE void score(const Queries *of, const int dim, const Past *past, int from, 
     for (int t = 0; t < most; t += LANES) {
         ptrdiff_t at = place(past, from + t);
         const float *k = past->keys + at;
-        if (t + LANES < most) fetch(past->keys + place(past, from + t + LANES), past->stride, dim);
-        fetch(past->values + at, past->stride, dim);
+        if (t + LANES < most) fetch(past, past->keys + place(past, from + t + LANES));
+        fetch(past, past->values + at);
         int hidden = from + t + 1 - of->keys, i = hidden > 0 ? hidden * of->each : 0;
         for (; i < count; i++) {
             const float *q = of->q + (ptrdiff_t)i * dim;

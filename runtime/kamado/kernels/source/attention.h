@@ -38,6 +38,7 @@ typedef struct {
     const int32_t *pages;
     int page_tokens;
     ptrdiff_t stride;
+    int fetched; /* values of each token that are asked for ahead, from this head's on: also other heads', which come next */
 } Past;
 
 /* The queries of some rows for one key-value head: `each` of a row, (rows, each, dim). The first row sees `keys` keys, the next

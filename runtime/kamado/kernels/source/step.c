@@ -265,7 +265,7 @@ static int most_queries(const Model *m) {
 }
 
 /* What the queries of a piece for one key-value head see: their part of `attended`, or of `seen` where keys are split. */
-static void attend(const Worker *w, const Layer *layer, int index, int head) {
+static void attend(const Worker *w, const Layer *layer, int index, int head, int fetched) {
     const Step *s = w->step;
     const Model *m = s->model;
     const Piece *piece = s->pieces + index;
@@ -278,6 +278,7 @@ static void attend(const Worker *w, const Layer *layer, int index, int head) {
         .pages = pages_of(s, piece->run),
         .page_tokens = m->page_tokens,
         .stride = kept,
+        .fetched = fetched,
     };
     float *q = s->scores + w->index * s->scores_each, *scores = q + (ptrdiff_t)count * dim;
     for (int r = 0; r < piece->rows; r++) {
@@ -335,7 +336,8 @@ static void make_attention(const Worker *w, const Layer *layer, int l) {
             const Piece *piece = s->pieces + index;
             if (!s->linked)
                 turn_head(s, layer, s->batch->runs + piece->run, pages_of(s, piece->run), piece->first, item % heads);
-            attend(w, layer, index, item % heads);
+            int fetched = some == 1 ? s->model->dim : item % heads ? 0 : heads * s->model->dim;
+            attend(w, layer, index, item % heads, fetched);
         }
     }
     if (!s->split) return;
