@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import kamado
 import tiny
+from forwards import logits
 from kamado.cli.plan import describe
 from kamado.memory.plan import KV_DTYPES
-from kamado.requests import Sampling
-from kamado.sequence import TextStep, TokenSequence
 from unit.sampling.test_scratch import Peak
 
 # Grouped heads; one wide head and a window; a softcap; sinks and a window; latents.
@@ -44,26 +41,6 @@ def _load(runtime: kamado.Runtime, folder: Path, kv_dtype: str, **options: Any) 
     return runtime.load(folder, kv_dtype=kv_dtype, **{"kv_tokens": 1024, **options})
 
 
-def _logits(model: kamado.Model, tokens: list[int], pieces: Sequence[int]) -> Tensor:
-    """Logits (pieces, vocab) behind each of the pieces into which the tokens' forwards are cut."""
-    lane: Any = model.loaded.lanes[0]
-    memory: Any = model.loaded.execution.memory  # type: ignore[attr-defined]
-    sequence = TokenSequence(id="s", tokens=tokens, num_prompt=1, sampling=Sampling(), seed=0)
-    memory.attach(sequence)
-    sequence.num_computed = 0
-    sequence.state.blocks.clear()
-    sequence.state.names.clear()
-    assert memory.acquire(sequence, len(tokens))
-    found = []
-    with torch.inference_mode():
-        for piece in pieces:
-            found.append(lane.forward([TextStep(sequence, piece, True)])[0])
-            sequence.num_computed += piece
-    memory.release(sequence)
-    assert sequence.num_computed == len(tokens)
-    return torch.stack(found)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_near_those_of_the_plain_cache(name: str, folders: dict[str, Path]) -> None:
     """Token by token over the same text: at most so far off, and mostly with the same choice."""
@@ -73,7 +50,7 @@ def test_logits_are_near_those_of_the_plain_cache(name: str, folders: dict[str, 
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         for kv_dtype in KV_DTYPES:
             model = _load(runtime, folders[name], kv_dtype)
-            found[kv_dtype] = _logits(model, tokens, pieces)
+            found[kv_dtype] = logits(model, tokens, pieces)
             model.unload()
     plain = found["auto"]
     for kv_dtype in EIGHT_BITS:
@@ -91,8 +68,8 @@ def test_pieces_change_nothing(name: str, kv_dtype: str, folders: dict[str, Path
     tokens = [5 + (37 * i + i * i) % 200 for i in range(60)]
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         model = _load(runtime, folders[name], kv_dtype)
-        whole = _logits(model, tokens, [60])[-1]
-        others = [_logits(model, tokens, pieces)[-1] for pieces in ([17, 30, 13], [1] * 60, [59, 1])]
+        whole = logits(model, tokens, [60])[-1]
+        others = [logits(model, tokens, pieces)[-1] for pieces in ([17, 30, 13], [1] * 60, [59, 1])]
         errors = sorted(float((other - whole).norm() / whole.norm()) for other in others)
         assert errors[1] < 1e-4 and errors[2] < 2e-2
 

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import kamado
 import tiny
+from forwards import logits
 from kamado.kernels.native import native
-from kamado.requests import Sampling
-from kamado.sequence import TextStep, TokenSequence
 from kamado_models.language import native_probe, native_step
 from kamado_models.language.native_probe import MAX_ERROR
 
@@ -63,24 +61,6 @@ def load(runtime: kamado.Runtime, folder: Path | str, **options: Any) -> tuple[k
     return model, model.loaded.lanes[0]
 
 
-def logits(model: kamado.Model, lane: Any, tokens: list[int], *, prompt: int) -> Tensor:
-    """Behind each token, the prompt at once."""
-    memory: Any = model.loaded.execution.memory  # type: ignore[attr-defined]
-    sequence = TokenSequence(id="s", tokens=tokens, num_prompt=1, sampling=Sampling(), seed=0)
-    memory.attach(sequence)
-    sequence.num_computed = 0
-    sequence.state.blocks.clear()
-    sequence.state.names.clear()
-    assert memory.acquire(sequence, len(tokens))
-    found = []
-    with torch.inference_mode():
-        for count in (prompt, *[1] * (len(tokens) - prompt)):
-            found.append(lane.forward([TextStep(sequence, count, True)])[0])
-            sequence.num_computed += count
-    memory.release(sequence)
-    return torch.stack(found)
-
-
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("name", KNOWN)
 def test_logits_are_those_of_the_modules(name: str, quant: str, runtime: kamado.Runtime, tmp_path: Path) -> None:
@@ -88,9 +68,9 @@ def test_logits_are_those_of_the_modules(name: str, quant: str, runtime: kamado.
     model, lane = load(runtime, folder, quant=quant)
     assert lane._native is not None
     tokens = [5 + (37 * i + i * i) % 200 for i in range(60)]
-    found = logits(model, lane, tokens, prompt=7)
+    found = logits(model, tokens, [7, *[1] * 53])
     lane._native = None
-    wanted = logits(model, lane, tokens, prompt=7)
+    wanted = logits(model, tokens, [7, *[1] * 53])
     assert not torch.equal(found, wanted), "both went one way"
     assert float((found - wanted).norm() / wanted.norm()) <= MAX_ERROR[QUANTS[quant]]
 
@@ -128,13 +108,13 @@ def test_modules_with_hooks_run(runtime: kamado.Runtime, tmp_path: Path) -> None
 
 
 def test_one_thread_or_two(runtime: kamado.Runtime, tmp_path: Path) -> None:
-    model, lane = load(runtime, tiny.build("llama", tmp_path, **SIZES))
+    model, _ = load(runtime, tiny.build("llama", tmp_path, **SIZES))
     tokens, before = list(range(7, 40)), torch.get_num_threads()
     try:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(logits(model, lane, tokens, prompt=12))
+            found.append(logits(model, tokens, [12, *[1] * 21]))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -181,9 +161,9 @@ def test_smollm2(quant: str, wide: kamado.Runtime, smollm2: Path, english: list[
         time.sleep(0.02)
     assert [list(job.result().tokens) for job in jobs] == alone
     assert wide.stats()["preemptions"]
-    found = logits(model, lane, english[4] + alone[4], prompt=len(english[4]))
+    found = logits(model, english[4] + alone[4], [len(english[4]), *[1] * 32])
     lane._native = None
-    wanted = logits(model, lane, english[4] + alone[4], prompt=len(english[4]))
+    wanted = logits(model, english[4] + alone[4], [len(english[4]), *[1] * 32])
     assert float((found - wanted).norm() / wanted.norm()) <= MAX_ERROR[QUANTS[quant]]
     if quant == "int8":
         assert [list(model.generate(**request).tokens) for request in requests] == alone
