@@ -15,6 +15,7 @@ from .types import Checkpoint
 
 MAX_CACHED = 4096
 _CHUNK_BYTES = 4 << 20
+_CACHE = "digests.json"
 
 
 def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
@@ -37,10 +38,10 @@ def file_digest(path: Path, *, home: Path | None = None) -> str:
     """
     from .home import default_home
 
-    cache = (home or default_home()) / "digests.json"
+    home = home or default_home()
     try:
         key = _key(path)
-        known = _read(cache)
+        known = _read(home / _CACHE)
         if key in known:
             return known[key]
         digest = hash_file(path)
@@ -48,7 +49,7 @@ def file_digest(path: Path, *, home: Path | None = None) -> str:
     except OSError as error:
         raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
     if unchanged:
-        _write(cache, {key: digest, **known})
+        _add(home, key, digest)
     return digest
 
 
@@ -56,7 +57,7 @@ def known_digests(paths: Iterable[Path], *, home: Path | None = None) -> dict[st
     """SHA-256 of the files as `file_digest` would tell it without reading one, by path; None if it would have to."""
     from .home import default_home
 
-    known = _read((home or default_home()) / "digests.json")
+    known = _read((home or default_home()) / _CACHE)
     try:
         return {str(path): known[_key(path)] for path in paths}
     except (OSError, KeyError):
@@ -86,11 +87,13 @@ def _read(cache: Path) -> dict[str, str]:
     return {key: value for key, value in known.items() if isinstance(value, str) and len(value) == 64}
 
 
-def _write(cache: Path, known: dict[str, str]) -> None:
-    """Keep the newest. Two writers at once lose at most each other's addition, which costs only time."""
-    # The first one is the newest, on disk too: in order of names, the last ones would be lost to every new one.
-    newest = dict(list(known.items())[:MAX_CACHED])
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(cache) as file:
+def _add(home: Path, key: str, digest: str) -> None:
+    """Keep the newest. Of several writers, also in other processes, each one's addition stays."""
+    from .store import Store
+
+    # filelock raises NotImplementedError where the file system has no locks.
+    with contextlib.suppress(OSError, NotImplementedError), Store(home).locked("digests"):
+        # The first one is the newest, on disk too: in order of names, the last ones would be lost to every new one.
+        newest = dict(list({key: digest, **_read(home / _CACHE)}.items())[:MAX_CACHED])
+        with replacing(home / _CACHE) as file:
             file.write(json.dumps(newest, indent=1).encode())

@@ -233,6 +233,28 @@ def test_digests_are_cached_until_the_file_changes(home: Path, tmp_path: Path, m
         file_digest(tmp_path / "missing")
 
 
+def test_no_digest_is_lost_to_another_writer(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have read the file before the first one writes it."""
+    paths = [tmp_path / str(number) for number in range(8)]
+    together = threading.Barrier(len(paths))
+
+    def hashed(path: Path) -> str:
+        together.wait(20)
+        return hash_file(path)
+
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    monkeypatch.setattr(digest, "hash_file", hashed)
+    threads = [threading.Thread(target=file_digest, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    known = digest.known_digests(paths)
+    assert known is not None and known[str(paths[3])] == hashlib.sha256(b"3").hexdigest()
+    assert not list((home / "locks").iterdir())
+
+
 def test_of_many_digests_the_newest_are_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest, "MAX_CACHED", 3)
     for name in "zabcd":
