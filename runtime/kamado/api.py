@@ -278,6 +278,7 @@ class Runtime:
         form = parse_quant(settings.get("quant"))
         if form is not None:
             form.check_device(self.device.name, self.device.features)
+            form = form.on(self.device.kind)
         return PlanOptions(
             device=self.device.name,
             dtype=settings.get("dtype", "auto"),

@@ -47,6 +47,8 @@ _INNER_OUTPUT = re.compile(r"(^|[./])(attentions|\w*blocks|layers)\.\d+\.([\w.]+
 """Not the last layer, but that of a block."""
 _STACK = re.compile(r"(^|\.)(experts\.|block_sparse_moe\.(in|out)put_linear\.weight$)|(_exps|attn_[kv]_b)\.weight$")
 """The experts of a layer, or its heads, as one tensor of three dimensions."""
+_CPU_GROUP = 32
+"""Values with one scale that the kernels for CPUs know; rows of GPUs' products of integers have one scale."""
 _LOSSLESS = re.compile(r"^(prior_)?(vae|vqvae|movq|image_encoder|safety_checker|\w*vae\w*)/")
 """Components of pipelines that are small beside the denoiser, and whose errors are seen."""
 
@@ -74,6 +76,10 @@ class Scheme:
         _, columns = _matrix(shape)
         return columns % (self.group_size or 1) == 0 and columns * self.bits % 8 == 0
 
+    def grouped(self, group_size: int) -> Scheme:
+        """The same with a scale for so many values."""
+        return replace(self, group_size=group_size, scale_bytes=self.scale_bytes if self.group_size else 2)
+
     def num_bytes(self, shape: Sequence[int]) -> int:
         """Bytes of a weight in this form."""
         rows, columns = _matrix(shape)
@@ -93,7 +99,7 @@ SCHEMES: Mapping[str, Scheme] = {
             bits=8,
             group_size=0,
             scale_bytes=4,
-            says="8-bit integers, a scale a row; activations are rounded to 8 bits as well",
+            says="8-bit integers, a scale a row (on a CPU: for 32 of them); activations are rounded to 8 bits as well",
             dynamic=True,
         ),
         Scheme(name="int4", bits=4, group_size=32, scale_bytes=2, says="4-bit integers, a scale for 32 of them"),
@@ -143,7 +149,7 @@ class Quant:
             if name is not None:
                 _known(name)
         scheme, size = SCHEMES.get(_known(self.scheme)), self.group_size
-        grouped = scheme is not None and scheme.group_size > 0
+        grouped = scheme is not None and (scheme.group_size > 0 or scheme.name == "int8-dynamic")
         if size is not None and (type(size) is not int or size < 8 or size & (size - 1) or not grouped):
             may = "must be a power of two from 8 on" if grouped else "cannot be chosen"
             raise InvalidRequest(f"group_size of {self.scheme} {may}, not {size!r:.40}")
@@ -164,6 +170,14 @@ class Quant:
                     f"does not; take {needs}, which computes in full precision, or int8-dynamic"
                 )
 
+    def on(self, device: str) -> Quant:
+        """What it means on the device called `device`: on a CPU, int8-dynamic is in groups, token tables too, unless
+        something else was said."""
+        if device != "cpu" or self.scheme != "int8-dynamic" or self.group_size is not None:
+            return self
+        embeddings = self.scheme if self.embeddings == "int8" else self.embeddings
+        return replace(self, group_size=_CPU_GROUP, embeddings=embeddings)
+
     def scheme_for(self, name: str, shape: Sequence[int]) -> Scheme | None:
         """The form of the tensor `name`, or None where it keeps the compute precision. `shape`: see Scheme."""
         role = role_of(name, shape)
@@ -179,8 +193,9 @@ class Quant:
             return None
         scheme = SCHEMES[chosen]
         if self.group_size is not None and chosen == self.scheme:
-            scheme = replace(scheme, group_size=self.group_size)
-        if role != "linear" and scheme.dynamic:
+            scheme = scheme.grouped(self.group_size)
+        takes_dynamic = role == "linear" or (role == "embedding" and scheme.group_size)
+        if scheme.dynamic and not takes_dynamic:
             scheme = SCHEMES["int8"]
         if not scheme.fits(shape):  # rows that are no whole groups
             scheme = replace(SCHEMES["int8"], group_size=0)

@@ -44,14 +44,14 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "not quantized": ({}, {"quant": None}),
-    "scales of rows": ({}, {"quant": "int8-dynamic"}),
+    "other groups": ({}, {"quant": {"scheme": "int8-dynamic", "group_size": 64}}),
     "keys in 8 bits": ({}, {"kv_dtype": "int8"}),
     "half precision": ({}, {"dtype": "bfloat16"}),
     "head size": ({"head_dim": 24}, {}),
     "another function": ({"hidden_act": "gelu"}, {}),
     "angles by length": ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, {}),
 }
-QUANTS = {"int8": 16, "int4": 8}
+QUANTS = {"int8": 16, "int8-dynamic": 8, "int4": 8}
 """With the bits of activations."""
 
 

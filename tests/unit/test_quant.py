@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -206,6 +207,23 @@ def test_which_scheme_a_tensor_gets() -> None:
     assert Quant(scheme="fp8").scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["fp8"]
     assert Quant(scheme="int8-dynamic").scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["int8"]
     assert Quant(scheme="int4", embeddings="int8-dynamic").scheme_for("lm_head.weight", LARGE) == SCHEMES["int8"]
+
+
+def test_dynamic_integers_are_in_groups_on_a_cpu() -> None:
+    """As its kernels know them; token tables too, unless something else was said."""
+    quant = Quant(scheme="int8-dynamic")
+    assert quant.on("cuda") is quant and quant.on("cpu").on("cpu") == quant.on("cpu")
+    grouped = quant.on("cpu")
+    for name in ("l.0.q_proj.weight", "lm_head.weight"):
+        scheme = grouped.scheme_for(name, LARGE)
+        assert scheme is not None and scheme.dynamic and (scheme.group_size, scheme.scale_bytes) == (32, 2)
+        assert scheme.num_bytes(LARGE) == SCHEMES["int8"].num_bytes(LARGE)
+    assert grouped.scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["int8"]
+    assert grouped.scheme_for("l.0.q_proj.weight", (512, 100)) == replace(SCHEMES["int8"], group_size=0)
+    assert parse_quant(grouped.as_json()) == grouped
+    kept = Quant(scheme="int8-dynamic", embeddings=None).on("cpu")
+    assert kept.group_size == 32 and kept.scheme_for("lm_head.weight", LARGE) is None
+    assert Quant(scheme="int4").on("cpu").group_size is None
 
 
 def test_group_size_is_that_of_the_scheme_alone() -> None:

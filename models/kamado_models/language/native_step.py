@@ -15,7 +15,7 @@ from kamado.kernels import step as kernel
 from kamado.kernels.native import Native, native
 from kamado.sequence import TextStep
 from kamado.weights.quantized.tensor import is_quantized
-from kamado.weights.quantized.tiled import ACTIVATION_BITS, TiledIntegers
+from kamado.weights.quantized.tiled import TiledIntegers
 
 from .decoder import Decoder
 from .pages import PageStore
@@ -185,6 +185,6 @@ def _matrix(linear: Any) -> kernel.Matrix | None:
         out_features=packed.shape[0],
         in_features=packed.shape[1],
         bits=packed.bits,
-        activation_bits=ACTIVATION_BITS[packed.bits],
+        activation_bits=packed.activation_bits,
         bias=None if linear.bias is None else linear.bias.data,
     )

@@ -93,11 +93,13 @@ def _missing_kernel(modules: list[Any], model: Model, device: str) -> str:
 
     assert model.plan.quant is not None
     scheme, where = model.plan.quant.scheme, torch.device(device)
+    if device == "cpu" and (scheme in _NATIVE or (scheme == "int8-dynamic" and model.plan.quant.group_size)):
+        return _missing_native(modules)
     if scheme in ("int8-dynamic", "bnb-int8"):
         return "" if dynamic.can_multiply(where) else f"{device} has no exact kernel for {scheme}"
     if scheme == "fp8-dynamic":
         return "" if floats.can_multiply(where) else f"{device} has no exact kernel for {scheme}"
-    return _missing_native(modules) if scheme in _NATIVE and device == "cpu" else ""
+    return ""
 
 
 def _missing_native(modules: list[Any]) -> str:

@@ -41,12 +41,12 @@ def from_tiles(values: Tensor, scales: Tensor, index: Tensor) -> tuple[Tensor, T
     return picked.reshape(len(index), -1), scales[panel, :, place]
 
 
-def rounded(x: Tensor, bits: int) -> Tensor:
-    """Activations (..., in) as the kernels see them: float32, each group of 32 in whole multiples of its largest
-    magnitude / 127 (8 bits) or / 32767 (16). A group with NaN or an infinity is NaN."""
+def rounded(x: Tensor, bits: int, group: int = GROUP) -> Tensor:
+    """Activations (..., in) as the kernels see them: float32, each group of 32 (`group`) in whole multiples of its
+    largest magnitude / 127 (8 bits) or / 32767 (16). A group with NaN or an infinity is NaN."""
     # As a tensor: a number divided by a tensor is that number times the reciprocal, for torch, and rounded twice.
     top = torch.tensor(127.0 if bits == 8 else 32767.0, dtype=torch.float32, device=x.device)
-    groups = x.float().unflatten(-1, (-1, GROUP))
+    groups = x.float().unflatten(-1, (-1, group))
     largest = groups.abs().amax(-1, keepdim=True)
     scale = torch.where(largest < _TINY, 0.0, torch.where(largest.isinf(), torch.nan, largest / top))
     inverse = torch.where(largest < _TINY, 0.0, top / largest)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...kernels.tiles import rounded
 from .integers import Integers, quantize_integers, round_to
 from .packed import PIECE_VALUES, scaled
 
@@ -29,8 +30,9 @@ _GPU_ROWS = 32
 
 
 class DynamicIntegers(Integers):
-    """8-bit integers with one float32 scale a row; see `Integers`. `outlier`: activations of this magnitude or more are
-    not rounded, but multiplied in full precision; 0: all are rounded."""
+    """8-bit integers, a scale for each row or for each group of one; see `Integers`. Activations are rounded, each row
+    or group for itself. `outlier`, of those with a scale a row: activations of this magnitude or more are not rounded,
+    but multiplied in full precision; 0: all are rounded."""
 
     form = "dynamic-integers"
 
@@ -38,7 +40,8 @@ class DynamicIntegers(Integers):
         self, shape: tuple[int, int], parts: Mapping[str, Tensor], *, bits: int = 8, outlier: float = 0.0
     ) -> None:
         super().__init__(shape, parts, bits=bits)
-        assert bits == 8 and "order" not in self.parts and "offset" not in self.parts and self.group_size == shape[1]
+        assert bits == 8 and "order" not in self.parts and "offset" not in self.parts
+        assert not outlier or self.group_size == shape[1]
         self.outlier = outlier
 
     @property
@@ -48,6 +51,8 @@ class DynamicIntegers(Integers):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Packed."""
+        if self.group_size < self.shape[1]:
+            return super().linear(rounded(x, 8, self.group_size).to(x.dtype), bias)
         rows = x.reshape(-1, self.shape[1])
         full = rows.float()
         outliers = full.abs() >= self.outlier if self.outlier else None
@@ -69,11 +74,13 @@ class DynamicIntegers(Integers):
         return functional.linear(kept, weight.squeeze(1))
 
 
-def quantize_dynamic(weight: Tensor, *, outlier: float = 0.0) -> Integers:
-    """Round `weight` (out, in) as `quantize_integers` does, with a float32 scale a row. For more than MOST_COLUMNS
-    columns the result leaves activations as they are."""
-    made = quantize_integers(weight, bits=8, group_size=0, scale_dtype=torch.float32)
-    if weight.shape[1] > MOST_COLUMNS:
+def quantize_dynamic(weight: Tensor, *, group_size: int = 0, outlier: float = 0.0) -> Integers:
+    """Round `weight` (out, in) as `quantize_integers` does, with a float32 scale a row, or a float16 scale for each
+    `group_size` values of one. For more than MOST_COLUMNS columns and a scale a row the result leaves activations as
+    they are."""
+    scale_dtype = torch.float16 if group_size else torch.float32
+    made = quantize_integers(weight, bits=8, group_size=group_size, scale_dtype=scale_dtype)
+    if weight.shape[1] > MOST_COLUMNS and not group_size:
         return made
     return DynamicIntegers(made.shape, made.parts, outlier=outlier)
 

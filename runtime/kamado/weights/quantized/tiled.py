@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...kernels.native import native
 from ...kernels.tiles import GROUP, PANEL, from_tiles, rounded, to_tiles
+from .dynamic import DynamicIntegers
 from .integers import Integers
 from .packed import Packed, scaled
 from .pieces import Pieces
@@ -23,10 +24,23 @@ little beside their rounding to 4 (KL of SmolLM2's answers 0.245 in place of 0.2
 class TiledIntegers(Packed):
     """`weight = scale * value`, in groups of 32.
 
-    Parts: `values` and `scale` as of `to_tiles`. Activations are rounded, each group of 32 of each row for itself.
+    Parts: `values` and `scale` as of `to_tiles`. Activations are rounded to `activation_bits` (16, or 8; None: as
+    ACTIVATION_BITS says), each group of 32 of each row for itself.
     """
 
     form = "tiled-integers"
+
+    def __init__(
+        self, shape: tuple[int, int], parts: Mapping[str, Tensor], *, activation_bits: int | None = None
+    ) -> None:
+        super().__init__(shape, parts)
+        assert activation_bits in (None, 8, 16)
+        self.activation_bits = activation_bits or ACTIVATION_BITS[self.bits]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See Packed."""
+        return {"activation_bits": self.activation_bits}
 
     @property
     def ends_whole(self) -> bool:
@@ -48,9 +62,9 @@ class TiledIntegers(Packed):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Packed."""
-        kernels, activation_bits = native(), ACTIVATION_BITS[self.bits]
+        kernels = native()
         if kernels is None or x.device.type != "cpu" or self.device.type != "cpu":
-            return super().linear(rounded(x, activation_bits).to(x.dtype), bias)
+            return super().linear(rounded(x, self.activation_bits).to(x.dtype), bias)
         flat = x.reshape(-1, self.shape[1]).float()
         result = kernels.linear(
             flat if flat.stride(-1) == 1 else flat.contiguous(),
@@ -58,7 +72,7 @@ class TiledIntegers(Packed):
             self.parts["scale"],
             self.shape[0],
             weight_bits=self.bits,
-            activation_bits=activation_bits,
+            activation_bits=self.activation_bits,
             bias=None if bias is None else bias.float().contiguous(),
         )
         return result.to(x.dtype).view(*x.shape[:-1], self.shape[0])
@@ -67,7 +81,8 @@ class TiledIntegers(Packed):
 def can_tile(packed: Packed) -> bool:
     """Whether the kernels know this form."""
     return (
-        type(packed) is Integers
+        isinstance(packed, Integers)
+        and (type(packed) is Integers or (type(packed) is DynamicIntegers and not packed.outlier))
         and packed.device.type == "cpu"
         and set(packed.parts) == {"values", "scale"}
         and packed.parts["scale"].dtype == torch.float16
@@ -79,7 +94,8 @@ def can_tile(packed: Packed) -> bool:
 def tile(packed: Integers) -> TiledIntegers:
     """The same matrix in the other order. Only after `can_tile`."""
     values, scale = to_tiles(packed.values(slice(None)), packed.parts["scale"], packed.bits)
-    return TiledIntegers(packed.shape, {"values": values, "scale": scale})
+    activation_bits = 8 if isinstance(packed, DynamicIntegers) else None
+    return TiledIntegers(packed.shape, {"values": values, "scale": scale}, activation_bits=activation_bits)
 
 
 def tiled(packed: Packed) -> Packed:

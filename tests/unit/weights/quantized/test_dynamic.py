@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from kamado.kernels.tiles import rounded
 from kamado.weights.quantized import dynamic
 from kamado.weights.quantized.dynamic import DynamicIntegers, can_multiply, integer_product, quantize_dynamic
 from kamado.weights.quantized.integers import Integers
@@ -83,6 +84,20 @@ def test_a_row_does_not_depend_on_the_others(rows: int, seed: int, outlier: floa
             torch.testing.assert_close(alone, together[row], rtol=1e-5, atol=1e-5 * float(x[row].abs().max()))
         else:
             assert torch.equal(alone, together[row])
+
+
+@pytest.mark.parametrize("group_size", [32, 16])
+def test_groups(group_size: int) -> None:
+    """Each group of activations is rounded for itself."""
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn((24, 64), generator=generator), torch.randn((2, 3, 64), generator=generator)
+    x[..., :16] *= 1000  # in one scale with these, the others would be zeros
+    packed = quantize_dynamic(weight, group_size=group_size)
+    assert isinstance(packed, DynamicIntegers) and packed.parts["scale"].dtype == torch.float16
+    assert packed.nbytes == weight.numel() + 2 * weight.numel() // group_size
+    whole = rounded(x, 8, group_size)
+    assert torch.equal(packed.linear(x), functional.linear(whole, packed.dequantize(torch.float32)))
+    assert float((whole - x)[..., 32:].abs().max()) < 0.02
 
 
 def test_outliers_keep_their_precision() -> None:

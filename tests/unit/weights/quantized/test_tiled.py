@@ -12,6 +12,7 @@ from torch.nn import functional
 from kamado.kernels.native import native
 from kamado.kernels.tiles import rounded
 from kamado.weights.quantized import tiled
+from kamado.weights.quantized.dynamic import DynamicIntegers, quantize_dynamic
 from kamado.weights.quantized.integers import Integers, quantize_integers
 from kamado.weights.quantized.tensor import QuantTensor, stack_of
 from kamado.weights.quantized.tiled import TiledIntegers, can_tile, tile, tile_weights
@@ -38,10 +39,12 @@ def test_the_same_matrix(bits: int, out: int) -> None:
     assert isinstance(again, TiledIntegers) and again.bits == bits
 
 
-@pytest.mark.parametrize(("bits", "activation_bits"), [(8, 16), (4, 8)])
+@pytest.mark.parametrize(("bits", "activation_bits"), [(8, 16), (8, 8), (4, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products(bits: int, activation_bits: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tile(matrix(50, 96, bits))
+    plain = matrix(50, 96, bits)
+    made = tile(DynamicIntegers(plain.shape, plain.parts) if (bits, activation_bits) == (8, 8) else plain)
+    assert made.activation_bits == made.like(made.shape, made.parts).activation_bits == activation_bits
     x = torch.randn(2, 7, 96, generator=torch.Generator().manual_seed(1)).to(dtype)
     bias = torch.randn(50, generator=torch.Generator().manual_seed(2)).to(dtype)
     wanted = functional.linear(rounded(x, activation_bits), made.dequantize(torch.float32), bias.float()).to(dtype)
@@ -60,6 +63,8 @@ def test_what_the_kernels_do_not_know_stays() -> None:
     assert not can_tile(matrix(16, 48, 8, group=0))
     huge = quantize_integers(torch.full((16, 64), 1e9), bits=8, group_size=32, scale_dtype=HALF)
     assert huge.parts["scale"].dtype == torch.float32 and not can_tile(huge)
+    assert can_tile(DynamicIntegers((16, 64), matrix(16, 64, 8).parts))
+    assert not can_tile(quantize_dynamic(torch.randn(16, 32), outlier=6.0))
     parts = matrix(16, 64, 8).parts
     assert not can_tile(Integers((16, 64), {**parts, "offset": parts["scale"]}, bits=8))
 
