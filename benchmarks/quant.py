@@ -69,7 +69,8 @@ def table(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
         runs = [(reference, scheme) for scheme in arguments.schemes or ["none", *runnable(runtime.device)]]
         for name, scheme in (*runs, *((file, "none") for file in arguments.files)):
             begin = time.perf_counter()
-            model = runtime.load(name, quant=scheme, kv_tokens=arguments.prompt + arguments.tokens + 64, prepared=False)
+            room = arguments.prompt + arguments.tokens + 64
+            model = runtime.load(name, quant=scheme, kv_tokens=room, prepared=False, speculation="off")
             row: dict[str, Any] = {
                 "model": arguments.layout or model_name(name),
                 "dtype": dtype,
@@ -101,7 +102,9 @@ class Quality:
     def of(self, name: str, scheme: str) -> dict[str, float]:
         """KL divergence, agreement and perplexity."""
         checkpoint = configured(self._runtime.inspect(name))
-        got = logits_of(checkpoint, self._tokens, quant=parse_quant(scheme), **self._options)
+        form = parse_quant(scheme)
+        form = form.on(self._runtime.device.kind) if form is not None else None
+        got = logits_of(checkpoint, self._tokens, quant=form, **self._options)
         return {key: round(value, 5) for key, value in figures(self._wanted, got, self._tokens).items()}
 
 
