@@ -14,8 +14,12 @@ SOON = 8
 """So many calls later where it was never tried, or calls have become slow."""
 SLOW = 1.5
 """Times as long as calls take on average."""
+SLOW_CALLS = 3
+"""One behind the other say that calls have become slow; a single one says little."""
 _WEIGHT = 0.25
 """Of the newest time."""
+_MOST = 2.0
+"""Times the average is all that one call counts for: whatever stopped it may be over."""
 
 
 @dataclass(slots=True)
@@ -26,8 +30,8 @@ class _Times:
     """Moving averages by the number of threads."""
     since: int = 0
     """Calls with the better number since the other one was tried."""
-    is_slow: bool = False
-    """Whether one of these took much longer than they did before."""
+    slow: int = 0
+    """Of these, how many of the last ones took much longer than before; it stays at SLOW_CALLS."""
 
     def better(self, most: int) -> int:
         return 1 if self.seconds.get(1, float("inf")) < self.seconds.get(most, float("inf")) else most
@@ -43,7 +47,7 @@ class ThreadCount:
         """The number of threads for the next call of `kind`: `most`, or 1."""
         times = self._times.setdefault(kind, _Times())
         better = times.better(most)
-        due = AGAIN if 1 in times.seconds and not times.is_slow else SOON
+        due = AGAIN if 1 in times.seconds and times.slow < SLOW_CALLS else SOON
         if times.since < due:
             return better
         return 1 if better == most else most
@@ -54,9 +58,10 @@ class ThreadCount:
         known = times.seconds.get(threads)
         if threads == times.better(most) and known is not None:
             times.since += 1
-            times.is_slow |= seconds > SLOW * known
-            times.seconds[threads] = known + _WEIGHT * (seconds - known)
+            if times.slow < SLOW_CALLS:
+                times.slow = times.slow + 1 if seconds > SLOW * known else 0
+            times.seconds[threads] = known + _WEIGHT * (min(seconds, _MOST * known) - known)
         else:
             # What was known of it, if anything, is from another time.
-            times.since, times.is_slow = 0, False
+            times.since, times.slow = 0, 0
             times.seconds[threads] = seconds

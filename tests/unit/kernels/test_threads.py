@@ -44,6 +44,14 @@ def test_it_follows_when_the_machine_fills_and_empties() -> None:
     assert played(count, AGAIN + 40, quiet)[-20:] == [4] * 20
 
 
+def test_a_single_slow_call_changes_nothing() -> None:
+    count = ThreadCount()
+    played(count, 40, quiet)
+    for _ in range(6):
+        assert played(count, 1, full) == [4]
+        assert played(count, 10, quiet) == [4] * 10
+
+
 def test_kinds_are_apart_and_one_thread_is_one() -> None:
     count = ThreadCount()
     played(count, 50, full, kind=1)
