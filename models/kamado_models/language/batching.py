@@ -33,7 +33,9 @@ _TYPES = {
 }
 _BY_TYPE = {model_type: how for how, types in _TYPES.items() for model_type in types.split()}
 
-
+UNCUT = frozenset({"falcon_mamba", "jamba", "mamba", "minimax", "nemotron_h", "recurrent_gemma", "zamba2"})
+"""Types whose prompts are computed in one piece, however long, since going on from a state with several tokens at once
+gives something else."""
 _PAGEABLE = frozenset({"full", "sliding", "chunked"})
 
 

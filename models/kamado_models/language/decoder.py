@@ -244,7 +244,10 @@ class DecoderForward:
     def __call__(self, tokens: Tensor, positions: Tensor, step: PackedStep, keep: Tensor | None) -> Tensor:
         """See PagesForward."""
         self._pages.step = step
-        logits: Tensor = self._decoder(tokens, positions, self._pages, keep)
+        try:
+            logits: Tensor = self._decoder(tokens, positions, self._pages, keep)
+        finally:
+            del self._pages.step  # with its masks
         return logits
 
     def close(self) -> None:

@@ -134,7 +134,7 @@ def _native(model: Any, store: PageStore, layers: tuple[LayerShape, ...], facts:
 
 
 def _rows(model: Any, plan: Plan, env: LoadEnvironment, learns: Learning | None) -> Execution:
-    from .rows import RowLane, measure_state, probe
+    from .rows import RowLane, measure_state, probe, shrink
 
     config = model.config
     mode = probe(model, config, vocab_size(model))
@@ -151,6 +151,7 @@ def _rows(model: Any, plan: Plan, env: LoadEnvironment, learns: Learning | None)
         bytes_per_source_token=size.per_source_token,
         max_sequences=plan.max_sequences or max_rows,
         restart_tokens=longrope_switch(fields_of(config)),
+        shrink=shrink,
     )
     lane = RowLane(
         name=f"{env.owner}/{LANE}",

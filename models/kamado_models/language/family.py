@@ -6,7 +6,7 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
 
 from ..environment import environment_kept
-from .batching import PAGED, UNKNOWN, batching_of
+from .batching import PAGED, UNCUT, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
 from .learning import LANE, learning
 from .needs import BLOCK_TOKENS, LEAST_STEP, Needs, needs, what_would_fit, with_outside
@@ -125,7 +125,7 @@ class LanguageFamily:
             window_bytes=need.outside.window_bytes,
             minimum_bytes=need.minimum,
             options=advice,
-            notes=(how, *([_OWN_CODE_RUNS] if own else [])),
+            notes=(how, *_more_notes(need, own=own)),
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 
@@ -235,6 +235,13 @@ def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
         raise InvalidRequest(f"{options.device} has no 8-bit floats; use kv_dtype 'int8' (--kv-dtype int8)")
 
 
+def _more_notes(need: Needs, *, own: bool) -> Iterator[str]:
+    if need.shape.model_type in UNCUT and not need.per_token:
+        yield "prompts are read in one piece: long ones take more memory than is planned"
+    if own:
+        yield _OWN_CODE_RUNS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Room:
     """What a budget is spent on beside the weights."""
@@ -256,10 +263,15 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
     """Where there is little memory, steps are short before there are few tokens of KV cache."""
     step, rows = step_limits(options.device)
 
-    def forward_peak(kv_tokens: int) -> tuple[int, str]:
-        """Of the temporary tensors of a forward and of drawing tokens, and how it is known."""
-        forward, basis = known.peak((step, rows, min(need.context, kv_tokens), kv_tokens, step))
-        scratch = scratch_bytes(rows, need.shape.vocab_size)
+    def forward_peak(kv_tokens: int, tokens: int | None = None) -> tuple[int, str]:
+        """Of the temporary tensors of a forward (of `tokens`, or of all that one may have) and of drawing tokens, and
+        how it is known."""
+        piece = 0 if tokens else need.most_in_one_piece(kv_tokens)
+        tokens = tokens or max(step, piece)
+        at_once = min(need.most_rows(rows, kv_tokens), tokens)
+        held = kv_tokens if need.per_token else tokens
+        forward, basis = known.peak((tokens, at_once, piece or min(need.context, held), held, tokens, tokens))
+        scratch = scratch_bytes(at_once, need.shape.vocab_size, options.device)
         return (forward, basis) if forward >= scratch else (scratch, ESTIMATED)
 
     def held_beside(kv_tokens: int) -> tuple[int, int, bool]:
@@ -276,7 +288,12 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
     fitting = bisect_left(steps, True, key=lambda kv_tokens: not held_beside(kv_tokens)[2])
     kv_tokens = steps[max(fitting - 1, 0)] if need.per_token else 0
     sequences, peak, _ = held_beside(kv_tokens)
-    peak += (need.copies - 1) * (kv_tokens * need.per_token + sequences * need.state)
+    if need.copies > 1:
+        # Tokens of a prompt go to a copy of what their sequence held before them; single ones, perhaps, to a copy of
+        # what all hold.
+        before = max(min(need.context, kv_tokens) - step, 0) * need.per_token + need.state
+        single = forward_peak(kv_tokens, rows)[0] + kv_tokens * need.per_token + sequences * need.state
+        peak = max(peak + before, single)
     return _Room(
         kv_tokens=kv_tokens,
         sequences=sequences,

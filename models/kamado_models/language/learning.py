@@ -12,9 +12,9 @@ from kamado.quant import Quant
 from .shape import DTYPE_BYTES, TextShape
 
 LANE = "lm"
-Shape = tuple[int, int, int, int, int]
-"""Tokens, rows, context, held_tokens as of `TextShape.activation_bytes`; and the tokens that are computed, padding
-included."""
+Shape = tuple[int, int, int, int, int, int]
+"""Tokens, rows, context, held_tokens as of `TextShape.activation_bytes`; the tokens that are computed, with padding;
+and its `masked_tokens`."""
 _ASKED = 4
 """Numbers of a shape that say what was asked for."""
 
@@ -34,16 +34,17 @@ def learning(
     return Learning(keys, forward_estimate(shape, dtype, kv_dtype), _ASKED)
 
 
-def forward_estimate(shape: TextShape, dtype: str, kv_dtype: str) -> Callable[[int, int, int, int, int], int]:
+def forward_estimate(shape: TextShape, dtype: str, kv_dtype: str) -> Callable[[int, int, int, int, int, int], int]:
     """Bytes that a forward lays out for a while, by its shape."""
 
-    def estimate(tokens: int, rows: int, context: int, held: int, computed: int) -> int:
+    def estimate(tokens: int, rows: int, context: int, held: int, computed: int, masked: int) -> int:
         return shape.activation_bytes(
             tokens=computed,
             rows=rows,
             context=context,
             dtype_bytes=DTYPE_BYTES[dtype],
             held_tokens=held,
+            masked_tokens=masked,
             kv_dtype=kv_dtype,
         )
 

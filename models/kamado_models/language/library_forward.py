@@ -54,13 +54,16 @@ class LibraryForward:
     def __call__(self, tokens: Tensor, positions: Tensor, step: PackedStep, keep: Tensor | None) -> Tensor:
         """See PagesForward."""
         self._cache.step = step
-        output = self._model(
-            input_ids=tokens,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            **({"logits_to_keep": keep} if self._keeps_logits and keep is not None else {}),
-        )
+        try:
+            output = self._model(
+                input_ids=tokens,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                **({"logits_to_keep": keep} if self._keeps_logits and keep is not None else {}),
+            )
+        finally:
+            del self._cache.step  # with its masks
         logits: Tensor = output.logits[0]
         return logits if self._keeps_logits or keep is None else logits[keep]
 

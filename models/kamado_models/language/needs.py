@@ -11,9 +11,9 @@ from kamado.memory.placement import NOTHING_OUTSIDE, Placement, place
 from kamado.memory.plan import Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 
-from .batching import PAGED
+from .batching import PAGED, UNCUT
 from .buffers import buffer_bytes
-from .rows_memory import WORKSPACE_FACTOR
+from .rows_memory import ROUND_TOKENS, WORKSPACE_FACTOR
 from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, weight_bytes
 
 BLOCK_TOKENS = 16
@@ -30,6 +30,7 @@ class Needs:
     """What a model takes in one precision and form."""
 
     shape: TextShape
+    device: str
     dtype: str
     kv_dtype: str
     kv_tokens: int | None
@@ -54,6 +55,21 @@ class Needs:
     def state(self) -> int:
         """Bytes of a sequence, however long."""
         return self.shape.state_values_per_sequence * DTYPE_BYTES[self.dtype]
+
+    def most_rows(self, rows: int, held: int) -> int:
+        """Sequences, `rows` at the most, that there is room for with `held` tokens of KV cache and as many states."""
+        if self.copies == 1:
+            return rows
+        each = ROUND_TOKENS * self.per_token + self.state
+        return max(1, min(rows, (held * self.per_token + rows * self.state) // each)) if each else rows
+
+    def most_in_one_piece(self, held: int) -> int:
+        """Tokens that are computed at once, however many, with `held` tokens of KV cache: what an encoder reads, and
+        prompts that cannot be cut. 0 where there is no such thing, or nothing that bounds it."""
+        if not self.shape.is_encoder_decoder:
+            return min(self.context, held) if self.shape.model_type in UNCUT and self.per_token else 0
+        each = (self.shape.cross_values_per_token + self.shape.hidden_size) * DTYPE_BYTES[self.dtype]
+        return max(0, min(self.context, (held - ROUND_TOKENS) * self.per_token // each))
 
     @property
     def least_tokens(self) -> int:
@@ -80,7 +96,7 @@ class Needs:
             held_tokens=held,
             kv_dtype=self.kv_dtype,
         )
-        return max(forward, scratch_bytes(rows, self.shape.vocab_size))
+        return max(forward, scratch_bytes(rows, self.shape.vocab_size, self.device))
 
 
 def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtype: str, options: PlanOptions) -> Needs:
@@ -92,6 +108,7 @@ def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtyp
         extra = shape.vocab_size * shape.hidden_size * DTYPE_BYTES[dtype]
     return Needs(
         shape=shape,
+        device=options.device,
         dtype=dtype,
         kv_dtype=options.kv_dtype,
         kv_tokens=options.kv_tokens,

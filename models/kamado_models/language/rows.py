@@ -96,7 +96,7 @@ class RowLane:
             for index, row in enumerate(rows):
                 row.state.move(batch, index)
             for old in left.values():
-                _shrink(old)
+                shrink(old)
         return results
 
     def ease(self, work: Work) -> Work | None:
@@ -141,10 +141,10 @@ def _joined(rows: Sequence[_Row]) -> Any:
     return rows_cache.stack(parts, [row.inputs.shape_before for row in rows])
 
 
-def _shrink(batch: RowBatch) -> None:
-    """Let go of the memory of rows that left, once they are the larger part."""
+def shrink(batch: RowBatch) -> None:
+    """Let go of the memory of rows that left."""
     staying = [index for index, state in enumerate(batch.rows) if state is not None]
-    if not staying or 2 * len(staying) > len(batch.rows):
+    if not staying or len(staying) == len(batch.rows):
         return
     try:
         batch.cache = rows_cache.select(batch.cache, staying, batch.shapes)

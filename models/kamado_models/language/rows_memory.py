@@ -6,7 +6,7 @@ Plain integers, no tensors and no torch: the lane (`rows.RowLane`) puts the stat
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,10 @@ class RowState:
         self.batch, self.index = batch, index
 
 
+def _keep(_: RowBatch) -> None:
+    """Leave it as it is."""
+
+
 @dataclass(slots=True, kw_only=True)
 class RowMemory:
     """`kamado.sequence.SequenceMemory` by reservation: what a sequence may come to hold is set aside first."""
@@ -95,6 +99,8 @@ class RowMemory:
     """Encoder states and cross attention of an encoder-decoder model."""
     max_sequences: int
     restart_tokens: int | None = None
+    shrink: Callable[[RowBatch], None] = _keep
+    """Lets go of the memory of a batch's rows that left, if it can."""
     used_bytes: int = field(default=0, init=False)
     _held: set[RowState] = field(default_factory=set, init=False)
 
@@ -138,6 +144,7 @@ class RowMemory:
         if more > self.free_bytes or (state is None and self.num_sequences >= self.max_sequences):
             return False
         if state is None:
+            self._make_room()
             state = sequence.state = RowState(reserved_bytes=0)
             self._held.add(state)
         state.reserved_bytes += more
@@ -197,6 +204,13 @@ class RowMemory:
         assert len(self._held) <= self.max_sequences, f"{len(self._held)} sequences, {self.max_sequences} allowed"
         for state in self._held:
             assert state.batch is None or state.batch.rows[state.index] is state, "a batch has lost one of its rows"
+
+    def _make_room(self) -> None:
+        """What rows that left had reserved is given to others: so it must be free, too."""
+        batches = {id(state.batch): state.batch for state in self._held if state.batch is not None}
+        for batch in batches.values():
+            if None in batch.rows:
+                self.shrink(batch)
 
     def _missing_bytes(self, sequence: TokenSequence, num_tokens: int) -> int:
         """What its first `num_tokens` tokens need beyond its reservation; below 0 where that is larger."""

@@ -107,13 +107,15 @@ class TextShape:
         context: int,
         dtype_bytes: int,
         held_tokens: int | None = None,
+        masked_tokens: int | None = None,
         kv_dtype: str = "auto",
     ) -> int:
         """Peak of temporary tensors in one forward of `tokens` tokens of which `rows` are sampled, an estimate that is
         meant to lie above it.
 
         `context` is the longest sequence in the forward; `held_tokens` is what all sequences hold together, if that is
-        known to be less than `rows` times `context`."""
+        known to be less than `rows` times `context`. `masked_tokens`: those that others lie before, if not all: a
+        mask tells them what they see, and all tokens in layers with a window."""
         needs = self.temporaries
         read = rows * context if held_tokens is None else min(rows * context, 2 * held_tokens)
         kept = self.kv_values_per_token // max(sum(kind in ATTENTION for kind in self.kinds), 1)
@@ -123,7 +125,10 @@ class TextShape:
         # Rows of a forward have about the same length; with one token each, nothing is computed in chunks.
         chunked = rows * (-(-tokens // (rows * needs.chunk)) * needs.chunk) if tokens > rows else tokens
         layer = max(attention, tokens * needs.feed_forward, chunked * needs.scan + rows * needs.scan_row)
-        masks = 5 * tokens * context if needs.projections else 0
+        masked = tokens if masked_tokens is None else masked_tokens
+        attending = {window for window, kind in zip(self.window, self.kinds, strict=True) if kind in ATTENTION}
+        pairs = (tokens * min(context, window + tokens) if window else masked * context for window in attending)
+        masks = 5 * sum(pairs)
         scores = 4 * needs.scores * tokens * context
         logits = 2 * rows * self.vocab_size * _LOGITS_BYTES
         return max(tokens * needs.stream * dtype_bytes + layer * dtype_bytes + masks + scores, logits)

@@ -16,14 +16,15 @@ from .learning import Shape
 
 def step_shape(steps: Sequence[TextStep], *, padded: bool = False) -> Shape:
     """The shape of a forward, see `learning.Shape`. An encoder's tokens count in the forward that runs it. `padded`:
-    rows are padded to the longest."""
+    rows are padded to the longest, and a mask says so."""
     sources = [len(step.sequence.source) for step in steps]
     read = [0 if step.sequence.num_computed else source for step, source in zip(steps, sources, strict=True)]
     new = [step.num_new + source for step, source in zip(steps, read, strict=True)]
     lengths = [step.sequence.num_computed + step.num_new for step in steps]
     computed = len(new) * max(new) if padded else sum(new)
     rows = len(steps) + sum(len(step.proposed) for step in steps)
-    return sum(new), rows, max(*lengths, *sources), sum(lengths) + sum(sources), computed
+    masked = computed if padded else sum(step.num_new for step in steps if step.sequence.num_computed)
+    return sum(new), rows, max(*lengths, *sources), sum(lengths) + sum(sources), computed, masked
 
 
 @contextmanager

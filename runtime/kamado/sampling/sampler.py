@@ -57,7 +57,7 @@ class Sampler:
         best_r = logits.gather(1, tokens_r[:, None])[:, 0].float()
         for sorts in (False, True):
             doubts = _draw_others(logits, tokens_r, best_r, sequences, sorts=sorts)
-            reports = _reports(logits, tokens_r, sequences, rows_at_once(logits.shape[1]))
+            reports = _reports(logits, tokens_r, sequences, rows_at_once(logits.shape[1], logits.device.type))
             drawn = _to_host(tokens_r, best_r, doubts, reports, sequences, vocab_size=logits.shape[1])
             if drawn is not None:
                 return drawn
@@ -77,7 +77,7 @@ def _draw_others(
 ) -> list[Tensor]:
     """Write the tokens of rows that do not just take the best one to `tokens_r`. Returns `Settings.doubts`."""
     others = [i for i, s in enumerate(sequences) if not s.sampling.greedy or adjusts(s.sampling)]
-    step = rows_at_once(logits.shape[1])
+    step = rows_at_once(logits.shape[1], logits.device.type)
     doubts: list[Tensor] = []
     for start in range(0, len(others), step):
         rows = others[start : start + step]

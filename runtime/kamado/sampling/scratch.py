@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-MAX_CHUNK_ELEMENTS = 2**21
-"""Rows beyond this many logits take their turn, so that scratch memory is bounded."""
-_BYTES_PER_ELEMENT = 112
-"""Measured: up to 72 for tensors, when every row sorts the whole vocabulary; the rest is for the sort itself."""
+MAX_CHUNK_ELEMENTS = {"cpu": 2**19, "gpu": 2**21}
+"""Rows beyond this many logits take their turn, so that scratch memory is bounded. A CPU gains nothing from more."""
+_BYTES_PER_ELEMENT = {"cpu": 72, "gpu": 112}
+"""Measured on a CPU: up to 64 for tensors, when every row sorts the whole vocabulary. The rest is for the logits,
+and for the sort itself of a GPU, which works beside them."""
 
 
-def rows_at_once(vocab_size: int) -> int:
-    """Rows of one piece."""
-    return max(1, MAX_CHUNK_ELEMENTS // vocab_size)
+def rows_at_once(vocab_size: int, device: str) -> int:
+    """Rows of one piece. `device`: its name or kind."""
+    return max(1, MAX_CHUNK_ELEMENTS[_kind(device)] // vocab_size)
 
 
-def scratch_bytes(num_rows: int, vocab_size: int) -> int:
+def scratch_bytes(num_rows: int, vocab_size: int, device: str) -> int:
     """Upper bound on what `Sampler.draw` allocates on the device for `num_rows` rows with any sampling, in bytes."""
-    return min(num_rows, rows_at_once(vocab_size)) * vocab_size * _BYTES_PER_ELEMENT
+    return min(num_rows, rows_at_once(vocab_size, device)) * vocab_size * _BYTES_PER_ELEMENT[_kind(device)]
+
+
+def _kind(device: str) -> str:
+    return "cpu" if device == "cpu" else "gpu"

@@ -80,9 +80,10 @@ def test_many_rows_are_worked_off_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     logits = random_logits(16, 300)
     rows = [sequence(made=[5, 6], seed=i, logprobs=2, **values) for i, values in enumerate(SAMPLINGS)]
     whole = Sampler().draw(logits, rows)
-    monkeypatch.setattr("kamado.sampling.scratch.MAX_CHUNK_ELEMENTS", 900)
+    monkeypatch.setattr("kamado.sampling.scratch.MAX_CHUNK_ELEMENTS", {"cpu": 900, "gpu": 1200})
     assert Sampler().draw(logits, rows) == whole
-    assert scratch_bytes(1000, 300) == scratch_bytes(3, 300)
+    assert scratch_bytes(1000, 300, "cpu") == scratch_bytes(3, 300, "cpu")
+    assert scratch_bytes(1000, 300, "cuda:1") == scratch_bytes(4, 300, "cuda:1")
 
 
 def test_logits_are_left_as_they_are() -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kamado.sampling.sampler import Sampler
-from kamado.sampling.scratch import scratch_bytes
+from kamado.sampling.scratch import MAX_CHUNK_ELEMENTS, scratch_bytes
 from unit.sampling.rows import SAMPLINGS, random_logits, sequence
 
 
@@ -50,8 +50,8 @@ def test_scratch_is_bounded(samplings: list[dict[str, Any]], monkeypatch: pytest
     logits = random_logits(16, vocab_size).to(torch.bfloat16)
     with Peak() as whole:
         Sampler().draw(logits, rows)
-    assert whole.peak_bytes <= scratch_bytes(16, vocab_size)
-    monkeypatch.setattr("kamado.sampling.scratch.MAX_CHUNK_ELEMENTS", 4 * vocab_size)
+    assert whole.peak_bytes <= scratch_bytes(16, vocab_size, "cpu")
+    monkeypatch.setitem(MAX_CHUNK_ELEMENTS, "cpu", 4 * vocab_size)
     with Peak() as pieces:
         Sampler().draw(logits, rows)
-    assert pieces.peak_bytes <= scratch_bytes(16, vocab_size) < whole.peak_bytes
+    assert pieces.peak_bytes <= scratch_bytes(16, vocab_size, "cpu") < whole.peak_bytes
