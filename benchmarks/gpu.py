@@ -1,13 +1,15 @@
 """The goals for a GPU, measured: decoding against the memory's rate, fewer bits, many streams, denoising.
 
-    python benchmarks/gpu.py [--tests share quantized streams flux flux-fp8] [--layout llama-8b] [--flux flux-half]
-                             [--device cuda] [--tokens 128] [--reps 6] [--steps 8] [--size 1024] [--write NAME]
+    python benchmarks/gpu.py [--tests share quantized streams flux flux-fp8 flux-joined]
+                             [--layout llama-8b] [--flux flux-half] [--device cuda] [--tokens 128] [--reps 6]
+                             [--steps 8] [--size 1024] [--write NAME]
 
 share      one stream in bfloat16: the weights that a token reads, times tokens a second, over the rate of copying.
 quantized  one stream in int8, int4 and fp8 over one in bfloat16, the same weights, in turns.
 streams    64 requests at once over transformers' `generate_batch`, tokens a second, in turns.
 flux       a picture through Kamado with compiled blocks, over diffusers' pipeline called directly (eager), in turns.
 flux-fp8   the same with the denoiser in fp8-dynamic, over the pipeline in bfloat16.
+flux-joined  neither compiled: projections that read the same input as one product, over layers by themselves, in turns.
 
 Weights are random: nothing is downloaded, and speed is the same. Medians of paired ratios, see `pairs.py`.
 """
@@ -36,7 +38,9 @@ from kamado_models.language.family import configured
 from kamado_models.language.loading import read_model
 
 GOALS = {"share": 0.75, "int8": 1.45, "int4": 1.8, "fp8": 1.0, "streams": 5.0, "flux": 1.5, "flux-fp8": 2.2}
+GOALS |= {"flux-joined": 1.0}
 TEXT = ("share", "quantized", "streams")
+PICTURES = ("flux", "flux-fp8", "flux-joined")
 PROMPT = "a slice of pizza"
 
 
@@ -99,7 +103,7 @@ def streams(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str
 
 
 def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Compiled blocks over the pipeline called directly."""
+    """Compiled blocks over the pipeline called directly, and joined layers over layers apart."""
     model = runtime.load(reference, dtype=arguments.dtype, compile="full")
     pipeline = model.loaded.direct_pipeline()  # type: ignore[attr-defined]
     options = {"width": arguments.size, "height": arguments.size}
@@ -115,15 +119,20 @@ def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namesp
         return 1 / timed(lambda: runtime._session.call(lambda: call(seed)))
 
     rows = []
-    for test in [test for test in arguments.tests if test in ("flux", "flux-fp8")]:
-        ours = model
+    for test in [test for test in arguments.tests if test in PICTURES]:
+        ours, theirs, peer = model, directly, "diffusers eager"
         if test == "flux-fp8":
             form = {"scheme": "fp8-dynamic"} if runtime.device.kind == "cuda" else {"scheme": "int8-dynamic"}
             ours = runtime.load(reference, dtype=arguments.dtype, quant=form, compile="full")
+        if test == "flux-joined":
+            ours = runtime.load(reference, dtype=arguments.dtype)
+            apart = runtime.load(reference, dtype=arguments.dtype, compile="off")
+            theirs, peer = through(apart), "layers apart"
         through(ours)(0)  # compares, and makes the programs
-        pairs = in_turns(through(ours), directly, max(arguments.reps // 2, 1))
+        theirs(0)
+        pairs = in_turns(through(ours), theirs, max(arguments.reps // 2, 1))
         told = runtime.stats()["models"][ours.owner]
-        row = {"test": test, "ours": f"kamado {ours.plan.quant_json or ''}"[:20], "theirs": "diffusers eager"}
+        row = {"test": test, "ours": f"kamado {ours.plan.quant_json or ''}"[:20], "theirs": peer}
         row |= summary(pairs, goal=GOALS[test], unit="pictures_per_s")
         rows.append(
             row | {"steps": arguments.steps, "compile_s": told.get("compile_s", 0.0), **told.get("compiled", {})}
@@ -159,7 +168,7 @@ def texts(runtime: kamado.Runtime, folder: Path, arguments: argparse.Namespace) 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tests", nargs="+", choices=(*TEXT, "flux", "flux-fp8"), default=[*TEXT, "flux", "flux-fp8"])
+    parser.add_argument("--tests", nargs="+", choices=(*TEXT, *PICTURES), default=[*TEXT, *PICTURES])
     parser.add_argument("--layout", choices=LAYOUTS, default="llama-8b")
     parser.add_argument("--flux", choices=FLUX_LAYOUTS, default="flux-half")
     parser.add_argument("--device", default="cuda")

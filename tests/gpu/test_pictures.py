@@ -39,6 +39,20 @@ def test_half_precision(runtime: kamado.Runtime, dtype: str) -> None:
     assert numpy.abs(half.pixels[0] - single.pixels[0]).mean() < 0.05
 
 
+def test_projections_are_one_product(runtime: kamado.Runtime) -> None:
+    apart, joined = (runtime.load(MODEL, dtype="bfloat16", compile=how) for how in ("off", "auto"))
+    assert runtime.ledger.held(owner=apart.owner) == runtime.ledger.held(owner=joined.owner)
+    places = []
+    for model in (apart, joined):
+        unet = model.loaded.direct_pipeline().unet  # type: ignore[attr-defined]
+        layers = [(each.to_k, each.to_v) for each in unet.modules() if hasattr(each, "to_k")]
+        places.append([[layer.weight.untyped_storage().data_ptr() for layer in pair] for pair in layers])
+    assert all(key != value for key, value in places[0]) and all(key == value for key, value in places[1])
+    for request in _requests():
+        one, other = (model.generate(**request).pixels[0] for model in (apart, joined))  # type: ignore[arg-type]
+        assert numpy.abs(one - other).mean() < 0.05
+
+
 def test_steps_are_shared_and_a_request_is_the_same_alone(runtime: kamado.Runtime) -> None:
     model = runtime.load(MODEL, dtype="float32")
     together = [job.result() for job in [model.submit(**request) for request in _requests()]]  # type: ignore[arg-type]

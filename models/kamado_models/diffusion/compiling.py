@@ -133,10 +133,12 @@ class _Float8Linear(nn.Module):
         return dynamic_product(x, self.values, self.scale, self.bias, in_floats=self.in_floats, by_rows=self.by_rows)
 
 
-def compiled_around(
-    around: Callable[[Any], AbstractContextManager[None]], blocks: CompiledBlocks, plain: Callable[[Any], bool]
+def running_around(
+    around: Callable[[Any], AbstractContextManager[None]],
+    running: Callable[[], AbstractContextManager[None]],
+    plain: Callable[[Any], bool],
 ) -> Callable[[Any], AbstractContextManager[None]]:
-    """`around` of a lane, with compiled blocks where the setting is `plain`: no adapter counts."""
+    """`around` of a lane, inside of `running` too where the setting is `plain`: no adapter counts."""
 
     @contextmanager
     def both(setting: Any) -> Iterator[None]:
@@ -144,7 +146,7 @@ def compiled_around(
             if not plain(setting):
                 yield
                 return
-            with blocks.running():
+            with running():
                 yield
 
     return both

@@ -18,17 +18,18 @@ from kamado.tasks.library.lane import HostLane, ModelLane
 from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights
 from kamado.weights.prepared.entry import Kept
-from kamado.weights.quantized.tensor import held_bytes
+from kamado.weights.quantized.tensor import held_bytes, is_quantized
 from kamado.weights.quantized.tiled import tile_weights
 
 from ..language.materialize import library_call
 from ..language.positions import fields_of, shifting_positions
 from .adapters import Adapters, is_plain
 from .auto import auto_pipeline
-from .compiling import CompiledBlocks, compiled_around, in_channels_last
+from .compiling import CompiledBlocks, in_channels_last, running_around
 from .components import build_components, check_parts, component_entries, fresh_tool, load_weights, pipeline_class
 from .guards import FinerDecoders
 from .intake import Intake, check_adapters
+from .joining import JoinedLayers
 from .known import ROWS_APART
 from .learning import PictureLearning
 from .model import PipelineModel
@@ -116,6 +117,7 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
     place = "cpu" if plan.device == "cpu" else "gpu"
     max_rows = env.max_rows or _MAX_ROWS[place]
     compiled = _compiled(factory.models, plan, env)
+    faster: dict[str, CompiledBlocks | JoinedLayers] = {**_joined(factory.models, plan, env, compiled), **compiled}
     learning = PictureLearning(checkpoint, plan)
     lanes = {
         name: ModelLane(
@@ -124,8 +126,8 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> PipelineMo
             max_rows=max_rows,
             trusted=type(model).__name__ in ROWS_APART,
             without_effect=ROWS_APART.get(type(model).__name__, frozenset()),
-            around=compiled_around(adapters.around(name), compiled[name], is_plain)
-            if name in compiled
+            around=running_around(adapters.around(name), faster[name].running, is_plain)
+            if name in faster
             else adapters.around(name),
             lighter=tiled_call,
             device=plan.device,
@@ -151,6 +153,23 @@ def _compiled(models: Mapping[str, Any], plan: Plan, env: LoadEnvironment) -> di
 
 def _compiles(device: str) -> bool:
     return device.startswith("cuda")
+
+
+def _joined(
+    models: Mapping[str, Any], plan: Plan, env: LoadEnvironment, compiled: Iterable[str]
+) -> dict[str, JoinedLayers]:
+    """The components with layers that are one product. Not those that are `compiled`, and none where some weights are
+    quantized, as prepared ones are kept each for itself."""
+    if env.compile == "off" or env.deterministic or plan.outside_bytes or not _joins(plan.device, plan.dtype):
+        return {}
+    if any(is_quantized(tensor) for model in models.values() for tensor in model.parameters()):
+        return {}
+    names = [name for name in models if name.startswith(_DENOISERS) and name not in compiled]
+    return {name: JoinedLayers(models[name]) for name in names}
+
+
+def _joins(device: str, dtype: str) -> bool:
+    return device.startswith("cuda") and dtype != "float32"
 
 
 def _in_memory(

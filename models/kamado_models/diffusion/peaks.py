@@ -52,10 +52,10 @@ _OWN_TABLES = ("DiTTransformer2DModel", "PixArtTransformer2DModel")
 _LIKE_MOST = _Layout(18, True)
 _LAYOUTS = {
     "AuraFlowTransformer2DModel": _Layout(14, True),
-    "ChromaTransformer2DModel": _Layout(18, True, 1),
+    "ChromaTransformer2DModel": _Layout(20, True, 1),
     "DiTTransformer2DModel": _Layout(13, False),
     "Flux2Transformer2DModel": _Layout(23, True, 1),
-    "FluxTransformer2DModel": _Layout(18, True, 1),
+    "FluxTransformer2DModel": _Layout(20, True, 1),
     "HunyuanDiT2DModel": _Layout(18, False),
     "Lumina2Transformer2DModel": _Layout(18, True, 1),
     "PixArtTransformer2DModel": _Layout(13, False),
