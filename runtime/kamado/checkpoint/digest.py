@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import KamadoError, UnsupportedCheckpoint
@@ -32,32 +33,36 @@ def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> s
 
 
 def file_digest(path: Path, *, home: Path | None = None) -> str:
-    """SHA-256 of the file, from the cache of the store at `home` if path, size, time of change and inode are the same.
+    """SHA-256 of one file, as `file_digests` tells it."""
+    return file_digests([path], home=home)[path]
 
-    A store that cannot be written costs only the cache. Raises UnsupportedCheckpoint if the file cannot be read.
+
+def file_digests(paths: Iterable[Path], *, home: Path | None = None) -> dict[Path, str]:
+    """SHA-256 of the files, by path, from the cache of the store at `home` where path, size, time of change and inode
+    are the same. The cache is read once, and written once if need be.
+
+    A store that cannot be written costs only the cache. Raises UnsupportedCheckpoint if a file cannot be read.
     """
-    from .home import default_home
-
-    home = home or default_home()
+    home = home or digests_home()
+    known = _read(home / _CACHE)
+    digests, new = {}, {}
     try:
-        key = _key(path)
-        known = _read(home / _CACHE)
-        if key in known:
-            return known[key]
-        digest = hash_file(path)
-        unchanged = key == _key(path)
+        for path in paths:
+            key = _key(path)
+            digests[path] = known.get(key) or hash_file(path)
+            if key not in known and key == _key(path):
+                new[key] = digests[path]
     except OSError as error:
         raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
-    if unchanged:
-        _add(home, key, digest)
-    return digest
+    finally:  # what was hashed before Ctrl-C came, too
+        if new:
+            _add(home, new)
+    return digests
 
 
 def known_digests(paths: Iterable[Path], *, home: Path | None = None) -> dict[str, str] | None:
-    """SHA-256 of the files as `file_digest` would tell it without reading one, by path; None if it would have to."""
-    from .home import default_home
-
-    known = _read((home or default_home()) / _CACHE)
+    """SHA-256 of the files as `file_digests` would tell it without reading one, by path; None if it would have to."""
+    known = _read((home or digests_home()) / _CACHE)
     try:
         return {str(path): known[_key(path)] for path in paths}
     except (OSError, KeyError):
@@ -69,7 +74,15 @@ def checkpoint_digests(checkpoint: Checkpoint, *, home: Path | None = None) -> d
     files = {entry.file for entry in checkpoint.tensors.values()}
     files |= {*checkpoint.files.values(), *checkpoint.code.values()}
     folder = checkpoint.root if checkpoint.root.is_dir() else checkpoint.root.parent
-    return {path.relative_to(folder).as_posix(): file_digest(path, home=home) for path in sorted(files)}
+    digests = file_digests(sorted(files), home=home)
+    return {path.relative_to(folder).as_posix(): digest for path, digest in digests.items()}
+
+
+def digests_home() -> Path:
+    """The store whose cache is used if none is named."""
+    from .home import default_home
+
+    return default_home()
 
 
 def _key(path: Path) -> str:
@@ -77,7 +90,16 @@ def _key(path: Path) -> str:
     return f"{os.path.realpath(path)}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
 
 
-def _read(cache: Path) -> dict[str, str]:
+def _read(cache: Path) -> Mapping[str, str]:
+    try:
+        status = os.stat(cache)
+    except OSError:
+        return {}
+    return _parsed(cache, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=2)  # a recipe asks for each component
+def _parsed(cache: Path, _size: int, _changed_ns: int, _inode: int) -> Mapping[str, str]:
     from .strict_json import read_json_object
 
     try:
@@ -87,13 +109,13 @@ def _read(cache: Path) -> dict[str, str]:
     return {key: value for key, value in known.items() if isinstance(value, str) and len(value) == 64}
 
 
-def _add(home: Path, key: str, digest: str) -> None:
+def _add(home: Path, new: Mapping[str, str]) -> None:
     """Keep the newest. Of several writers, also in other processes, each one's addition stays."""
     from .store import Store
 
     # filelock raises NotImplementedError where the file system has no locks.
     with contextlib.suppress(OSError, NotImplementedError), Store(home).locked("digests"):
         # The first one is the newest, on disk too: in order of names, the last ones would be lost to every new one.
-        newest = dict(list({key: digest, **_read(home / _CACHE)}.items())[:MAX_CACHED])
+        newest = dict(list({**new, **_read(home / _CACHE)}.items())[:MAX_CACHED])
         with replacing(home / _CACHE) as file:
-            file.write(json.dumps(newest, indent=1).encode())
+            file.write(json.dumps(newest, separators=(",\n", ": ")).encode())

@@ -267,6 +267,28 @@ def test_of_many_digests_the_newest_are_kept(home: Path, tmp_path: Path, monkeyp
     assert file_digest(tmp_path / "a") == "hashed a"
 
 
+def test_what_was_hashed_before_an_error_or_ctrl_c_is_kept(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+
+    def hashed(path: Path) -> str:
+        if path.name == "c":
+            raise KeyboardInterrupt
+        return hash_file(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(digest, "hash_file", hashed)
+        digest.file_digests(paths)
+    known = digest.known_digests(paths[:2])
+    assert known == {str(path): hash_file(path) for path in paths[:2]} and digest.known_digests(paths) is None
+    with pytest.raises(UnsupportedCheckpoint, match="missing"):
+        digest.file_digests([paths[2], tmp_path / "missing"])
+    assert digest.known_digests(paths) is not None
+
+
 def test_digests_of_a_checkpoint(tmp_path: Path) -> None:
     from checkpoint_files import write_transformers
 

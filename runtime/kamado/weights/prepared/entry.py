@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...checkpoint.digest import file_digest, known_digests
+from ...checkpoint.digest import file_digests, known_digests
 from ...checkpoint.types import Checkpoint
 from ...checkpoint.unchanged import marks
 from ...kernels.native import FORMS, native
@@ -107,7 +107,7 @@ class Entry:
         told = {"tensors": described.tensors, "facts": dict(facts), "reference": self._reference}
 
         def write(going_on: Any) -> None:
-            digests = {str(path): file_digest(path) for path in self._files}
+            digests = {str(path): digest for path, digest in file_digests(self._files).items()}
             if marks(self._checkpoint) != self._marks:
                 return  # what was read may be neither the one nor the other
             key = self._key(digests)
