@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -36,6 +37,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.gpu)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+_frozen: dict[str, Any] = {"file": None, "modules": 0}
+"""The test file and the number of imported modules when the garbage collector was last told what stays."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Between two files: what is imported stays to the end, and need not be looked through again and again. It is most
+    of all objects, and a collection, as there is one at the end of every picture model, took half a second.
+
+    Not within a file, where a model may be loaded that a later test expects to vanish."""
+    if item.path != _frozen["file"]:
+        _frozen["file"] = item.path
+        if len(sys.modules) > _frozen["modules"] + 50:
+            gc.collect()
+            gc.freeze()
+            _frozen["modules"] = len(sys.modules)
 
 
 def _why_no_gpu() -> str | None:
@@ -135,6 +154,18 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kamado.weights.prepared.folder.prepared_home", lambda: home)
         yield home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digests_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Digests of the tests' many small files are kept in a store of their own: they would push the person's out."""
+    from kamado.checkpoint import digest
+    from kamado.checkpoint.home import default_home
+
+    persons, own = default_home(), tmp_path_factory.mktemp("digests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digest, "digests_home", lambda: own if default_home() == persons else default_home())
+        yield
 
 
 @pytest.fixture(autouse=True)
