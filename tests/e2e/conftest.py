@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from typed import typed
+
 PROGRAM = Path(sys.executable).with_name("kamado")
 Kamado = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -41,6 +43,21 @@ def kamado(tmp_path: Path) -> Kamado:
             timeout=300,
             env=environment(tmp_path / "home"),
         )
+
+    return command
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kamado:
+    """As `kamado`, with the same store, but in this process: for what a new one, which takes seconds to import what it
+    needs, would not do otherwise."""
+    for name, value in environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    run = typed(monkeypatch, capsys)
+
+    def command(*args: str | bytes | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        done = run(*map(os.fsdecode, args), stdin=stdin)
+        return subprocess.CompletedProcess(args, done.status, done.out.encode(), done.err.encode())
 
     return command
 

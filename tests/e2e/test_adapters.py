@@ -89,9 +89,9 @@ def test_two_loras_are_those_of_diffusers_and_replay(kamado: Kamado, quick: Type
     assert numpy.abs(pixels("x.png") - wanted).max() < 1.01 / 255
     assert clear(pixels("x.png"), tiny.oracle(files["sd15"], **request)[0])
 
-    again = kamado("replay", "x.png", "--offline", "--json")
-    document = json.loads(again.stdout)
-    assert again.returncode == 0 and document["equal"] is True and document["differences"] == []
+    again = quick("replay", "x.png", "--offline", "--json")
+    document = json.loads(again.out)
+    assert again.status == 0 and document["equal"] is True and document["differences"] == []
     assert [each["weight"] for each in document["recipe"]["adapters"]] == [0.7, 0.5]
 
     Path("lora.safetensors").unlink()
@@ -106,14 +106,14 @@ def test_two_loras_are_those_of_diffusers_and_replay(kamado: Kamado, quick: Type
 
 
 @pytest.mark.slow
-def test_a_batch_gives_each_line_its_own(kamado: Kamado, quick: Typed, folder: Path) -> None:
+def test_a_batch_gives_each_line_its_own(quick: Typed, folder: Path) -> None:
     bad = {"corrupt": {"adapters": ["corrupt.safetensors"]}, "size": {"image": "shown.png", "mask": "small.png"}}
     lines = {**{name: line for name, (_, line) in TOGETHER.items()}, **bad}
     text = "".join(json.dumps({"id": name, "prompt": PROMPT, "seed": 5, **line}) + "\n" for name, line in lines.items())
     (folder / "in.jsonl").write_text(text)
     net = ("--component", "controlnet=edges")
-    done = kamado("batch", "sd15", "in.jsonl", "-o", "out", *net, *USUAL, "--deterministic")
-    assert done.returncode == 1 and b"2 of 8 lines failed" in done.stderr
+    done = quick("batch", "sd15", "in.jsonl", "-o", "out", *net, *USUAL, "--deterministic")
+    assert done.status == 1 and "2 of 8 lines failed" in done.err
     results = [json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()]
     errors = {result["id"]: result["error"] for result in results if result["status"] == "failed"}
     assert set(errors) == set(bad)

@@ -47,14 +47,14 @@ def test_run_answers(kamado: Kamado, smollm2: Path) -> None:
     assert b"Paris" in done.stdout and done.stdout.endswith(b"\n")
 
 
-def test_run_json_and_stdin(kamado: Kamado, smollm2: Path) -> None:
+def test_run_json_and_stdin(kamado: Kamado, quick: Kamado, smollm2: Path) -> None:
     args = ("run", smollm2, "--json", "--max-tokens", "4", "--temperature", "1.5", "--seed", "5", "--n", "2")
     first = kamado(*args, stdin="Say something about \u6f22\u5b57.\n".encode())
     document = json.loads(first.stdout)
     assert document["request"]["prompt"] == "Say something about \u6f22\u5b57."
     assert document["usage"]["completion_tokens"] == 8 and document["finish_reason"] == "length"
     assert len(document["choices"]) == 2 and document["recipe"]["options"]["seed"] == 5
-    again = json.loads(kamado(*args, stdin="Say something about \u6f22\u5b57.\n".encode()).stdout)
+    again = json.loads(quick(*args, stdin="Say something about \u6f22\u5b57.\n".encode()).stdout)
     assert [choice["text"] for choice in again["choices"]] == [choice["text"] for choice in document["choices"]]
 
 

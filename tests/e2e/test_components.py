@@ -26,9 +26,9 @@ def folder(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return root
 
 
-def test_a_single_file_with_a_controlnet(kamado: Kamado, folder: Path, tmp_path: Path) -> None:
+def test_a_single_file_with_a_controlnet(kamado: Kamado, quick: Kamado, folder: Path, tmp_path: Path) -> None:
     model = (folder / "x.safetensors", "--base", folder / "sd15", "--component", f"controlnet={folder / 'edges'}")
-    plan = kamado("plan", *model, "--json")
+    plan = quick("plan", *model, "--json")
     assert plan.returncode == 0, plan.stderr
     assert [lane["lane"] for lane in json.loads(plan.stdout)["lanes"]] == ["controlnet", "text_encoder", "unet", "vae"]
     request = (
@@ -45,13 +45,13 @@ def test_a_single_file_with_a_controlnet(kamado: Kamado, folder: Path, tmp_path:
     made = kamado("run", *model, *request, "-o", tmp_path / "a.png")
     assert made.returncode == 0, made.stderr
     replay = ("replay", tmp_path / "a.png", "--control", folder / "drawing.png", "--json")
-    lost = kamado(*replay)
+    lost = quick(*replay)
     assert lost.returncode == 4 and b"which is not here; say where it is" in lost.stderr
-    again = kamado(*replay, "--model", *model)
+    again = quick(*replay, "--model", *model)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["equal"] is True
     whole = ("run", folder / "sd15", *model[3:], *request, "-o", tmp_path / "b.png")
-    assert kamado(*whole).returncode == 0
+    assert quick(*whole).returncode == 0
     apart = ImageChops.difference(*(Image.open(tmp_path / name).convert("RGB") for name in ("a.png", "b.png")))
     assert max(high for _, high in apart.getextrema()) <= 1
 
@@ -65,10 +65,10 @@ def test_a_single_file_with_a_controlnet(kamado: Kamado, folder: Path, tmp_path:
         (("HERE/sd15", "--component", "vae=HERE/edges"), 4, "is a ControlNetModel; the vae must be a AutoencoderKL"),
     ],
 )
-def test_errors(args: tuple[str, ...], status: int, text: str, kamado: Kamado, folder: Path, tmp_path: Path) -> None:
+def test_errors(args: tuple[str, ...], status: int, text: str, quick: Kamado, folder: Path, tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, folder / "x.ckpt")
     model, *rest = (arg.replace("HERE", str(folder)) for arg in args)
-    done = kamado("run", model, "a red cat", *rest, "-o", tmp_path / "x.png")
+    done = quick("run", model, "a red cat", *rest, "-o", tmp_path / "x.png")
     assert done.returncode == status, done.stderr
     assert text in done.stderr.decode() and len(done.stderr.splitlines()) <= 2
     assert not (tmp_path / "x.png").exists()

@@ -39,7 +39,7 @@ def mean_colour(path: str | Path) -> tuple[float, ...]:
     return tuple(ImageStat.Stat(middle).mean)
 
 
-def test_a_picture_shows_what_was_asked_for_and_holds_its_recipe(kamado: Kamado) -> None:
+def test_a_picture_shows_what_was_asked_for_and_holds_its_recipe(kamado: Kamado, quick: Kamado) -> None:
     done = kamado("run", MODEL, PROMPT, "--offline", "--steps", "8", "--seed", "7", "-o", "x.png")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"x.png\n", b"")
     red, green, blue = mean_colour("x.png")
@@ -48,7 +48,7 @@ def test_a_picture_shows_what_was_asked_for_and_holds_its_recipe(kamado: Kamado)
     assert recipe["options"]["prompt"] == PROMPT and recipe["options"]["seed"] == 7 and recipe["options"]["n"] == 1
     assert recipe["model"]["reference"] == MODEL and len(recipe["model"]["files"]) > 5
 
-    again = kamado("replay", "x.png", "--offline", "--json")
+    again = quick("replay", "x.png", "--offline", "--json")
     document = json.loads(again.stdout)
     assert again.returncode == 0 and document["equal"] is True and document["differences"] == []
     assert open_picture("x-replay.png").tobytes() == open_picture("x.png").tobytes()
@@ -56,15 +56,15 @@ def test_a_picture_shows_what_was_asked_for_and_holds_its_recipe(kamado: Kamado)
     edited = open_picture("x.png")
     edited.putpixel((1, 2), (0, 0, 0))
     save_picture(edited, "edited.png", recipe)
-    other = kamado("replay", "edited.png", "--offline", "-o", "y.webp")
+    other = quick("replay", "edited.png", "--offline", "-o", "y.webp")
     assert other.returncode == 1 and other.stdout == b"y.webp\n" and b"not equal: 1 pixel differs" in other.stderr
     edited.save("bare.png")
-    bare = kamado("replay", "bare.png")
+    bare = quick("replay", "bare.png")
     assert bare.returncode == 2 and bare.stderr == b"kamado: bare.png carries no recipe\n"
 
 
-def test_several_pictures_and_json(kamado: Kamado, folder: Path) -> None:
-    done = kamado("run", MODEL, PROMPT, "--offline", "--steps", "4", "--seed", "7", "--n", "2", "--json")
+def test_several_pictures_and_json(quick: Kamado, folder: Path) -> None:
+    done = quick("run", MODEL, PROMPT, "--offline", "--steps", "4", "--seed", "7", "--n", "2", "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 0 and done.stderr == b"" and done.stdout.count(b"\n") == 1
     assert document["files"] == ["a-red-heart-7.png", "a-red-heart-8.png"] and document["seeds"] == [7, 8]
@@ -72,10 +72,10 @@ def test_several_pictures_and_json(kamado: Kamado, folder: Path) -> None:
     assert document["finish_reason"] == "complete" and document["timings"]["total_s"] > 0
     first, second = (open_picture(name) for name in document["files"])
     assert first.tobytes() != second.tobytes()
-    alone = kamado("run", MODEL, PROMPT, "--offline", "--steps", "4", "--seed", "8", "-o", "alone.webp")
+    alone = quick("run", MODEL, PROMPT, "--offline", "--steps", "4", "--seed", "8", "-o", "alone.webp")
     assert alone.returncode == 0 and open_picture("alone.webp").size == second.size
     previews = ("--steps", "4", "--preview", "previews", "--option", "preview_every=2", "-o", "p.jpg")
-    assert kamado("run", MODEL, PROMPT, "--offline", *previews).returncode == 0
+    assert quick("run", MODEL, PROMPT, "--offline", *previews).returncode == 0
     assert sorted(path.name for path in (folder / "previews").iterdir()) == ["preview-0002.png", "preview-0004.png"]
     assert Image.open("p.jpg").format == "JPEG" and Image.open("previews/preview-0004.png").size == (64, 64)
 
@@ -92,35 +92,35 @@ def test_several_pictures_and_json(kamado: Kamado, folder: Path) -> None:
         (("--kv-dtype", "int8"), b"--kv-dtype"),
     ],
 )
-def test_bad_options_are_status_2(kamado: Kamado, folder: Path, args: tuple[str, ...], words: bytes) -> None:
-    done = kamado("run", MODEL, PROMPT, "--offline", *args)
+def test_bad_options_are_status_2(quick: Kamado, folder: Path, args: tuple[str, ...], words: bytes) -> None:
+    done = quick("run", MODEL, PROMPT, "--offline", *args)
     assert done.returncode == 2 and words in done.stderr and done.stdout == b""
     assert 1 <= done.stderr.count(b"\n") <= 2 and list(folder.iterdir()) == []
 
 
-def test_no_prompt(kamado: Kamado) -> None:
-    done = kamado("run", MODEL, "--offline")
+def test_no_prompt(quick: Kamado) -> None:
+    done = quick("run", MODEL, "--offline")
     assert done.returncode == 2 and b"give a prompt" in done.stderr
-    piped = kamado("run", MODEL, "--offline", "--steps", "2", "--seed", "1", stdin=b"a red heart\n")
+    piped = quick("run", MODEL, "--offline", "--steps", "2", "--seed", "1", stdin=b"a red heart\n")
     assert piped.stdout == b"a-red-heart-1.png\n"
 
 
-def test_pipelines_without_a_prompt(kamado: Kamado, folder: Path) -> None:
+def test_pipelines_without_a_prompt(quick: Kamado, folder: Path) -> None:
     import tiny_pipelines
 
     model = tiny_pipelines.build("dit", folder / "my-dit")
     args = ("run", model, "--offline", "--steps", "2", "--seed", "3", "--option", "class_labels=[1]")
-    done = kamado(*args)
+    done = quick(*args)
     assert (done.returncode, done.stdout) == (0, b"my-dit-3.png\n"), done.stderr
-    assert kamado(*args[:-1], "class_labels=[2]", "-o", "two.png").returncode == 0
+    assert quick(*args[:-1], "class_labels=[2]", "-o", "two.png").returncode == 0
     assert open_picture("my-dit-3.png").tobytes() != open_picture("two.png").tobytes()
     assert str(folder) not in str(read_recipe("my-dit-3.png"))
-    assert b"equal: every pixel" in kamado("replay", "my-dit-3.png").stderr
+    assert b"equal: every pixel" in quick("replay", "my-dit-3.png").stderr
     (folder / "my-dit").rename(folder / "hidden")
-    lost = kamado("replay", "my-dit-3.png")
+    lost = quick("replay", "my-dit-3.png")
     assert lost.returncode == 4 and b"'./my-dit', which is not here; say where it is (--model)" in lost.stderr
     assert lost.stderr.count(b"\n") == 1
-    assert b"equal: every pixel" in kamado("replay", "my-dit-3.png", "--model", "hidden").stderr
+    assert b"equal: every pixel" in quick("replay", "my-dit-3.png", "--model", "hidden").stderr
 
 
 def test_a_terminal_shows_steps_and_a_picture_model_never_chats(
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_no_file(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_batch_goes_on_and_ends_the_same(kamado: Kamado, tmp_path: Path, folder: Path) -> None:
+def test_a_killed_batch_goes_on_and_ends_the_same(quick: Kamado, tmp_path: Path, folder: Path) -> None:
     Image.new("RGB", (64, 64), "yellow").save("in.png")
     lines: list[dict[str, Any]] = [
         {"id": "Heart/1", "prompt": PROMPT, "seed": 7},
@@ -169,7 +169,7 @@ def test_a_killed_batch_goes_on_and_ends_the_same(kamado: Kamado, tmp_path: Path
     ]
     (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     args = ("batch", MODEL, "in.jsonl", "--offline", "--deterministic", "--concurrency", "1", "--steps", "12")
-    calm = kamado(*args, "-o", "calm")
+    calm = quick(*args, "-o", "calm")
     assert calm.returncode == 1 and b"1 of 4 lines failed" in calm.stderr
 
     journal = folder / "killed" / "journal.jsonl"
@@ -184,7 +184,7 @@ def test_a_killed_batch_goes_on_and_ends_the_same(kamado: Kamado, tmp_path: Path
             time.sleep(0.002)
         process.kill()
     assert process.returncode == -signal.SIGKILL and not (folder / "killed" / "results.jsonl").exists()
-    assert b"going on after" in kamado(*args, "-o", "killed").stderr
+    assert b"going on after" in quick(*args, "-o", "killed").stderr
 
     found = [json.loads(line) for line in (folder / "killed" / "results.jsonl").read_text().splitlines()]
     assert (folder / "killed" / "results.jsonl").read_bytes() == (folder / "calm" / "results.jsonl").read_bytes()
@@ -196,7 +196,7 @@ def test_a_killed_batch_goes_on_and_ends_the_same(kamado: Kamado, tmp_path: Path
     for name in names:
         killed, undisturbed = (open_picture(folder / run / name) for run in ("killed", "calm"))
         assert killed.tobytes() == undisturbed.tobytes() and killed.size == (64, 64)
-    heart = kamado("replay", folder / "killed" / found[0]["files"][0], "--offline", "-q")
+    heart = quick("replay", folder / "killed" / found[0]["files"][0], "--offline", "-q")
     assert heart.returncode == 0 and b"heart-1." in heart.stdout
 
 

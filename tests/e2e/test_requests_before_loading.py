@@ -9,15 +9,15 @@ import tiny_pipelines
 from .conftest import Kamado
 
 
-def test_run_finds_the_bad_request_first(kamado: Kamado, tmp_path: Path) -> None:
+def test_run_finds_the_bad_request_first(quick: Kamado, tmp_path: Path) -> None:
     model = tiny_pipelines.build("sd15", tmp_path / "model")
     (weights,) = model.glob("unet/*.safetensors")
     weights.write_bytes(weights.read_bytes().replace(b'"conv_in.bias"', b'"conv_in.bios"'))
     target = tmp_path / "x.png"
-    silent = kamado("run", model, "--offline", "-o", target)
+    silent = quick("run", model, "--offline", "-o", target)
     assert silent.returncode == 2 and b"give a prompt" in silent.stderr
-    odd = kamado("run", model, "a red heart", "--scheduler", "magic", "--offline", "-o", target)
+    odd = quick("run", model, "a red heart", "--scheduler", "magic", "--offline", "-o", target)
     assert odd.returncode == 2 and b"no scheduler is called 'magic'" in odd.stderr
-    good = kamado("run", model, "a red heart", "--offline", "-o", target)
+    good = quick("run", model, "a red heart", "--offline", "-o", target)
     assert good.returncode not in (0, 2) and b"unet lacks conv_in.bias" in good.stderr
     assert not target.exists()
