@@ -53,6 +53,8 @@ def quantize(
 ) -> Quantized:
     """Write the model as a quantized checkpoint to the new folder `out`, which appears when all is done, or not at all.
 
+    A form that is not the same on every device (`int8-dynamic`) is that of `device`.
+
     Tensors are quantized one at a time: beside what is being written there is one of them in memory. Then both are
     loaded in turn on `device`, within `memory`, and compared (`compare`); a result that is broken (`quality.FLOORS`)
     is refused unless `accept_loss`. The figures are kept in the folder, and so is what a catalog recommends for the
@@ -69,6 +71,7 @@ def quantize(
     checkpoint = with_parts(inspect(str(reference), offline=offline), None, base, offline=offline)
     family = find(checkpoint)
     facts = resolve_device(device)
+    form = form.on(facts.kind)
     budget = parse_bytes(memory) if memory is not None else default_budget(facts)
     with _told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

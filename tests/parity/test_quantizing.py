@@ -41,7 +41,7 @@ def answer(reference: Path, quant: Any = None) -> tuple[tuple[int, ...], int]:
 
 
 FORMS: list[Any] = [
-    "int8", "int8-dynamic", "int4", "fp8",
+    "int8", "int8-dynamic", "int4", "fp8", Quant(scheme="int8-dynamic", group_size=64),
     Quant(scheme="int4", group_size=64, skip=("*.down_proj.*",)),
     Quant(scheme="int8", overrides=(("*.up_proj.*", "fp8"), ("*.layers.1.*", "int4"))),
     Quant(scheme="nf4", embeddings=None), Quant(scheme="fp4", embeddings=None),
@@ -69,7 +69,9 @@ def test_the_written_model_is_the_one_that_was_quantized(llama: Path, tmp_path: 
 def same_model(written: Path, source: Path, quant: Any) -> bool:
     """Whether reading the one gives, bit for bit, what quantizing the other while reading does."""
     found, _ = read_model(configured(inspect(written)), dtype="float32", device="cpu")
-    wanted, _ = read_model(configured(inspect(source)), dtype="float32", device="cpu", quant=parse_quant(quant))
+    form = parse_quant(quant)
+    assert form is not None
+    wanted, _ = read_model(configured(inspect(source)), dtype="float32", device="cpu", quant=form.on("cpu"))
     for name, weight in wanted.named_parameters():
         its = found.get_parameter(name).data
         if not isinstance(weight.data, QuantTensor):

@@ -49,6 +49,8 @@ def _config(used: Mapping[str, Used], plain: Sequence[str]) -> dict[str, Any]:
 def _group(scheme: Scheme) -> dict[str, Any]:
     kind = _kind(scheme)
     activations = {"num_bits": 8, "type": kind, "strategy": "token", "symmetric": True, "dynamic": True}
+    if scheme.group_size:
+        activations |= {"strategy": "group", "group_size": scheme.group_size}
     return {
         "format": _format(scheme),
         "weights": {

@@ -5,15 +5,15 @@
         perhaps X.weight_zero_point int32 (L * bits / 32, G), int8 (L, G) in old files, perhaps X.weight_g_idx int32 (N)
 
 Scales are of the shape (1), (L, 1), (L, G), or a number for each block of rows and columns. Packed values and zeros are
-raised by half of their range. Weight = scale * (value - zero). Activations are rounded where each row is rounded for
-itself; what is measured once for all is left out.
+raised by half of their range. Weight = scale * (value - zero). Activations are rounded where each row, or each group
+of one, is rounded for itself; what is measured once for all is left out.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ....checkpoint.types import TensorEntry
 from ....errors import UnsupportedCheckpoint
@@ -30,6 +30,8 @@ _FORMATS = (
 )
 _ACTIVATIONS = (".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point", ".k_scale", ".v_scale")
 _SHAPES = {"I64": "q", "I32": "i"}
+Rounding = Literal["", "token", "group"]
+"""Of activations: none, each row, or each group of columns that shares a scale of the weights."""
 
 
 def find(entries: Entries, config: Mapping[str, Any], what: str) -> Parts:
@@ -46,7 +48,7 @@ def find(entries: Entries, config: Mapping[str, Any], what: str) -> Parts:
         _packed(parts, stem)
     block = _block(config)
     for stem in parts.stems(".weight_scale"):
-        _plain(parts, stem, block, rounds=_rounds_activations(config, stem))
+        _plain(parts, stem, block, rounding=_rounding(config, stem))
     return parts
 
 
@@ -64,16 +66,21 @@ def _block(config: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _rounds_activations(config: Mapping[str, Any], module: str) -> bool:
-    """Whether the group of a module says that its input is rounded to 8 bits, each row for itself."""
+def _rounding(config: Mapping[str, Any], module: str) -> Rounding:
+    """What of a module's input is rounded to 8 bits for itself, as its group says it."""
     groups = _groups(config)
     for group in groups:
         targets, activations = group.get("targets"), group.get("input_activations")
         if not isinstance(targets, list) or not (module in targets or (len(groups) == 1 and "Linear" in targets)):
             continue
-        wanted = {"num_bits": 8, "strategy": "token", "dynamic": True}
-        return isinstance(activations, Mapping) and wanted.items() <= dict(activations).items()
-    return False
+        if not isinstance(activations, Mapping) or not {"num_bits": 8, "dynamic": True}.items() <= activations.items():
+            return ""
+        if activations.get("strategy") == "token":
+            return "token"
+        weights = group.get("weights")
+        is_alike = isinstance(weights, Mapping) and weights.get("group_size") == activations.get("group_size")
+        return "group" if activations.get("strategy") == "group" and is_alike else ""
+    return ""
 
 
 def _packed(parts: Parts, stem: str) -> None:
@@ -106,14 +113,14 @@ def _packed(parts: Parts, stem: str) -> None:
     )
 
 
-def _plain(parts: Parts, stem: str, block: tuple[int, int] | None, *, rounds: bool) -> None:
+def _plain(parts: Parts, stem: str, block: tuple[int, int] | None, *, rounding: Rounding) -> None:
     values = parts.take(f"{stem}.weight", ("I8", "F8_E4M3"), 2)
     rows, columns = values.shape
     if values.dtype == "F8_E4M3":
         scale = parts.take(f"{stem}.weight_scale", HALVES)
         if parts.get(f"{stem}.weight_zero_point") is not None:
             parts.drop(f"{stem}.weight_zero_point")  # floats are symmetric: it is all zeros
-        add_float8(parts, stem, values, scale, block, rounds=rounds)
+        add_float8(parts, stem, values, scale, block, rounds=rounding == "token")
         return
     scales, groups, _ = _scales(parts, stem, (rows, columns))
     found = {"values": values, "scales": scales}
@@ -131,7 +138,7 @@ def _plain(parts: Parts, stem: str, block: tuple[int, int] | None, *, rounds: bo
             label="int8",
             parts=found,
             packed_bytes=integer_bytes((rows, columns), 8, groups, scales.dtype, offset="zeros" in found),
-            settings={"outlier": 0.0} if rounds else {},
+            settings={"outlier": 0.0, "by_groups": rounding == "group"} if rounding else {},
         )
     )
 

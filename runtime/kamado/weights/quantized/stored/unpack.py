@@ -82,8 +82,9 @@ def integers(entry: StoredWeight, read: Read) -> Integers:
         values = pack4(values)
     made = _made(entry, values, scales, zeros, bits, None)
     outlier = entry.settings.get("outlier")
-    rows_alone = "offset" not in made.parts and made.group_size == made.shape[1] <= MOST_COLUMNS
-    if outlier is None or not rows_alone:
+    in_groups = made.group_size < made.shape[1]
+    fits = entry.settings.get("by_groups", False) if in_groups else made.shape[1] <= MOST_COLUMNS
+    if outlier is None or "offset" in made.parts or not fits:
         return made
     return DynamicIntegers(made.shape, made.parts, outlier=outlier)
 
