@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _NATIVE = ("int8", "int4")
-"""Schemes that the kernels in C are for."""
+"""Schemes that the kernels in C are for, beside int8-dynamic in groups."""
 
 
 def check_as_asked(runtime: Runtime, model: Model, asked: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KamadoError
 from .figures import gaps, peak_memory_bytes, percentile
 from .options import Row
-from .requests import GREEDY, Answered, Prompts, answered
+from .requests import GREEDY, Answered, Prompts, answered, guessed_shares
 from .trace import Arrival
 
 if TYPE_CHECKING:
@@ -135,5 +135,6 @@ def _row(
             for name, values in waits.items()
             for label, share in _SHARES.items()
         },
+        **guessed_shares([one for _, one in done]),
         "peak_memory_bytes": peak_memory_bytes(model.plan.device),
     }

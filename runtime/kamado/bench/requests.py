@@ -100,6 +100,16 @@ def answered(job: Job) -> Answered:
     )
 
 
+def guessed_shares(answers: Sequence[Answered]) -> dict[str, float]:
+    """For each token that was made: how many were guessed, and how many of these were right."""
+    made = max(sum(len(one.tokens_s) for one in answers), 1)
+    usages = [one.result.usage for one in answers]
+    return {
+        "proposed_share": sum(usage.proposed_tokens for usage in usages) / made,
+        "accepted_share": sum(usage.accepted_tokens for usage in usages) / made,
+    }
+
+
 def check_length(one: Answered, new_tokens: int) -> None:
     """Raises KamadoError if the answer has not exactly so many tokens: its figures would be of another test."""
     if len(one.tokens_s) != new_tokens:

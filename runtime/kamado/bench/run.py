@@ -65,10 +65,11 @@ def bench(
         else:
             found = bench_pictures(model, options, report)
         rows = [shared | row | _once(model, shared) for row in found]
-        form, notes = _form(model), _notes(model, shared)
+        form, notes = _form(model, shared), _notes(model, rows)
     rates, note = _rates(runtime, report)
     rows = [_rounded(_shares(row, rates, form)) for row in rows]
-    return Measured(rows=rows, notes=(*notes, note) if note else notes)
+    said = (*notes, note, _beyond(rows))
+    return Measured(rows=rows, notes=tuple(note for note in said if note))
 
 
 def bench_trace(
@@ -95,7 +96,7 @@ def bench_trace(
         model.generate(prompt_tokens=[1], max_tokens=2, temperature=0.0, ignore_eos=True)  # what is made ready once
         row, failed = replay_trace(model, arrivals, concurrency=concurrency, report=sent)
         row = shared | row | _once(model, shared)
-        notes = _notes(model, shared)
+        notes = _notes(model, [row])
     return Measured(rows=[_rounded(row)], failed=failed, notes=notes)
 
 
@@ -138,17 +139,37 @@ def _once(model: Model, shared: Row) -> Row:
     return {"load_s": shared["load_s"], "compile_s": float(model.usage().get("compile_s", 0.0))}
 
 
-def _notes(model: Model, shared: Row) -> tuple[str, ...]:
-    """What makes a model slow is said beside its figures."""
+def _notes(model: Model, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What makes a model slow, or figures hard to read, is said beside them."""
     plan = model.plan
     notes = list(plan.notes) if plan.outside_bytes else []
-    restored = plan.quant is not None and plan.quant.scheme not in _FORMS_OF_SCHEMES and shared["kernel"] is None
+    restored = plan.quant is not None and plan.quant.scheme not in _FORMS_OF_SCHEMES and rows[0]["kernel"] is None
     if restored and plan.device == "cpu":
         notes.append("No kernel is for these weights here: they are brought back to full precision for each product.")
+    guessed = max(row.get("accepted_share") or 0.0 for row in rows)
+    if guessed:
+        notes.append(
+            f"Up to {guessed:.0%} of the tokens were guessed and came together with the one before, which counts as no "
+            "time between them; --speculation off, without a draft, guesses none."
+        )
     return tuple(notes)
 
 
-def _form(model: Model) -> str:
+def _beyond(rows: Sequence[Row]) -> str:
+    """What is said of shares that cannot be."""
+    shares = [row.get(f"{what}_utilization") or 0.0 for row in rows for what in ("bandwidth", "operations")]
+    if max(shares, default=0.0) <= 1:
+        return ""
+    return (
+        "Shares above 100 %: the device was slower when it was measured, or its caches hold what is read; "
+        "`kamado devices --measure` measures it again."
+    )
+
+
+def _form(model: Model, shared: Row) -> str:
+    """What products are made of, mostly."""
+    if shared["kernel_share"] > 0.5:  # the kernels in C multiply whole numbers, of 16 bits in halves
+        return "int8"
     quant = model.plan.quant
     return _FORMS_OF_SCHEMES.get(quant.scheme, model.plan.dtype) if quant is not None else model.plan.dtype
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidRequest
 from .figures import gaps, joint_rate, mean_and_deviation, peak_memory_bytes, percentile
 from .options import BenchOptions, Row
-from .requests import GREEDY, Answered, Prompts, check_length, run_together
+from .requests import GREEDY, Answered, Prompts, check_length, guessed_shares, run_together
 from .traffic import Traffic
 
 if TYPE_CHECKING:
@@ -94,16 +94,13 @@ def _decoding(runs: Sequence[Sequence[Answered]]) -> Row:
     mean, deviation = mean_and_deviation([decoding_rate(run) for run in runs])
     ttft = [one.ttft_s for run in runs for one in run]
     between = [1000 * gap for run in runs for one in run for gap in gaps(one.tokens_s)]
-    usages = [one.result.usage for run in runs for one in run]
-    made = sum(len(one.tokens_s) for run in runs for one in run)
     return {
         "tokens_per_s": mean,
         "stddev": deviation,
         "ttft_ms": 1000 * mean_and_deviation(ttft)[0],
         "itl_ms_p50": percentile(between, 0.5),
         "itl_ms_p99": percentile(between, 0.99),
-        "proposed_share": sum(usage.proposed_tokens for usage in usages) / made,
-        "accepted_share": sum(usage.accepted_tokens for usage in usages) / made,
+        **guessed_shares([one for run in runs for one in run]),
     }
 
 

@@ -60,7 +60,7 @@ def bench_command(
     texts = {"-p": prompt_tokens, "-n": new_tokens, "-d": depth}
     tests = {**texts, "-b": batches, "--reps": reps}
     if trace is not None:
-        _check_alone("--load", {**tests, **{f"--{name.replace('_', '-')}": 1 for name in picture}})
+        _check_alone("with --load,", {**tests, **{f"--{name.replace('_', '-')}": 1 for name in picture}})
         _bench_trace(model, trace, concurrency, load, out)
         return
     _check_alone("--load is missing; without it", {"--concurrency": concurrency})

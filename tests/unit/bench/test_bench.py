@@ -66,6 +66,22 @@ def test_products_of_rounded_activations_are_compared_with_those_of_integers(
     assert row["operations_utilization"] == pytest.approx(row["operations_G_s"] / rate, rel=1e-3)
 
 
+def test_products_of_the_kernels_in_c_are_of_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the checkpoint was quantized before, so that no scheme says so."""
+    for share, rate in ((1.0, 400), (0.3, 100)):
+        monkeypatch.setattr(run, "kernel_of", lambda model, share=share: ("avx2", share))
+        (row,) = bench(BenchRuntime(), "fake", replace(SMALL, new_tokens=0)).rows  # type: ignore[arg-type]
+        assert row["operations_utilization"] == pytest.approx(row["operations_G_s"] / rate, rel=1e-3)
+
+
+def test_shares_that_cannot_be_are_said() -> None:
+    runtime = BenchRuntime(model=TimedModel(held_bytes=200_000_000))
+    measured = bench(runtime, "fake", replace(SMALL, prompt_tokens=0))  # type: ignore[arg-type]
+    assert measured.rows[0]["bandwidth_utilization"] > 1
+    (note,) = measured.notes
+    assert "above 100 %" in note and "devices --measure" in note
+
+
 def test_weights_outside_of_the_device_are_read_too() -> None:
     """Of 60 MB, 30 MB are held, 10 MB of them room for what is in use."""
     away = replace(lane("cpu"), weight_bytes=60_000_000, outside_bytes=40_000_000)

@@ -112,10 +112,12 @@ def test_a_model_that_runs_with_and_without_them(
 
 def test_guessed_tokens_need_no_step_of_their_own() -> None:
     options = BenchOptions(prompt_tokens=0, new_tokens=10, batches=(1,), reps=2)
-    plain, guessed = (
-        bench(BenchRuntime(model=TimedModel(guessed=guessed)), "fake", options).rows[0]  # type: ignore[arg-type]
+    measured = [
+        bench(BenchRuntime(model=TimedModel(guessed=guessed)), "fake", options)  # type: ignore[arg-type]
         for guessed in ((0, 0), (8, 5))
-    )
+    ]
+    assert measured[0].notes == () and "Up to 50% of the tokens were guessed" in measured[1].notes[0]
+    plain, guessed = (each.rows[0] for each in measured)
     assert (plain["proposed_share"], plain["accepted_share"]) == (0, 0)
     assert (guessed["proposed_share"], guessed["accepted_share"]) == (0.8, 0.5)
     assert guessed["tokens_per_s"] == pytest.approx(plain["tokens_per_s"], rel=1e-3)

@@ -82,7 +82,7 @@ def test_pictures(kamado: Kamado, bench_runtime: BenchRuntime) -> None:
         (("--concurrency", "3"), "--load is missing"),
         (("--load", "absent.jsonl"), "absent.jsonl: No such file"),
         (("--load", "TRACE", "--concurrency", "0"), "--concurrency must be at least 1"),
-        (("--load", "TRACE", "-n", "3"), "-n has no meaning"),
+        (("--load", "TRACE", "-n", "3"), "with --load, -n has no meaning"),
         (("--load", "BAD"), "line 2: unknown key 'size'"),
         (("--nonsense",), "--nonsense"),
     ],
