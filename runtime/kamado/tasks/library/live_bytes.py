@@ -83,10 +83,6 @@ _ROUNDING_BYTES = 4 << 20
 """Of the allocator of a GPU, for what a forward leaves."""
 
 
-_ROUNDING_BYTES = 4 << 20
-"""Of the allocator of a GPU, for what a forward leaves."""
-
-
 @contextmanager
 def measuring(device: str) -> Iterator[Measured]:
     """Measure what runs inside, in this thread, on `device`. Nothing is found of what raises, nor while another thread
