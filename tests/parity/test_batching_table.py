@@ -10,8 +10,9 @@ import pytest
 
 import kamado
 import tiny
-from kamado_models.language.batching import PAGED, ROWS_EQUAL, ROWS_RAGGED, UNKNOWN
+from kamado_models.language.batching import PAGED, ROWS_EQUAL, ROWS_RAGGED, UNKNOWN, cuts_prompts
 from kamado_models.language.paged_probe import probe_paged
+from kamado_models.language.shape import text_shape
 
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}}
 LONG = {"rope_theta": 10_000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
@@ -70,8 +71,12 @@ def check(runtime: kamado.Runtime, model: kamado.Model) -> None:
     said = model.info["batching"]
     assert said != UNKNOWN
     assert runtime.stats()["models"][model.owner]["batching"] == said
-    assert model.plan.notes == (said,)
+    assert model.plan.notes[0] == said
     module = model.loaded.module  # type: ignore[attr-defined]
+    if not module.config.is_encoder_decoder:  # prompts go to the encoder
+        cuts = cuts_prompts(text_shape(module.config.to_dict()))
+        assert model.loaded.execution.memory.chunked == cuts  # type: ignore[attr-defined]
+        assert len(model.plan.notes) == (1 if cuts or model.plan.kv_bytes_per_token else 2)
     if said == PAGED:
         # Loading trusted the table; here the logits are compared.
         model.loaded.execution.lane.close()  # back to plain attention

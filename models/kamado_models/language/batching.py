@@ -33,9 +33,7 @@ _TYPES = {
 }
 _BY_TYPE = {model_type: how for how, types in _TYPES.items() for model_type in types.split()}
 
-UNCUT = frozenset({"falcon_mamba", "jamba", "mamba", "minimax", "nemotron_h", "recurrent_gemma", "zamba2"})
-"""Types whose prompts are computed in one piece, however long, since going on from a state with several tokens at once
-gives something else."""
+_UNCUT = frozenset({"falcon_mamba", "jamba", "mamba", "minimax", "nemotron_h", "recurrent_gemma", "zamba2"})
 _PAGEABLE = frozenset({"full", "sliding", "chunked"})
 
 
@@ -46,3 +44,9 @@ def batching_of(shape: TextShape) -> str:
     if how == PAGED and not _PAGEABLE.issuperset(shape.kinds):
         how = ROWS_RAGGED
     return ROWS_EQUAL if how in (PAGED, ROWS_RAGGED) and shape.shifting_positions else how
+
+
+def cuts_prompts(shape: TextShape) -> bool:
+    """Whether a prompt may be computed piece by piece. Of others, going on from a state with several tokens at once
+    gives something else."""
+    return shape.model_type not in _UNCUT and not shape.shifting_positions

@@ -22,7 +22,7 @@ from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
 
 from ..environment import environment_kept
-from .batching import PAGED, UNCUT, UNKNOWN, batching_of
+from .batching import PAGED, UNKNOWN, batching_of, cuts_prompts
 from .config import as_stored, check_runnable, has_own_classes, language_config
 from .learning import LANE, learning
 from .needs import BLOCK_TOKENS, LEAST_STEP, Needs, needs, what_would_fit, with_outside
@@ -236,7 +236,7 @@ def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
 
 
 def _more_notes(need: Needs, *, own: bool) -> Iterator[str]:
-    if need.shape.model_type in UNCUT and not need.per_token:
+    if not need.per_token and not cuts_prompts(need.shape):
         yield "prompts are read in one piece: long ones take more memory than is planned"
     if own:
         yield _OWN_CODE_RUNS

@@ -11,7 +11,7 @@ from kamado.memory.placement import NOTHING_OUTSIDE, Placement, place
 from kamado.memory.plan import Plan, PlanOptions
 from kamado.sampling.scratch import scratch_bytes
 
-from .batching import PAGED, UNCUT
+from .batching import PAGED, cuts_prompts
 from .buffers import buffer_bytes
 from .rows_memory import ROUND_TOKENS, WORKSPACE_FACTOR
 from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, weight_bytes
@@ -67,7 +67,7 @@ class Needs:
         """Tokens that are computed at once, however many, with `held` tokens of KV cache: what an encoder reads, and
         prompts that cannot be cut. 0 where there is no such thing, or nothing that bounds it."""
         if not self.shape.is_encoder_decoder:
-            return min(self.context, held) if self.shape.model_type in UNCUT and self.per_token else 0
+            return min(self.context, held) if self.per_token and not cuts_prompts(self.shape) else 0
         each = (self.shape.cross_values_per_token + self.shape.hidden_size) * DTYPE_BYTES[self.dtype]
         return max(0, min(self.context, (held - ROUND_TOKENS) * self.per_token // each))
 
