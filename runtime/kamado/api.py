@@ -125,6 +125,7 @@ class Runtime:
         if speculation == "off" and settings.get("draft") is not None:
             raise InvalidRequest('speculation is "off", so a draft has nothing to do; leave one of the two out')
         check_counts(kv_tokens=settings.get("kv_tokens"), step_budget=budget, max_rows=rows)
+        keeping = self._keeping if settings.get("prepared", True) and self._keeping.is_on else None
         checkpoint, family, planned = self._planned(reference, settings, most_bytes)
         request, offline = settings.get("request"), settings.get("offline", False)
         unchecked = [request] if request is not None else []
@@ -146,7 +147,7 @@ class Runtime:
             environment = LoadEnvironment(
                 ledger=self.ledger,
                 owner=f"{plan.reference}#{next(self._owners)}",
-                keeping=self._keeping if settings.get("prepared", True) and self._keeping.is_on else None,
+                keeping=keeping,
                 offline=offline,
                 deterministic=self.deterministic,
                 step_budget=budget,

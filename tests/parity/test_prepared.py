@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from kamado.bench.traffic import text_traffic
 from kamado.kernels.native import native
 from kamado.weights.outside.tensors import all_tensors, tensors_of
 from kamado.weights.prepared import entry as entry_module
+from kamado.weights.prepared.file import Unusable
 from kamado.weights.prepared.folder import LIMIT, PreparedFolder
 from kamado_models.language import loading
 from kamado_models.language.decoder import Decoder
@@ -142,7 +145,7 @@ def test_what_is_kept_in_8_bits_keys_is_found_with_others(folder: PreparedFolder
     assert plain["native"] == has_steps
 
 
-@pytest.mark.parametrize("how", ["other weights", "another configuration", "damaged", "cut", "other programs"])
+@pytest.mark.parametrize("how", ["other weights", "another configuration", "damaged", "cut", "other programs", "code"])
 def test_what_is_not_as_it_was_is_made_anew(
     how: str, folder: PreparedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,14 +163,59 @@ def test_what_is_not_as_it_was_is_made_anew(
         (path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
     elif how == "other programs":
         monkeypatch.setattr(entry_module, "FORMAT", entry_module.FORMAT + 1)
+    elif how == "code":
+        monkeypatch.setattr("kamado_models.language.prepared.code_mark", lambda folder: "another one")
     elif how == "cut":
         entry.path.write_bytes(data[: len(data) // 2])
     else:
         data[len(data) // 2] ^= 16
         entry.path.write_bytes(data)
     second = loads(path, found=False)
-    assert (second["logprobs"] == first["logprobs"]) == (how in ("damaged", "cut", "other programs"))
+    assert (second["logprobs"] == first["logprobs"]) == (how in ("damaged", "cut", "other programs", "code"))
     same(second, loads(path, found=True))
+
+
+@pytest.mark.parametrize(("what", "error"), [("facts_of_json", KeyError), ("fill", Unusable)])
+def test_what_does_not_fit_after_all_makes_room(
+    what: str, error: type[Exception], folder: PreparedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be found, and of no use, for ever."""
+
+    def fails(*_: Any) -> None:
+        raise error("another kind")
+
+    path = tiny.build("llama", tmp_path, **SIZES)
+    first = loads(path, found=False)
+    with folder.entries()[0].path.open("rb") as old:  # so that its number stays taken
+        with monkeypatch.context() as patch:
+            patch.setattr(f"kamado_models.language.prepared.{what}", fails)
+            loads(path, found=False)
+        assert not os.path.samestat(os.fstat(old.fileno()), folder.entries()[0].path.stat())
+    same(first, loads(path, found=True))
+
+
+def test_a_pipeline_that_does_not_fit_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kamado_models.diffusion import prepared
+
+    def fails(*_: Any) -> None:
+        raise Unusable("another kind")
+
+    monkeypatch.setattr(prepared, "fill", fails)
+    refused: list[str] = []
+    entry: Any = SimpleNamespace(find=lambda: "file", refuse=refused.append)
+    plan: Any = SimpleNamespace(lanes=(), device="cpu")
+    assert prepared.found_in(entry, {}, plan) is None
+    assert refused == ["file"]
+
+
+def test_a_limit_that_is_none_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before others leave memory for the model, or its draft comes."""
+    path = tiny.build("llama", tmp_path, **SIZES)
+    monkeypatch.setenv(LIMIT, "much")
+    with kamado.Runtime(device="cpu", memory="2GiB") as runtime:
+        monkeypatch.setattr(runtime._keeper, "make_room", None)
+        with pytest.raises(kamado.InvalidRequest, match=LIMIT):
+            runtime.load(path, quant="int8")
 
 
 def test_it_is_off_or_cannot_be_written(
@@ -192,6 +240,26 @@ def test_an_unloaded_model_lets_go_of_what_is_not_written(tmp_path: Path, folder
         model.unload()
         assert runtime._keeping._pending == set()
     assert folder.entries() == []
+
+
+def test_unloading_does_not_wait_for_hashes(
+    tmp_path: Path, folder: PreparedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, *, progress: Any) -> str:
+        for _ in range(6000):
+            progress(1)
+            time.sleep(0.01)
+        raise AssertionError("nobody stopped it")
+
+    path = tiny.build("llama", tmp_path, **SIZES)
+    monkeypatch.setattr("kamado.checkpoint.digest.hash_file", slow)
+    begin = time.monotonic()
+    with kamado.Runtime(device="cpu", memory="2GiB") as runtime:
+        model = runtime.load(path, quant="int8", kv_tokens=512)
+        (pending,) = runtime._keeping._pending
+        pending.begin()
+        model.unload()
+    assert folder.entries() == [] and time.monotonic() - begin < 50
 
 
 def test_whoever_is_interrupted_does_not_wait(tmp_path: Path, folder: PreparedFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
-from kamado.weights.prepared.entry import LEAST_BYTES, Entry
+from kamado.weights.prepared.entry import LEAST_BYTES, Entry, code_mark
 from kamado.weights.prepared.file import Unusable
 from kamado.weights.prepared.modules import fill
 
@@ -42,6 +43,7 @@ def entry_of(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> Entry 
             "components": components,
             "files": {name: [files.index(path) for path in paths] for name, paths in sources.items()},
             "dtypes": {lane.lane: lane.dtype for lane in plan.lanes},
+            "code": code_mark(Path(__file__).parent),
         },
         quant=plan.quant,
         dtype=plan.dtype,
@@ -51,9 +53,9 @@ def entry_of(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> Entry 
 
 def found_in(entry: Entry | None, built: Mapping[str, Any], plan: Plan) -> dict[str, Any] | None:
     """What `build_components` returned, with the weights that an earlier load has left; None where there are none that
-    fit, and then `built` is as it was."""
+    fit, and then `built` is as it was, and they are deleted."""
     file = entry.find() if entry is not None else None
-    if file is None:
+    if entry is None or file is None:
         return None
     dtypes = {lane.lane: getattr(torch, lane.dtype) for lane in plan.lanes}
     try:
@@ -63,6 +65,7 @@ def found_in(entry: Entry | None, built: Mapping[str, Any], plan: Plan) -> dict[
         models = modules_of(components)
         fill(models, file, plan.device)
     except (*RAISED_BY_MODELS, Unusable):
+        entry.refuse(file)
         return None
     for model in models.values():
         model.eval()

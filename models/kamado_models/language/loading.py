@@ -124,11 +124,11 @@ def _loaded(
         undone.callback(execution.close)
     if outside is not None:
         execution = replace(execution, close=_in_turn(execution.close, outside.close))
+    known = _facts(checkpoint, plan, model, stepwise=env.deterministic)
     if kept is not None:
         pending = kept.write(facts.as_json())
         after_first_result(execution.lane, pending.begin)
         execution = replace(execution, close=_in_turn(pending.abandon, execution.close))
-    known = _facts(checkpoint, plan, model, stepwise=env.deterministic)
     return LanguageModel(checkpoint, plan, model, tokenizer, execution, known, draft=env.draft)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, LoadEnvironment
 from kamado.kernels.native import library_mark
 from kamado.memory.plan import Plan
-from kamado.weights.prepared.entry import LEAST_BYTES, Entry, Kept
+from kamado.weights.prepared.entry import LEAST_BYTES, Entry, Kept, code_mark
 from kamado.weights.prepared.file import Mapped, Unusable
 from kamado.weights.prepared.modules import fill
 from kamado.weights.quantized.tensor import is_quantized
@@ -71,6 +72,7 @@ def facts_of_json(told: Mapping[str, Any]) -> Facts:
 class Found:
     """What an earlier load has left."""
 
+    entry: Entry
     file: Mapped
     facts: Facts
 
@@ -86,13 +88,14 @@ class Found:
         return model
 
     def model(self, checkpoint: Checkpoint, plan: Plan) -> Any | None:
-        """transformers' model; None where the weights do not fit it."""
+        """transformers' model; None where the weights do not fit it, which are deleted then."""
         config, model_class = transformers_classes(checkpoint)
         try:
             with library_call(), torch.device("meta"):
                 model = model_class._from_config(deepcopy(config), dtype=getattr(torch, plan.dtype))
             fill({"": model}, self.file, plan.device)
         except (*RAISED_BY_MODELS, Unusable):
+            self.entry.refuse(self.file)
             return None
         model.eval()
         model.requires_grad_(False)
@@ -111,7 +114,7 @@ def entry_of(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> Entry 
         checkpoint,
         files=[tensor.file for tensor in checkpoint.tensors.values()],
         what="language",
-        config=checkpoint.config,
+        config={"model": checkpoint.config, "code": code_mark(Path(__file__).parent)},
         quant=plan.quant,
         dtype=plan.dtype,
         device=plan.device,
@@ -119,13 +122,14 @@ def entry_of(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> Entry 
 
 
 def found_in(entry: Entry | None) -> Found | None:
-    """What is there."""
+    """What is there, and of use."""
     file = entry.find() if entry is not None else None
-    if file is None:
+    if entry is None or file is None:
         return None
     try:
-        return Found(file, facts_of_json(file.told["facts"]))
+        return Found(entry, file, facts_of_json(file.told["facts"]))
     except _DAMAGED:
+        entry.refuse(file)
         return None
 
 

@@ -37,11 +37,15 @@ def file_digest(path: Path, *, home: Path | None = None) -> str:
     return file_digests([path], home=home)[path]
 
 
-def file_digests(paths: Iterable[Path], *, home: Path | None = None) -> dict[Path, str]:
+def file_digests(
+    paths: Iterable[Path], *, home: Path | None = None, progress: Callable[[int], None] | None = None
+) -> dict[Path, str]:
     """SHA-256 of the files, by path, from the cache of the store at `home` where path, size, time of change and inode
     are the same. The cache is read once, and written once if need be.
 
-    A store that cannot be written costs only the cache. Raises UnsupportedCheckpoint if a file cannot be read.
+    `progress` gets the bytes read so far of the file that is read, and may stop it by raising InterruptedError, which
+    is passed on. A store that cannot be written costs only the cache. Raises UnsupportedCheckpoint if a file cannot be
+    read.
     """
     home = home or digests_home()
     known = _read(home / _CACHE)
@@ -49,9 +53,11 @@ def file_digests(paths: Iterable[Path], *, home: Path | None = None) -> dict[Pat
     try:
         for path in paths:
             key = _key(path)
-            digests[path] = known.get(key) or hash_file(path)
+            digests[path] = known.get(key) or hash_file(path, progress=progress)
             if key not in known and key == _key(path):
                 new[key] = digests[path]
+    except InterruptedError:
+        raise
     except OSError as error:
         raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
     finally:  # what was hashed before Ctrl-C came, too

@@ -65,7 +65,7 @@ class Entry:
             "device": device.partition(":")[0],
             "kernels": FORMS if device == "cpu" and native() is not None else None,
             "versions": _versions(),
-            "code": _code(_OWN_CODE),
+            "code": code_mark(_OWN_CODE / "weights", _OWN_CODE / "kernels"),
         }
 
     def find(self) -> Mapped | None:
@@ -107,7 +107,12 @@ class Entry:
         told = {"tensors": described.tensors, "facts": dict(facts), "reference": self._reference}
 
         def write(going_on: Any) -> None:
-            digests = {str(path): digest for path, digest in file_digests(self._files).items()}
+            def check(_: int) -> None:
+                if not going_on():
+                    raise InterruptedError("the model is not there any more")
+
+            found = file_digests(self._files, progress=check)
+            digests = {str(path): digest for path, digest in found.items()}
             if marks(self._checkpoint) != self._marks:
                 return  # what was read may be neither the one nor the other
             key = self._key(digests)
@@ -144,11 +149,11 @@ def _versions() -> str:
 
 
 @cache
-def _code(folder: Path) -> str:
-    """Changes with the programs that prepare weights, also where their version does not."""
+def code_mark(*folders: Path) -> str:
+    """Changes with the programs in there that prepare weights, also where their version does not."""
     digest = hashlib.sha256()
-    for part in ("weights", "kernels"):
-        for path in sorted((folder / part).rglob("*.py")):
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
             status = path.stat()
-            digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(f"{path.relative_to(folder.parent)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
