@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,35 @@ def test_what_cannot_be_compiled_runs_as_ever(
     for one, other in zip(_pictures(compiled, "flux"), _pictures(plain, "flux"), strict=True):
         assert float(numpy.abs(one - other).max()) < 1e-4
     assert _figures(runtime, compiled)["compiled"]["notes"]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_compiler_that_fails_breaks_no_picture(
+    when: str, folders: Any, runtime: kamado.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def compiler(function: Any, **_: Any) -> Any:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = "somewhere"
+        if when == "at once":
+            raise RuntimeError("not for this Python\nand more")
+
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) > 2:
+                raise ValueError("it broke")
+            return function(*args, **kwargs)
+
+        return compiled
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(torch, "compile", compiler)
+    plain, compiled = runtime.load(folders["flux"]), runtime.load(folders["flux"], compile="full")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    for one, other in zip(_pictures(compiled, "flux"), _pictures(plain, "flux"), strict=True):
+        assert float(numpy.abs(one - other).max()) < 1e-4
+    notes = _figures(runtime, compiled)["compiled"]["notes"]
+    assert ("RuntimeError: not for this Python" if when == "at once" else "ValueError: it broke") in notes
 
 
 def test_other_results_are_not_used(folders: Any, runtime: kamado.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

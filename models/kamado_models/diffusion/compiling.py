@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from kamado.memory.shortage import is_shortage
 from kamado.weights.quantized.floats import DynamicFloats, can_scale_rows, dynamic_product
 from kamado.weights.quantized.tensor import is_quantized
 
@@ -78,9 +79,12 @@ class _Class:
         self._forms: set[Any] = set()
         # torch keeps what it compiled with the code, and a limit of it: no other model is to use it up.
         code = _call.__code__.replace(co_name=f"call_{kind.__name__}_{id(self):x}")
-        self._compiled: Callable[..., Any] = torch.compile(
-            types.FunctionType(code, globals()), backend=BACKEND, dynamic=False
-        )
+        self._compiled: Callable[..., Any] = types.FunctionType(code, globals())
+        try:
+            with environment_kept():  # the compiler is imported here
+                self._compiled = torch.compile(self._compiled, backend=BACKEND, dynamic=False)
+        except RuntimeError as error:  # not for this Python, or this system
+            self.note = _said(error)
 
     def region(self, block: nn.Module) -> Callable[..., Any]:
         """What `block` runs in place of its forward."""
@@ -94,7 +98,13 @@ class _Class:
             form = _form((args, kwargs))
             if form not in self._forms:
                 return self._first(form, inside, usual, args, kwargs)
-            return self._compiled(inside, *args, **kwargs)
+            try:
+                return self._compiled(inside, *args, **kwargs)
+            except Exception as error:  # a size that is known may still be compiled anew, for another block
+                if is_shortage(error):
+                    raise
+                self.note = _said(error)
+                return usual(*args, **kwargs)
 
         return run
 
@@ -108,7 +118,7 @@ class _Class:
             with environment_kept():  # the compiler tells itself things through it
                 found = self._compiled(inside, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever compilers raise; blocks run as ever
-            self.note = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            self.note = _said(error)
             return wanted
         if not _alike(found, wanted):
             self.note = "compiled blocks give other results"
@@ -158,6 +168,11 @@ def in_channels_last(model: nn.Module) -> None:
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Conv2d) and weight is not None and not is_quantized(weight):
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def _said(error: Exception) -> str:
+    """Its first line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _call(block: Any, *args: Any, **kwargs: Any) -> Any:

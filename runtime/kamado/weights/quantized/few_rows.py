@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.gpu import has_kernels
+from ...memory.shortage import is_shortage
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _FLOATS_FROM = (8, 9)
 """Compute capability: GPUs before do not know 8-bit floats."""
+_failed: set[tuple[torch.device, torch.dtype, torch.dtype, int]] = set()
+"""Of which a product could not be made."""
 
 
 def product(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -25,9 +28,16 @@ def product(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     columns = x.shape[-1]
     rows = x.numel() // max(columns, 1)
     group = columns // scale.shape[1]
-    if not 0 < rows <= MAX_ROWS or not can_multiply(x.device, x.dtype, values.dtype, 0 if group == columns else group):
+    kind = x.device, x.dtype, values.dtype, 0 if group == columns else group
+    if not 0 < rows <= MAX_ROWS or kind in _failed or not can_multiply(*kind):
         return None
-    return _product(x.reshape(rows, columns), values, scale, bias).view(*x.shape[:-1], scale.shape[0])
+    try:
+        return _product(x.reshape(rows, columns), values, scale, bias).view(*x.shape[:-1], scale.shape[0])
+    except Exception as error:  # whatever compilers raise, of larger sizes than were tried
+        if is_shortage(error):
+            raise
+        _failed.add(kind)
+        return None
 
 
 @cache
