@@ -108,14 +108,16 @@ class Scheduler:
         return is_late, self._used_s[queue.account], queue.lane == queue.account, queue.lane
 
     def _follow(self) -> bool:
-        """Tasks that now need another lane move to that lane's queue. False: there are none."""
+        """Tasks that now need another lane move to that lane's queue. False: there are none. Queues without tasks go:
+        their lane may never come back."""
         moved = False
-        for queue in list(self._queues.values()):
-            key = (queue.lane, queue.account)
+        for key, queue in list(self._queues.items()):
             for entry in [entry for entry in queue.entries if (entry.task.lane, entry.task.account) != key]:
                 queue.entries.remove(entry)
                 self._enqueue(entry, stays_active=entry.task.account == queue.account)
                 moved = True
+            if not queue.entries:
+                del self._queues[key]
         return moved
 
     def _enqueue(self, entry: Entry, *, stays_active: bool = False) -> None:

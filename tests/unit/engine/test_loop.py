@@ -217,6 +217,18 @@ def test_lanes_take_turns_by_the_time_they_use() -> None:
     assert longest <= 2, "the chat stalled behind the picture"
 
 
+def test_models_that_came_and_left_make_no_step_longer() -> None:
+    residency = Residency()
+    loop = Loop(residency)
+    for number in range(20):
+        residency.add(CountLane(f"model#{number}"))
+        loop.add(CountTask(f"r{number}", 3, lane=f"model#{number}"))
+        while len(loop.scheduler):
+            loop.step()
+        residency.remove(f"model#{number}")
+    assert len(loop.scheduler._queues) <= 1
+
+
 @pytest.mark.parametrize(("chat_s", "picture_s"), [(3, 1), (1, 1), (1, 5)])
 def test_what_somebody_watches_waits_for_one_step_of_others_at_most(chat_s: int, picture_s: int) -> None:
     """Also where its own steps are the longer ones, and then without taking more than its turn."""
