@@ -197,15 +197,17 @@ def test_what_does_not_fit_after_all_makes_room(
 def test_a_pipeline_that_does_not_fit_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     from kamado_models.diffusion import prepared
 
-    def fails(*_: Any) -> None:
-        raise Unusable("another kind")
-
-    monkeypatch.setattr(prepared, "fill", fails)
     refused: list[str] = []
     entry: Any = SimpleNamespace(find=lambda: "file", refuse=refused.append)
     plan: Any = SimpleNamespace(lanes=(), device="cpu")
-    assert prepared.found_in(entry, {}, plan) is None
-    assert refused == ["file"]
+    for why, wanted in ((MemoryError(), []), (KeyError(), ["file"])):
+
+        def fails(*_: Any, why: Exception = why) -> None:
+            raise Unusable("another kind") from why
+
+        monkeypatch.setattr(prepared, "fill", fails)
+        assert prepared.found_in(entry, {}, plan) is None
+        assert refused == wanted, "where memory is short, the file is as good as before"
 
 
 def test_a_limit_that_is_none_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

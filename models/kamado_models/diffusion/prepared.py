@@ -13,6 +13,7 @@ from torch import nn
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import LoadEnvironment
 from kamado.memory.plan import Plan
+from kamado.memory.shortage import is_shortage
 from kamado.weights.prepared.entry import LEAST_BYTES, Entry, code_mark
 from kamado.weights.prepared.file import Unusable
 from kamado.weights.prepared.modules import fill
@@ -64,8 +65,9 @@ def found_in(entry: Entry | None, built: Mapping[str, Any], plan: Plan) -> dict[
         }
         models = modules_of(components)
         fill(models, file, plan.device)
-    except (*RAISED_BY_MODELS, Unusable):
-        entry.refuse(file)
+    except (*RAISED_BY_MODELS, Unusable) as error:
+        if not is_shortage(error):
+            entry.refuse(file)
         return None
     for model in models.values():
         model.eval()

@@ -18,6 +18,7 @@ from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, LoadEnvironment
 from kamado.kernels.native import library_mark
 from kamado.memory.plan import Plan
+from kamado.memory.shortage import is_shortage
 from kamado.weights.prepared.entry import LEAST_BYTES, Entry, Kept, code_mark
 from kamado.weights.prepared.file import Mapped, Unusable
 from kamado.weights.prepared.modules import fill
@@ -94,8 +95,9 @@ class Found:
             with library_call(), torch.device("meta"):
                 model = model_class._from_config(deepcopy(config), dtype=getattr(torch, plan.dtype))
             fill({"": model}, self.file, plan.device)
-        except (*RAISED_BY_MODELS, Unusable):
-            self.entry.refuse(self.file)
+        except (*RAISED_BY_MODELS, Unusable) as error:
+            if not is_shortage(error):
+                self.entry.refuse(self.file)
             return None
         model.eval()
         model.requires_grad_(False)
