@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 
 PROMPT = "Why is the sky blue?"
 STAGES = """
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--quant", default="int8")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory", default="4GiB")
-    parser.add_argument("--reps", type=int, default=7)
+    parser.add_argument("--reps", type=counting, default=7)
     parser.add_argument("--no-prepared", action="store_true", help="quantize in every run")
     parser.add_argument("--stages", action="store_true", help="print where the time goes")
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
@@ -143,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from flux_layout import FLUX_LAYOUTS, write_flux
 from layouts import LAYOUTS, write_layout
-from machine import description, write
+from machine import counting, description, run_program, write
 from pairs import in_turns, line, summary
 from pictures import timed
 from text import PEERS, kamado_engine
@@ -172,12 +172,12 @@ def main() -> None:
     parser.add_argument("--layout", choices=LAYOUTS, default="llama-8b")
     parser.add_argument("--flux", choices=FLUX_LAYOUTS, default="flux-half")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
-    parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=8, help="of a picture")
-    parser.add_argument("--size", type=int, default=1024, help="of a picture, in pixels")
-    parser.add_argument("--reps", type=int, default=6)
+    parser.add_argument("--prompt", type=counting, default=32, help="tokens of each prompt")
+    parser.add_argument("--tokens", type=counting, default=128, help="tokens of each answer")
+    parser.add_argument("--streams", type=counting, default=64)
+    parser.add_argument("--steps", type=counting, default=8, help="of a picture")
+    parser.add_argument("--size", type=counting, default=1024, help="of a picture, in pixels")
+    parser.add_argument("--reps", type=counting, default=6)
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
     arguments = parser.parse_args()
     arguments.dtype = "float32" if arguments.device == "cpu" else "bfloat16"
@@ -198,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

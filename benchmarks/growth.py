@@ -41,7 +41,7 @@ from typing import Any
 import torch
 from growth_plots import plot
 from layouts import LAYOUTS, write_layout
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 from pairs import rounded
 
 import kamado
@@ -205,12 +205,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quant")
     parser.add_argument("--memory", help="Kamado's budget  [most of what is free]")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--contexts", type=int, nargs="*", default=[128, 256, 512, 1024, 2048, 4096, 8192])
-    parser.add_argument("--depth", type=int, default=32, help="tokens of prompt of each of several streams")
-    parser.add_argument("--tokens", type=int, default=32, help="made in each answer")
-    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--threads", type=counting)
+    parser.add_argument("--streams", type=counting, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--contexts", type=counting, nargs="*", default=[128, 256, 512, 1024, 2048, 4096, 8192])
+    parser.add_argument("--depth", type=counting, default=32, help="tokens of prompt of each of several streams")
+    parser.add_argument("--tokens", type=counting, default=32, help="made in each answer")
+    parser.add_argument("--reps", type=counting, default=3)
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
     parser.add_argument("--plots", metavar="FOLDER", help="write growth-*.png there")
     parser.add_argument(
@@ -224,4 +224,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

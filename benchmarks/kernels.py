@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from machine import description, write
+from machine import counting, description, run_program, write
 
 from kamado.kernels.native import Native, installed
 from kamado.kernels.tiles import GROUP, to_tiles
@@ -88,9 +88,9 @@ def float_run(layers: list[Any], rows: int) -> Run:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 512])
-    parser.add_argument("--reps", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rows", type=counting, nargs="+", default=[1, 4, 16, 512])
+    parser.add_argument("--reps", type=counting, default=9)
+    parser.add_argument("--threads", type=counting, default=torch.get_num_threads())
     parser.add_argument("--write", metavar="NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -128,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import torch
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 from torch import Tensor
 
 import kamado
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=list(KV_DTYPES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", nargs="+", default=["1x128", "1x1900", "8x500", "8x1800"])
-    parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--reps", type=counting, default=5)
     parser.add_argument("--write", metavar="NAME")
     arguments = parser.parse_args()
     print(machine := description(arguments.device))
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -22,8 +22,11 @@ import sys
 import time
 from typing import Any
 
-import llama_cpp as lib
-import numpy as np
+try:
+    import llama_cpp as lib
+    import numpy as np
+except ImportError as error:
+    sys.exit(f"{error} in {sys.executable}; `peers.py --python` names an environment that has llama-cpp-python")
 
 FILE_TYPES = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7}
 """Of `enum llama_ftype`."""

@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 import transformers
 
 import kamado
+from kamado.errors import KamadoError
 from kamado.memory.devices import resolve_device
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +37,23 @@ def description(device: str = "cpu") -> dict[str, Any]:
         "transformers": transformers.__version__,
         "kamado": kamado.__version__,
     }
+
+
+def counting(text: str) -> int:
+    """A whole number from 1, for argparse. Raises ValueError."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """What Kamado refuses is said in a line, and the exit status is as `kamado` has it."""
+    try:
+        main()
+    except KamadoError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
 
 
 def model_name(reference: str) -> str:

@@ -46,7 +46,7 @@ from typing import Any
 import torch
 from gguf_layout import write_gguf_layout
 from layouts import LAYOUTS
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 from pairs import Measure, in_turns, line, summary
 from peer_process import IdleWatch, Peer, PeerFailed
 from peer_sides import Generate, Kamado, LlamaCpp, Side
@@ -250,11 +250,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2:135m")
     parser.add_argument("--layout", choices=LAYOUTS, help="random weights of this layout instead of a model")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="[all]")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--reps", type=int, default=9, help="pairs of each row")
-    parser.add_argument("--tokens", type=int, default=64, help="made in each answer")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens that prefill reads")
-    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--threads", type=counting, default=torch.get_num_threads())
+    parser.add_argument("--reps", type=counting, default=9, help="pairs of each row")
+    parser.add_argument("--tokens", type=counting, default=64, help="made in each answer")
+    parser.add_argument("--prompt", type=counting, default=512, help="tokens that prefill reads")
+    parser.add_argument("--streams", type=counting, default=16)
     parser.add_argument("--memory", help="Kamado's budget  [most of what is free]")
     parser.add_argument("--work", help="folder that keeps GGUF files for the next run  [a temporary one]")
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
@@ -271,6 +271,6 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     try:
-        main()
+        run_program(main)
     except PeerFailed as error:
         raise SystemExit(str(error)) from None

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from layouts import PICTURE_LAYOUTS, write_picture_layout
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 from pairs import in_turns, summary
 
 import kamado
@@ -195,8 +195,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--chat", default="smollm2:135m")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--reps", type=int, default=12)
+    parser.add_argument("--steps", type=counting, default=25)
+    parser.add_argument("--reps", type=counting, default=12)
     parser.add_argument(
         "--tests", nargs="+", choices=("overhead", "host", "together", "chat"), default=["overhead", "together"]
     )
@@ -222,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

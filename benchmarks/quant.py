@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from layouts import LAYOUTS, write_layout
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 
 import kamado
 from kamado.memory.devices import DeviceFacts
@@ -116,9 +116,9 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="+", help="default: none, and every one that the device can run")
     parser.add_argument("--files", nargs="*", default=[])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--tokens", type=counting, default=32)
+    parser.add_argument("--prompt", type=counting, default=256)
+    parser.add_argument("--reps", type=counting, default=3)
     parser.add_argument("--write", metavar="NAME")
     arguments = parser.parse_args()
     machine = description(arguments.device)
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 
 import kamado
 from kamado.sampling import stops
@@ -131,14 +131,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quant")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--reps", type=int, default=5)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1])
+    parser.add_argument("--tokens", type=counting, default=128)
+    parser.add_argument("--reps", type=counting, default=5)
+    parser.add_argument("--streams", type=counting, nargs="+", default=[1])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--write", metavar="NAME")
     drafts = parser.add_mutually_exclusive_group()
     drafts.add_argument("--draft", metavar="REF")
-    drafts.add_argument("--deepened", type=int, metavar="N")
+    drafts.add_argument("--deepened", type=counting, metavar="N")
     args = parser.parse_args()
     machine, rows = description(args.device), []
     with tempfile.TemporaryDirectory() as folder, kamado.Runtime(device=args.device) as runtime:
@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from layouts import LAYOUTS, write_layout
-from machine import description, model_name, write
+from machine import counting, description, model_name, run_program, write
 from transformers import GenerationConfig
 
 import kamado
@@ -138,10 +138,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--memory", help="Kamado's budget; by default 8GiB on a CPU, 40GiB on a GPU")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16])
-    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens made for each prompt")
-    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--streams", type=counting, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--prompt", type=counting, default=32, help="tokens of each prompt")
+    parser.add_argument("--tokens", type=counting, default=64, help="tokens made for each prompt")
+    parser.add_argument("--reps", type=counting, default=3)
     parser.add_argument("--engines", nargs="*", choices=PEERS, default=list(PEERS), help="what to compare with")
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
     arguments = parser.parse_args()
@@ -177,4 +177,4 @@ def compare(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

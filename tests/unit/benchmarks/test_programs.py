@@ -29,6 +29,25 @@ def run(name: str, home: Path, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("text.py", "--streams", "0"), 2),
+        (("quant.py", "--layout", "tiny", "--schemes", "nonsense"), 2),
+        (("speculation.py", "--model", "nonsense"), 4),
+        (("llama_cpp_side.py",), 1),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(words: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAMS / words[0]), *words[1:]]
+    if words[0] == "llama_cpp_side.py" and importlib.util.find_spec("llama_cpp") is not None:
+        pytest.skip("it is here")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KAMADO_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.strip() and "Traceback" not in done.stderr
+
+
 def test_peers(tmp_path: Path) -> None:
     small = ("--layout", "tiny", "--reps", 1, "--tokens", 4, "--memory", "200MB", "--work", tmp_path / "work")
     said = run("peers.py", tmp_path / "home", *small)
