@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,6 +179,7 @@ def test_locks_keep_threads_apart(store: Store) -> None:
 COUNT = """
 import sys
 from pathlib import Path
+from typing import Any
 from kamado.checkpoint.store import Store
 store, counter = Store(Path(sys.argv[1])), Path(sys.argv[2])
 for _ in range(60):
@@ -223,7 +225,7 @@ def test_digests_are_cached_until_the_file_changes(home: Path, tmp_path: Path, m
     known = file_digest(path)
     assert known == hashlib.sha256(b"abc").hexdigest()
     with monkeypatch.context() as patch:
-        patch.setattr(digest, "hash_file", lambda path: pytest.fail("it was hashed again"))
+        patch.setattr(digest, "hash_file", lambda path, **_: pytest.fail("it was hashed again"))
         assert file_digest(path) == known
     path.write_bytes(b"abd")
     assert file_digest(path) == hashlib.sha256(b"abd").hexdigest()
@@ -238,7 +240,7 @@ def test_no_digest_is_lost_to_another_writer(home: Path, tmp_path: Path, monkeyp
     paths = [tmp_path / str(number) for number in range(8)]
     together = threading.Barrier(len(paths))
 
-    def hashed(path: Path) -> str:
+    def hashed(path: Path, **_: Any) -> str:
         together.wait(20)
         return hash_file(path)
 
@@ -261,7 +263,7 @@ def test_of_many_digests_the_newest_are_kept(home: Path, tmp_path: Path, monkeyp
         (tmp_path / name).write_bytes(name.encode())
         file_digest(tmp_path / name)
     file_digest(tmp_path / "z")
-    monkeypatch.setattr(digest, "hash_file", lambda path: f"hashed {path.name}")
+    monkeypatch.setattr(digest, "hash_file", lambda path, **_: f"hashed {path.name}")
     found = [file_digest(tmp_path / name) for name in "zdc"]
     assert found == [hashlib.sha256(name.encode()).hexdigest() for name in "zdc"]
     assert file_digest(tmp_path / "a") == "hashed a"
