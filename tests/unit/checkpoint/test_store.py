@@ -276,7 +276,7 @@ def test_what_was_hashed_before_an_error_or_ctrl_c_is_kept(
     for path in paths:
         path.write_bytes(path.name.encode())
 
-    def hashed(path: Path) -> str:
+    def hashed(path: Path, **_: Any) -> str:
         if path.name == "c":
             raise KeyboardInterrupt
         return hash_file(path)
