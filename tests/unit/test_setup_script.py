@@ -30,6 +30,7 @@ case "$1 $2" in
         shift 4
         echo "pip $*" >>"$FAKE_LOG"
         sleep "${FAKE_SLEEP:-0}"
+        for ((i = 0; i < 1200; i++)); do [[ -e ${FAKE_HOLD:-} ]] || break; sleep 0.05; done
         if [[ -n ${FAKE_FAIL:-} && "$*" == *"$FAKE_FAIL"* ]]; then echo "ERROR: cannot have it"; exit 1; fi ;;
     *) echo "unexpected: $*" >&2; exit 9 ;;
 esac
@@ -81,7 +82,7 @@ class Repository:
 
     def run(self, level: str = "base", *, gpu: bool = False, **environment: str) -> tuple[int, str, str]:
         process = self.start(level, gpu=gpu, **environment)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
     def asked(self) -> list[str]:
@@ -143,22 +144,28 @@ def test_a_moved_clone_is_set_up_anew(repository: Repository) -> None:
 
 def test_two_at_once_install_once(repository: Repository) -> None:
     both = [repository.start(FAKE_SLEEP="0.2") for _ in range(2)]
-    assert [process.communicate(timeout=30)[0] for process in both] == ["done\n", "done\n"]
+    assert [process.communicate(timeout=120)[0] for process in both] == ["done\n", "done\n"]
     assert repository.asked() == ["venv", "pip setuptools", f"pip {_torch()}+cpu", "pip kamado"]
 
 
-def test_a_killed_set_up_is_begun_anew_once_its_pip_has_ended(repository: Repository) -> None:
-    process = repository.start(FAKE_SLEEP="0.5")
-    deadline = time.monotonic() + 20
+def test_a_killed_set_up_is_begun_anew_once_its_pip_has_ended(repository: Repository, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    process = repository.start(FAKE_HOLD=str(hold))
+    deadline = time.monotonic() + 60
     while not (repository.log.exists() and "pip" in repository.log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
     process.wait()
     repository.asked()
-    status, _, err = repository.run()
-    assert status == 0
-    assert err.splitlines()[0] == "kamado: waiting for another set-up of this folder"
+    with repository.start() as second:
+        assert second.stderr is not None
+        assert second.stderr.readline() == "kamado: waiting for another set-up of this folder\n"
+        assert repository.asked() == []
+        hold.unlink()
+        second.communicate(timeout=60)
+    assert second.returncode == 0
     assert repository.asked()[0] == "venv"
 
 
