@@ -29,6 +29,8 @@ class TokenSequence:
     index: int = 0
     """Which of the request's answers this is; each has random numbers of its own."""
     logprobs: int | None = None
+    most_tokens: int | None = None
+    """With so many tokens, prompt and answer together, it ends; it may end before. None: nobody knows."""
     source: tuple[int, ...] = ()
     """Encoder input tokens of an encoder-decoder model; otherwise empty."""
     num_computed: int = 0

@@ -11,7 +11,7 @@ import torch
 
 import kamado
 import tiny
-from kamado.kernels.gpu import has_kernels
+from kamado.kernels.gpu import download, has_kernels
 
 PROMPTS = [[8 + (7 * row + 3 * column) % 250 for column in range(5 + 11 * row)] for row in range(6)]
 # Fused; fused with norms of heads; in place with a softcap, with windows.
@@ -133,6 +133,41 @@ def test_another_thread_may_use_the_gpu_meanwhile(runtime: kamado.Runtime, tmp_p
         ends.set()
         thread.join()
     assert not faults and _graphs(runtime, model)["sizes"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.8, "seed": 3, "logprobs": 2},
+        {"temperature": 1.4, "top_p": 0.9, "seed": 1},
+        {"repetition_penalty": 1.1, "temperature": 0.7, "seed": 2},
+    ],
+)
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_steps_launched_ahead_are_those_asked_for(
+    name: str, changes: dict[str, Any], runtime: kamado.Runtime, tmp_path: Path
+) -> None:
+    folder = tiny.build(name, tmp_path / name)
+    plain, ahead = (runtime.load(folder, dtype="float32", kv_tokens=4096, speculation="off") for _ in range(2))
+    plain._tenant.loaded.lanes[0].ahead.stop("for this test")
+    for count in (1, 6):  # sizes are recorded while they are asked for
+        for _ in range(2):
+            requests = _requests(max_tokens=60, **changes)[:count]
+            assert _answers(ahead, requests) == _answers(plain, requests)
+    figures = runtime.stats()["models"][ahead.owner]["ahead"]
+    assert figures["taken"] > 100 and "note" not in figures, figures
+
+
+def test_tokens_are_not_waited_for_behind_what_is_launched_later() -> None:
+    tensor = torch.arange(8, device="cuda")
+    waits = download(tensor + 1)
+    torch.cuda._sleep(2_000_000_000)  # about a second
+    end = torch.cuda.Event()
+    end.record()
+    assert waits().tolist() == list(range(1, 9))
+    assert not end.query(), "the device still sleeps"
+    torch.cuda.synchronize()
 
 
 def test_kernels_are_there() -> None:

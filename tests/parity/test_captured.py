@@ -24,20 +24,6 @@ WAITING = frozenset({"gpt2", "llama4"})
 
 
 @pytest.fixture
-def tapes(monkeypatch: pytest.MonkeyPatch) -> list[TapeGraphs]:
-    """Recorders of models loaded from now on, in order."""
-    made: list[TapeGraphs] = []
-
-    def recorder(device: Any) -> TapeGraphs:
-        made.append(TapeGraphs())
-        return made[-1]
-
-    monkeypatch.setattr(recording, "_has_graphs", lambda device: True)
-    monkeypatch.setattr(recording, "_recorder", recorder)
-    return made
-
-
-@pytest.fixture
 def runtime() -> Iterator[kamado.Runtime]:
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         yield runtime

@@ -53,11 +53,20 @@ Way = Callable[[FixedRows], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """One token of a step; two equal rows are the same work."""
+
     token: int
     position: int
     length: int
+    """Keys, the token's own included, from the first page that its sequence holds."""
     pages: list[int]
+    """That hold them, in order."""
+
+    def slot(self, block_tokens: int) -> int:
+        """Where its keys and values go."""
+        page, offset = divmod(self.length - 1, block_tokens)
+        return self.pages[page] * block_tokens + offset
 
 
 class _NotNow(Exception):
@@ -88,16 +97,15 @@ class _Recording:
     def nbytes(self) -> int:
         return self._fixed.nbytes + self.logits.nbytes
 
-    def stage(self, rows: Sequence[_Row], block_tokens: int, spare: int) -> None:
+    def stage(self, rows: Sequence[Row], block_tokens: int, spare: int) -> None:
         """Send what this step computes. `spare`: the page of rows that only pad."""
         if self._sent is not None:
             self._sent.synchronize()  # what was staged last has long been read, but for a step that failed
-        padding = [_Row(0, 0, 1, [spare])] * (len(self._held) - len(rows))
+        padding = [Row(0, 0, 1, [spare])] * (len(self._held) - len(rows))
         numbers: list[list[int]] = [[], [], [], []]
         for index, row in enumerate((*rows, *padding)):
-            page, offset = divmod(row.length - 1, block_tokens)
-            slot = row.pages[page] * block_tokens + offset
-            for column, number in zip(numbers, (row.token, row.position, slot, row.length), strict=True):
+            line = row.token, row.position, row.slot(block_tokens), row.length
+            for column, number in zip(numbers, line, strict=True):
                 column.append(number)
             if self._held[index] != row.pages:  # a page in as many steps as it has tokens
                 self._held[index] = row.pages
@@ -160,12 +168,12 @@ class CapturedSteps:
         """Logits (R, vocab), in order, of the last new token of each step and of its proposals, until the next call.
         None where these steps are to go through the modules; then nothing has been computed."""
         self.has_recorded = False
-        if not self._ways or not all(step.is_answering for step in steps) or self._is_hooked():
+        if not self.may_run(steps):
             return None
-        rows = _rows(steps, self._block_tokens)
+        rows = rows_of(steps, self._block_tokens)
         if len(rows) > self._max_rows:
             return None
-        size = rows_size(len(rows)), pages_size(max(len(row.pages) for row in rows))
+        size = _size(rows)
         recording = self._recordings.get(size)
         if recording is not None:
             recording.stage(rows, self._block_tokens, self._spare_page)
@@ -180,6 +188,28 @@ class CapturedSteps:
         logits, drawn = recording.logits[: len(rows)], drawn_places(steps)
         return logits if len(drawn) == len(rows) else logits[torch.tensor(drawn, device=logits.device)]
 
+    def may_run(self, steps: Sequence[TextStep]) -> bool:
+        """Whether steps of this kind are run from recordings now."""
+        return bool(self._ways) and all(step.is_answering for step in steps) and not self._is_hooked()
+
+    def launch(self, rows: Sequence[Row], tokens: Tensor) -> tuple[int, int] | None:
+        """Run the recorded forward of these rows with `tokens` (R,), which lie on the device, in place of theirs.
+        Returns what `logits` is asked with, until anything else is run; None: there is no recording of this size, and
+        nothing was done."""
+        size = _size(rows)
+        recording = self._recordings.get(size)
+        if recording is None:
+            return None
+        recording.stage(rows, self._block_tokens, self._spare_page)
+        recording.rows.tokens[: len(rows)].copy_(tokens)
+        recording.run()
+        return size
+
+    def logits(self, size: tuple[int, int], num_rows: int) -> Tensor | None:
+        """What was launched computes (R, vocab); None where its recording is gone."""
+        recording = self._recordings.get(size)
+        return recording.logits[:num_rows] if recording is not None else None
+
     def clear(self) -> int:
         """Let go of all recordings, which are made again when they are asked for. Returns their bytes."""
         freed = self.bytes
@@ -190,7 +220,7 @@ class CapturedSteps:
         self._hold(0)
         return freed
 
-    def _recorded(self, size: tuple[int, int], rows: Sequence[_Row]) -> _Recording | None:
+    def _recorded(self, size: tuple[int, int], rows: Sequence[Row]) -> _Recording | None:
         """A new recording, ready for these rows. None: it cannot be had, and nothing was changed but pages of the
         rows, which hold what a forward of them puts there."""
         begin = time.perf_counter()
@@ -213,7 +243,7 @@ class CapturedSteps:
         finally:
             self.seconds += time.perf_counter() - begin
 
-    def _made(self, way: Way, size: tuple[int, int], rows: Sequence[_Row]) -> _Recording:
+    def _made(self, way: Way, size: tuple[int, int], rows: Sequence[Row]) -> _Recording:
         made = _Recording(*size, self._device)
         made.stage(rows, self._block_tokens, self._spare_page)
         whole = self._reference(made.rows)
@@ -264,7 +294,12 @@ def pages_size(num_pages: int) -> int:
     return size
 
 
-def _rows(steps: Sequence[TextStep], block_tokens: int) -> list[_Row]:
+def _size(rows: Sequence[Row]) -> tuple[int, int]:
+    return rows_size(len(rows)), pages_size(max(len(row.pages) for row in rows))
+
+
+def rows_of(steps: Sequence[TextStep], block_tokens: int) -> list[Row]:
+    """Their new tokens, in order."""
     rows = []
     for step in steps:
         sequence, table = step.sequence, step.sequence.state
@@ -272,7 +307,7 @@ def _rows(steps: Sequence[TextStep], block_tokens: int) -> list[_Row]:
         for offset, token in enumerate(step.new_tokens):
             # Without the pages that nothing looks back to a sequence is as a shorter one: windows count from the query.
             length = start + offset + 1 - table.num_past * block_tokens
-            rows.append(_Row(token, start + offset, length, held[: -(-length // block_tokens)]))
+            rows.append(Row(token, start + offset, length, held[: -(-length // block_tokens)]))
     return rows
 
 

@@ -117,6 +117,7 @@ def _paged(
         speculation=speculation,
         guesses=env.speculation != "off",
         captured=lane.captured,
+        ahead=lane.ahead,
         step="native" if native is not None else "recorded" if lane.captured is not None else "modules",
     )
 

@@ -26,6 +26,7 @@ from kamado.speculation.draft import DraftModel
 from kamado.tasks.text import TextModel, TextTask
 from kamado.weights.outside.parked import ParkedModules, parked
 
+from .ahead import Ahead
 from .captured import CapturedSteps
 from .drafts import as_draft
 from .intake import TextFacts, TextIntake
@@ -48,6 +49,8 @@ class Execution:
     """Whether its requests guess."""
     captured: CapturedSteps | None = None
     """Its recorded forwards; None: it has none."""
+    ahead: Ahead | None = None
+    """What launches these before they are asked for."""
     step: str = "modules"
     """What computes the tokens of answers: `modules` of the library, `native`, one call of Kamado's own, or `recorded`,
     forwards of the modules played back."""
@@ -145,10 +148,11 @@ class LanguageModel:
         kv = {"kv_dtype": self.plan.kv_dtype} if self.plan.kv_tokens else {}
         shared = self.execution.speculation if self.execution.guesses else None
         guessed = {"speculation": shared.figures(drafts=self._draft is not None)} if shared is not None else {}
-        captured = self.execution.captured
+        captured, ahead = self.execution.captured, self.execution.ahead
         recorded = {"compile_s": round(captured.seconds, 3), "graphs": captured.figures()} if captured else {}
+        overlapped = {"ahead": ahead.figures()} if ahead is not None else {}
         how = {"batching": self.execution.batching, "step": self.execution.step}
-        return {**how, **kv, **self.execution.memory.usage(), **guessed, **recorded}
+        return {**how, **kv, **self.execution.memory.usage(), **guessed, **recorded, **overlapped}
 
     def idle_bytes(self) -> int:
         """See LoadedModel. Its state memory has its size for good."""

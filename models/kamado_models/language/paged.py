@@ -21,10 +21,11 @@ from kamado.memory.blocks import BlockTable, PagedMemory
 from kamado.memory.learned import Learning
 from kamado.sampling.sampler import Sampler
 from kamado.sampling.verify import accepted, drawn_rows
-from kamado.sequence import TextStep, TokenSequence, drawn_places
+from kamado.sequence import Drawn, TextStep, TokenSequence, drawn_places
 from kamado.speculation.costs import LaneSpeculation
 from kamado.weights.outside.tensors import device_of
 
+from .ahead import Ahead
 from .attention import MAX_PADDING, PackedStep, Rows, Span
 from .captured import CapturedSteps, FixedRows
 from .decoder import Decoder, DecoderForward
@@ -88,13 +89,15 @@ class PagedLane:
         self.device = device_of(model)
         self._modules = pages_forward(model, store)
         self.captured = captured(self)
+        self.ahead = Ahead(self.captured, memory, store.clear_slots) if self.captured is not None else None
+        self._ended = 0.0
 
     def close(self) -> None:
         """Give the model its former attention back."""
         self._native = None
         if self.captured is not None:
             self.captured.clear()
-            self.captured = None
+            self.captured = self.ahead = None
         self._modules.close()
 
     def run(self, works: Sequence[Work]) -> list[Any]:
@@ -102,7 +105,7 @@ class PagedLane:
         raises has changed nothing."""
         begin = time.perf_counter()
         steps = self._bounded([work.payload for work in works])
-        logits = self.captured.forward(steps) if self.captured is not None else None
+        logits = self.ahead.forward(steps) if self.ahead is not None else None
         if logits is None:
             with watched(self._learning, step_shape(steps), str(self.device)) as kept:
                 logits = self.forward(steps)
@@ -112,15 +115,25 @@ class PagedLane:
             if isinstance(result, Exception):
                 # NaN in a page would spread to whoever has the page next, through positions that are masked there.
                 self.store.clear(self._memory.spoil(step.sequence))
-        is_usual = self.captured is None or not self.captured.has_recorded
-        if self._speculation is not None and is_usual:
-            self._speculation.forward_done(
-                rows=len(steps),
-                tokens=sum(step.num_new for step in steps),
-                proposed=sum(len(step.proposed) for step in steps),
-                seconds=time.perf_counter() - begin,
-            )
+        self._timed(steps, begin)
         return results
+
+    def _timed(self, steps: Sequence[TextStep], begin: float) -> None:
+        """Tell how long the forward took that ends now, where that says something of the next one."""
+        before, self._ended = self._ended, time.perf_counter()
+        if self._speculation is None:
+            return
+        if self.ahead is not None and self.captured is not None:
+            if self.ahead.was_taken:
+                begin = before
+            elif self.captured.has_recorded or self.ahead.was_wrong:
+                return
+        self._speculation.forward_done(
+            rows=len(steps),
+            tokens=sum(step.num_new for step in steps),
+            proposed=sum(len(step.proposed) for step in steps),
+            seconds=self._ended - begin,
+        )
 
     def _bounded(self, steps: list[TextStep]) -> list[TextStep]:
         """Without the proposals that memory was not planned for: of more sequences than their tasks knew of."""
@@ -150,7 +163,7 @@ class PagedLane:
             else:
                 pieces.append(rows.start)
         rows_sampled = logits if not pieces else logits[self._tensor(sampled)]
-        drawn = iter(self._sampler.draw(rows_sampled, sequences) if sampled else ())
+        drawn = iter(self._drawn(steps, rows_sampled, sequences) if sampled else ())
         # A NaN reaches every later position, so the last one of a prompt's piece tells.
         spoiled = iter(logits[self._tensor(pieces)].isnan().any(dim=-1).tolist() if pieces else ())
         for index, step in enumerate(steps):
@@ -164,6 +177,18 @@ class PagedLane:
                 if not results[index]:
                     self._clear_new(step)
         return results
+
+    def _drawn(
+        self, steps: Sequence[TextStep], logits: Tensor, sequences: Sequence[TokenSequence]
+    ) -> list[Drawn | GenerationFailed]:
+        """See Sampler. While the host waits for tokens, the device may go on to the next step already."""
+        drawing = self._sampler.begin(logits, sequences)
+        if self.ahead is None:
+            return drawing.result()
+        self.ahead.launch(steps, drawing)
+        drawn = drawing.result()
+        self.ahead.drawn(drawing.first)
+        return drawn
 
     def _clear_new(self, step: TextStep) -> None:
         """What the forward wrote may be NaN, and is not to stay where nothing is computed yet."""

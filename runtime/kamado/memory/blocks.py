@@ -99,6 +99,8 @@ class BlockTable:
     names: list[bytes] = field(default_factory=list)
     num_past: int = 0
     """Leading pages that no token to come looks back to: not held any more, `_NOT_HELD` in `blocks`."""
+    num_ahead: int = 0
+    """Pages are kept for so many tokens, also while there are fewer."""
 
     @property
     def held(self) -> list[int]:
@@ -169,6 +171,18 @@ class PagedMemory:
         table.blocks.extend(self.pool.take() for _ in range(missing))
         return True
 
+    def acquire_ahead(self, sequence: TokenSequence, *, spare_pages: int) -> int | None:
+        """While the sequence's last token is computed: make room for the next one, of which nobody knows yet what it
+        will be, if more than `spare_pages` are free for that. Returns the leading pages that it will not hold any more
+        when that one is computed; None: no room, and nothing was changed."""
+        table: BlockTable = sequence.state
+        num_tokens = len(sequence.tokens) + 1
+        if num_tokens > len(table.blocks) * self.block_tokens:
+            if self.pool.num_free <= spare_pages or not self.acquire(sequence, num_tokens):
+                return None
+            table.num_ahead = num_tokens
+        return max(table.num_past, self._num_past(len(sequence.tokens)))
+
     def victims_needed(self, sequence: TokenSequence, num_tokens: int, others: Sequence[TokenSequence]) -> int | None:
         """See SequenceMemory. A page that several hold is free once the last of them has gone."""
         table: BlockTable = sequence.state
@@ -185,7 +199,8 @@ class PagedMemory:
     def committed(self, sequence: TokenSequence) -> None:
         """See SequenceMemory: publishes the pages that became full, and gives back those that nothing looks back to."""
         table: BlockTable = sequence.state
-        for _ in range(len(table.blocks) - -(-len(sequence.tokens) // self.block_tokens)):
+        num_tokens = max(len(sequence.tokens), table.num_ahead)
+        for _ in range(len(table.blocks) - -(-num_tokens // self.block_tokens)):
             self.pool.release(table.blocks.pop())
         full = sequence.num_computed // self.block_tokens if self.share_prefixes else 0
         for page in range(len(table.names), full):

@@ -7,14 +7,14 @@ few integers for each row, in one transfer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import GenerationFailed, InvalidRequest
-from ..kernels.gpu import upload
+from ..kernels.gpu import download, upload
 from ..requests import Sampling
 from ..sequence import Drawn, TokenSequence
 from .adjust import adjust_, adjusts
@@ -41,27 +41,84 @@ class Sampler:
     (seed, index, tokens made), and rows never mix.
     """
 
-    @torch.inference_mode()
     def draw(self, logits: Tensor, sequences: Sequence[TokenSequence]) -> list[Drawn | GenerationFailed]:
         """The next token of `sequences[i]` from `logits[i]`, shape [r, v], any float dtype; left as they are.
 
         A row that cannot be drawn from (its logits hold NaN or +infinity, or are all -infinity; a logit_bias names a
         token beyond v) gets a GenerationFailed in its place; other rows are not touched by it.
         """
-        if logits.ndim != 2 or logits.shape[0] != len(sequences):
-            raise ValueError(f"logits of shape {tuple(logits.shape)} for {len(sequences)} sequences")
-        if not sequences:
+        if not sequences and logits.ndim == 2 and not logits.shape[0]:
             return []
-        tokens_r = _best(logits)
+        return self.begin(logits, sequences).result()
+
+    def begin(self, logits: Tensor, sequences: Sequence[TokenSequence]) -> Drawing:
+        """The same, launched where the logits are, and not waited for. At least one row."""
+        if logits.ndim != 2 or logits.shape[0] != len(sequences) or not sequences:
+            raise ValueError(f"logits of shape {tuple(logits.shape)} for {len(sequences)} sequences")
+        return Drawing(logits, sequences)
+
+
+class Drawing:
+    """Tokens that are being drawn. See `Sampler.draw` for what is given and what comes of it."""
+
+    @torch.inference_mode()
+    def __init__(self, logits: Tensor, sequences: Sequence[TokenSequence]) -> None:
+        self._logits = logits
+        self._sequences = sequences
+        self.tokens_r = _best(logits)
+        """[r] int64, where the logits are. Of a row that cannot be drawn from: any token. It is what `result` says,
+        but where top-p needs a look at more tokens than were looked at first."""
+        self.first: list[int] = []
+        """What `tokens_r` was when drawing began, once `result` has been asked for."""
         # NaN counts as the largest for argmax, so the best logit tells about the whole row.
-        best_r = logits.gather(1, tokens_r[:, None])[:, 0].float()
-        for sorts in (False, True):
-            doubts = _draw_others(logits, tokens_r, best_r, sequences, sorts=sorts)
-            reports = _reports(logits, tokens_r, sequences, rows_at_once(logits.shape[1], logits.device.type))
-            drawn = _to_host(tokens_r, best_r, doubts, reports, sequences, vocab_size=logits.shape[1])
-            if drawn is not None:
-                return drawn
-        raise AssertionError("a whole vocabulary leaves no doubt")
+        self._best_r = logits.gather(1, self.tokens_r[:, None])[:, 0].float()
+        self._launch(sorts=False)
+
+    @torch.inference_mode()
+    def keep(self) -> None:
+        """From now on the logits may be overwritten."""
+        if self._doubts:
+            self._logits = self._logits.clone()
+
+    @torch.inference_mode()
+    def result(self) -> list[Drawn | GenerationFailed]:
+        """Wait for it."""
+        drawn = self._read()
+        if drawn is None:
+            self._launch(sorts=True)
+            drawn = self._read()
+        assert drawn is not None, "a whole vocabulary leaves no doubt"
+        return drawn
+
+    def _launch(self, *, sorts: bool) -> None:
+        logits, tokens_r, sequences = self._logits, self.tokens_r, self._sequences
+        self._doubts = _draw_others(logits, tokens_r, self._best_r, sequences, sorts=sorts)
+        self._reports = _reports(logits, tokens_r, sequences, rows_at_once(logits.shape[1], logits.device.type))
+        self._pieces = _sent(tokens_r, self._best_r, self._doubts, self._reports)
+
+    def _read(self) -> list[Drawn | GenerationFailed] | None:
+        """None where one of the doubts was right."""
+        pieces = iter(self._pieces())
+        tokens: list[int] = next(pieces).tolist()
+        self.first = self.first or tokens
+        best: list[float] = next(pieces).view(torch.float32).tolist()
+        if not all(bool(next(pieces)) for _ in self._doubts):
+            return None
+        drawn: list[Drawn | GenerationFailed] = [Drawn(token_id) for token_id in tokens]
+        for report in self._reports:
+            shape = report.top_rn.shape
+            chosen: list[float] = next(pieces).view(torch.float32).tolist()
+            top: list[list[float]] = next(pieces).view(torch.float32).view(shape).tolist()
+            top_ids: list[list[int]] = next(pieces).view(shape).tolist()
+            for row, logprob, values, ids in zip(report.rows, chosen, top, top_ids, strict=True):
+                num = self._sequences[row].logprobs or 0
+                pairs = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
+                possible = tuple(pair for pair in pairs[:num] if pair[1] > -math.inf)
+                drawn[row] = Drawn(tokens[row], logprob, possible)
+        for row, sequence in enumerate(self._sequences):
+            if failure := _failure(best[row], sequence.sampling, vocab_size=self._logits.shape[1]):
+                drawn[row] = failure
+        return drawn
 
 
 def _best(logits_rv: Tensor) -> Tensor:
@@ -127,44 +184,21 @@ def _reports(logits_rv: Tensor, tokens_r: Tensor, sequences: Sequence[TokenSeque
     return reports
 
 
-def _to_host(
-    tokens_r: Tensor,
-    best_r: Tensor,
-    doubts: list[Tensor],
-    reports: list[_Report],
-    sequences: Sequence[TokenSequence],
-    *,
-    vocab_size: int,
-) -> list[Drawn | GenerationFailed] | None:
-    """One transfer for everything: floats travel as the bits of int32. None where one of the doubts was right."""
+def _sent(
+    tokens_r: Tensor, best_r: Tensor, doubts: list[Tensor], reports: list[_Report]
+) -> Callable[[], Sequence[Tensor]]:
+    """One transfer for everything, on its way: floats travel as the bits of int32."""
     parts = [tokens_r.int(), best_r.view(torch.int32), *(doubt.view(1).int() for doubt in doubts)]
     for report in reports:
         parts += [report.chosen_r.view(torch.int32), report.top_rn.flatten().view(torch.int32)]
         parts += [report.top_ids_rn.flatten().int()]
-    on_host = parts if best_r.device.type == "cpu" else torch.split(torch.cat(parts).cpu(), [p.numel() for p in parts])
-    pieces = iter(on_host)
-    tokens: list[int] = next(pieces).tolist()
-    best: list[float] = next(pieces).view(torch.float32).tolist()
-    if not all(bool(next(pieces)) for _ in doubts):
-        return None
-    drawn: list[Drawn | GenerationFailed] = [Drawn(token_id) for token_id in tokens]
-    for report in reports:
-        shape = report.top_rn.shape
-        chosen: list[float] = next(pieces).view(torch.float32).tolist()
-        top: list[list[float]] = next(pieces).view(torch.float32).view(shape).tolist()
-        top_ids: list[list[int]] = next(pieces).view(shape).tolist()
-        for row, logprob, values, ids in zip(report.rows, chosen, top, top_ids, strict=True):
-            num = sequences[row].logprobs or 0
-            pairs = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
-            possible = tuple(pair for pair in pairs[:num] if pair[1] > -math.inf)
-            drawn[row] = Drawn(tokens[row], logprob, possible)
-    for row, sequence in enumerate(sequences):
-        if failure := _failure(best[row], sequence.sampling, vocab_size):
-            drawn[row] = failure
-    return drawn
+    if best_r.device.type == "cpu":
+        return lambda: parts
+    on_host, sizes = download(torch.cat(parts)), [part.numel() for part in parts]
+    return lambda: torch.split(on_host(), sizes)
 
 
-def _failure(best: float, sampling: Sampling, vocab_size: int) -> GenerationFailed | None:
+def _failure(best: float, sampling: Sampling, *, vocab_size: int) -> GenerationFailed | None:
     if math.isnan(best):
         return GenerationFailed("the model produced NaN instead of logits; try another dtype, such as float32")
     if best == math.inf:

@@ -76,6 +76,7 @@ class TextTask:
             logprobs=options.logprobs,
             source=tuple(source),
         )
+        self.sequence.most_tokens = len(prompt) + self._left()
         self._draft = self._new_draft()
         self._detokenizer = IncrementalDetokenizer(model.decode, prompt)
         self._stops = StopMatcher(options.stop)

@@ -70,6 +70,30 @@ def test_where_asking_is_dear_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, 
         launched_bytes(lambda: _draw(logits[plain], [rows[i] for i in plain]), logits.device)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_logits_may_be_overwritten_before_anybody_waits(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    some = [values for values in SAMPLINGS if values.get("top_k", 0) < 5000]
+    logits = random_logits(len(some), 5000, scale=0.01)
+    rows = [sequence(made=[5, 6, 5], seed=i, logprobs=i % 4 or None, **values) for i, values in enumerate(some)]
+    wanted = Sampler().draw(logits, copy.deepcopy(rows))
+    monkeypatch.setattr(truncate, "_answers_late", lambda device: late)
+    monkeypatch.setattr(truncate, "_NUM_CANDIDATES", 4)
+    drawing = Sampler().begin(logits, copy.deepcopy(rows))
+    launched = drawing.tokens_r.tolist()
+    drawing.keep()
+    logits.fill_(float("nan"))
+    assert drawing.result() == wanted
+    assert drawing.first == launched
+    assert (drawing.first != [token(each) for each in wanted]) == late, "some were drawn again"
+
+
+def test_drawing_needs_rows() -> None:
+    assert Sampler().draw(torch.zeros(0, 7), []) == []
+    for logits, rows in ((torch.zeros(0, 7), []), (torch.zeros(2, 7), [sequence()]), (torch.zeros(7), [sequence()])):
+        with pytest.raises(ValueError, match="logits of shape"):
+            Sampler().begin(logits, rows)
+
+
 def _draw(logits: torch.Tensor, rows: list[TokenSequence]) -> None:
     tokens = logits.argmax(dim=1)
     sampler._draw_others(logits, tokens, logits.amax(dim=1), rows, sorts=False)

@@ -5,6 +5,7 @@ Where there is none, everything works without them, on torch's own operations. O
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -18,6 +19,23 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def download(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """What gives a tensor of the device's on the host, once: whoever calls it waits for what was launched before now,
+    and on a GPU for nothing that is launched between now and then."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu
+    on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    on_host.copy_(tensor, non_blocking=True)
+    sent = torch.cuda.Event()
+    sent.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> torch.Tensor:
+        sent.synchronize()
+        return on_host
+
+    return wait
 
 
 @cache
