@@ -1,10 +1,11 @@
 """The goals for a GPU, measured: decoding against the memory's rate, fewer bits, many streams, denoising.
 
-    python benchmarks/gpu.py [--tests share quantized streams flux flux-fp8 flux-joined]
+    python benchmarks/gpu.py [--tests share ahead quantized streams flux flux-fp8 flux-joined]
                              [--layout llama-8b] [--flux flux-half] [--device cuda] [--tokens 128] [--reps 6]
                              [--steps 8] [--size 1024] [--write NAME]
 
 share      one stream in bfloat16: the weights that a token reads, times tokens a second, over the rate of copying.
+ahead      one stream, and 64, with the next step launched ahead of being asked for, over the same without.
 quantized  one stream in int8, int4 and fp8 over one in bfloat16, the same weights, in turns.
 streams    64 requests at once over transformers' `generate_batch`, tokens a second, in turns.
 flux       a picture through Kamado with compiled blocks, over diffusers' pipeline called directly (eager), in turns.
@@ -38,8 +39,8 @@ from kamado_models.language.family import configured
 from kamado_models.language.loading import read_model
 
 GOALS = {"share": 0.75, "int8": 1.45, "int4": 1.8, "fp8": 1.0, "streams": 5.0, "flux": 1.5, "flux-fp8": 2.2}
-GOALS |= {"flux-joined": 1.0}
-TEXT = ("share", "quantized", "streams")
+GOALS |= {"flux-joined": 1.0, "ahead": 1.0}
+TEXT = ("share", "ahead", "quantized", "streams")
 PICTURES = ("flux", "flux-fp8", "flux-joined")
 PROMPT = "a slice of pizza"
 
@@ -68,6 +69,31 @@ def share(runtime: kamado.Runtime, model: kamado.Model, arguments: argparse.Name
     pairs = [(measure(repetition), limit) for repetition in range(1, arguments.reps + 1)]
     row = summary(pairs, goal=GOALS["share"]) | {"weight_bytes": read}
     return [{"test": "share", "ours": "kamado", "theirs": "copying", **row}]
+
+
+def ahead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Few and many streams; nothing where no steps are recorded."""
+    steps = model.loaded.execution.ahead  # type: ignore[attr-defined]
+    if steps is None:
+        return []
+    engine = kamado_engine(model)
+
+    def side(number: int, note: str) -> Callable[[int], float]:
+        def measure(repetition: int) -> float:
+            draw = random.Random(repetition)
+            prompts = [[draw.randrange(10, 500) for _ in range(arguments.prompt)] for _ in range(number)]
+            steps.note = note  # nothing is launched ahead while there is one
+            return number * arguments.tokens / timed(lambda: engine(prompts, arguments.tokens))
+
+        return measure
+
+    rows = []
+    for number in (1, arguments.streams):
+        pairs = in_turns(side(number, ""), side(number, "switched off"), arguments.reps)
+        sides = {"ours": "ahead", "theirs": "in turn", "streams": number}
+        rows.append({"test": "ahead", **sides, **summary(pairs, goal=GOALS["ahead"])})
+    steps.note = ""
+    return rows
 
 
 def quantized(
@@ -155,11 +181,14 @@ def texts(runtime: kamado.Runtime, folder: Path, arguments: argparse.Namespace) 
     rows: list[dict[str, Any]] = []
     if "share" in arguments.tests:
         rows += shown(share(runtime, model, arguments))
+    if "ahead" in arguments.tests:
+        rows += shown(ahead(model, arguments))
     if "quantized" in arguments.tests:
         rows += shown(quantized(runtime, reference, model, arguments))
     if "streams" in arguments.tests:
         rows += shown(streams(model, arguments))
-    print(runtime.stats()["models"][model.owner].get("graphs"))
+    told = runtime.stats()["models"][model.owner]
+    print(told.get("graphs"), told.get("ahead"))
     model.unload()
     gc.collect()
     return [{"model": arguments.layout, "dtype": arguments.dtype, **row} for row in rows]
