@@ -10,20 +10,22 @@ from typing import Any
 import pytest
 import torch
 
+import gguf_files
 import kamado
+from kamado_models.language.tokenizer import load_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-NEW_TOKENS = 64
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 200, 233, 300, 377, 500, 610, 800, 987, 1200, 1500)
+THIRD = range(0, len(LENGTHS), 3)
+"""Those that get long answers, of all sizes."""
 TEXT = Path(__file__).parents[2] / "LICENSE"
 
 
 @pytest.fixture(scope="module")
 def prompts(smollm2: Path) -> list[list[int]]:
     """Tokens of real English of each length, each beginning elsewhere in the text."""
-    with kamado.Runtime(device="cpu", memory="4GiB") as runtime:
-        tokens = runtime.load(smollm2, kv_tokens=64).loaded.tokenizer.encode(TEXT.read_text(), add_special=False)
+    tokens = load_tokenizer(gguf_files.checkpoint_of(smollm2)).encode(TEXT.read_text(), add_special=False)
     assert len(tokens) > 1900
     return [tokens[17 * i : 17 * i + length] for i, length in enumerate(LENGTHS)]
 
@@ -43,13 +45,13 @@ def oracle(smollm2: Path, prompts: list[list[int]]) -> list[list[int]]:
     model = AutoModelForCausalLM.from_pretrained(smollm2.parent, **arguments).eval()
     answers = []
     with torch.inference_mode():
-        for prompt in prompts:
+        for index, prompt in enumerate(prompts):
             ids = torch.tensor([prompt])
             made = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=_new_tokens(index),
                 eos_token_id=None,
                 pad_token_id=0,
             )
@@ -63,14 +65,22 @@ def runtime() -> Iterator[kamado.Runtime]:
         yield runtime
 
 
-def _request(prompt: list[int]) -> dict[str, Any]:
-    return {"prompt_tokens": prompt, "max_tokens": NEW_TOKENS, "temperature": 0.0, "ignore_eos": True}
+def _new_tokens(index: int) -> int:
+    return 64 if index in THIRD else 24
+
+
+def _requests(prompts: list[list[int]]) -> list[dict[str, Any]]:
+    return [
+        {"prompt_tokens": prompt, "max_tokens": _new_tokens(index), "temperature": 0.0, "ignore_eos": True}
+        for index, prompt in enumerate(prompts)
+    ]
 
 
 def test_alone(runtime: kamado.Runtime, smollm2: Path, prompts: list[list[int]], oracle: list[list[int]]) -> None:
     model = runtime.load(smollm2, dtype="float32")
-    for prompt, wanted in zip(prompts, oracle, strict=True):
-        assert list(model.generate(**_request(prompt)).tokens) == wanted, f"prompt of {len(prompt)} tokens"
+    for request, wanted in zip(_requests(prompts), oracle, strict=True):
+        found = list(model.generate(**request).tokens)
+        assert found == wanted, f"prompt of {len(request['prompt_tokens'])} tokens"
 
 
 def test_all_at_once_with_too_few_pages(
@@ -79,8 +89,8 @@ def test_all_at_once_with_too_few_pages(
     """Requests that come one after another while others run, and pages for about a third of them."""
     model = runtime.load(smollm2, dtype="float32", kv_tokens=2600)
     jobs = []
-    for prompt in prompts:
-        jobs.append(model.submit(**_request(prompt)))
+    for request in _requests(prompts):
+        jobs.append(model.submit(**request))
         time.sleep(0.05)
     for prompt, job, wanted in zip(prompts, jobs, oracle, strict=True):
         assert list(job.result().tokens) == wanted, f"prompt of {len(prompt)} tokens"
@@ -95,9 +105,9 @@ def test_all_at_once_with_too_few_pages(
 def test_small_steps(runtime: kamado.Runtime, smollm2: Path, prompts: list[list[int]], oracle: list[list[int]]) -> None:
     """Prompts cut into pieces of at most 48 tokens beside decoding rows."""
     model = runtime.load(smollm2, dtype="float32", step_budget=48)
-    some = range(0, len(prompts), 3)
-    results = model.generate_many([_request(prompts[i]) for i in some])
-    assert [list(result.tokens) for result in results] == [oracle[i] for i in some]
+    requests = _requests(prompts)
+    results = model.generate_many([requests[i] for i in THIRD])
+    assert [list(result.tokens) for result in results] == [oracle[i] for i in THIRD]
 
 
 def test_one_seed_gives_one_text_alone_and_in_a_batch(runtime: kamado.Runtime, smollm2: Path) -> None:
