@@ -20,7 +20,7 @@ from kamado.kernels.native import library_mark
 from kamado.memory.plan import Plan
 from kamado.memory.shortage import is_shortage
 from kamado.weights.prepared.entry import LEAST_BYTES, Entry, Kept, code_mark
-from kamado.weights.prepared.file import Mapped, Unusable
+from kamado.weights.prepared.file import Contents, Unusable
 from kamado.weights.prepared.modules import fill
 from kamado.weights.quantized.tensor import is_quantized
 
@@ -74,7 +74,7 @@ class Found:
     """What an earlier load has left."""
 
     entry: Entry
-    file: Mapped
+    file: Contents
     facts: Facts
 
     def stand_in(self, plan: Plan) -> Decoder | None:

@@ -20,7 +20,7 @@ from ...checkpoint.types import Checkpoint
 from ...checkpoint.unchanged import marks
 from ...kernels.native import FORMS, native
 from ...quant import Quant
-from .file import Layout, Mapped, Unusable
+from .file import Contents, Layout, Unusable
 from .forms import NotKept
 from .keeping import Keeping, Pending
 from .modules import Described
@@ -68,7 +68,7 @@ class Entry:
             "code": code_mark(_OWN_CODE / "weights", _OWN_CODE / "kernels"),
         }
 
-    def find(self) -> Mapped | None:
+    def find(self) -> Contents | None:
         """What an earlier load has left, compared with its check sums; None where there is nothing. What is of no use
         is deleted."""
         digests = known_digests(self._files)
@@ -77,7 +77,7 @@ class Entry:
         key = self._key(digests)
         path = self._folder.path(key)
         try:
-            found = Mapped(path, key)
+            found = Contents(path, key, mapped=self._settings["device"] != "cpu")
             found.verify()
         except OSError:
             return None
@@ -88,7 +88,7 @@ class Entry:
         self._folder.note_use(path)
         return found
 
-    def refuse(self, file: Mapped) -> None:
+    def refuse(self, file: Contents) -> None:
         """Delete what `find` gave: it does not fit."""
         self._folder.remove(file.path)
 

@@ -1,4 +1,5 @@
-"""One file of prepared weights: safetensors, with what the tensors are in its metadata; mapped when it is read.
+"""One file of prepared weights: safetensors, with what the tensors are in its metadata. For a CPU it is read in one go,
+for other devices mapped.
 
 Every tensor has a check sum. Tensors begin at multiples of 64 bytes, where the memory of others would; what is between
 them are tensors as well (`-1`, `-2`, ...), since the format has no gaps.
@@ -6,9 +7,11 @@ them are tensors as well (`-1`, `-2`, ...), since the format has no gaps.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +23,7 @@ from torch import Tensor
 from ...checkpoint.safetensors_header import MAX_HEADER_BYTES, SafetensorsHeader, parse_safetensors_header
 from ...checkpoint.types import TensorEntry
 from ...errors import KamadoError
+from ..large_pages import empty_bytes
 from ..stream import TORCH_DTYPES
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -78,17 +82,17 @@ class Layout:
         return True
 
 
-class Mapped:
-    """A file that is read. Its tensors are the file itself, mapped: what is written to them stays in this process."""
+class Contents:
+    """A file that is read. Its tensors lie in one block of memory, as they do in the file."""
 
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        """Raises Unusable for one that is not of `key`, OSError where there is none."""
+    def __init__(self, path: Path, key: Mapping[str, Any], *, mapped: bool = False) -> None:
+        """`mapped`: what is not needed of it need not be in memory, but a CPU reads large pages faster. Raises Unusable
+        for one that is not of `key`, OSError where there is none or no memory for it."""
         self.path = path
         with path.open("rb") as file:
-            try:
-                self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except ValueError as error:
-                raise Unusable(f"{path} is empty") from error
+            self._memory: Any = _mapped(file) if mapped else _read(file)
+        if self._memory is None:
+            raise Unusable(f"{path} is empty, or was cut off")
         try:
             header = self._header(path)
             text = header.metadata[_TOLD]
@@ -104,10 +108,10 @@ class Mapped:
             raise Unusable(f"{path} is of something else")
 
     def _header(self, path: Path) -> SafetensorsHeader:
-        length = int.from_bytes(self._memory[:8], "little")
+        length = int.from_bytes(bytes(self._memory[:8]), "little")
         if not length <= min(MAX_HEADER_BYTES, len(self._memory) - 8):
             raise Unusable(f"{path}: its header would be {length} bytes")
-        return parse_safetensors_header(self._memory[8 : 8 + length], path=path, file_bytes=len(self._memory))
+        return parse_safetensors_header(bytes(self._memory[8 : 8 + length]), path=path, file_bytes=len(self._memory))
 
     def verify(self) -> None:
         """Compare every tensor with its check sum, which reads the file. Raises Unusable."""
@@ -129,6 +133,21 @@ class Mapped:
 
     def _numbers(self, entry: TensorEntry) -> Any:
         return numpy.frombuffer(self._memory, dtype=numpy.uint8, count=entry.nbytes, offset=entry.offset)
+
+
+def _read(file: BinaryIO) -> Any:
+    try:
+        memory = empty_bytes(os.fstat(file.fileno()).st_size)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+    return memory if len(memory) and file.readinto(memory.data) == len(memory) else None  # type: ignore[attr-defined]
+
+
+def _mapped(file: BinaryIO) -> Any:
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except ValueError:
+        return None
 
 
 def _marked(dtype: str, shape: Iterable[int], total: str) -> str:

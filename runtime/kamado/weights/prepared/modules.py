@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..quantized.tensor import as_parameter, is_quantized
-from .file import Mapped, Unusable
+from .file import Contents, Unusable
 from .forms import Describing, NotKept, rebuilt
 
 _DAMAGED = (KeyError, TypeError, ValueError, AssertionError, RuntimeError, AttributeError, IndexError)
@@ -40,7 +40,7 @@ class Described:
         return sum(part.nbytes for part in self.parts.values())
 
 
-def fill(modules: Mapping[str, nn.Module], file: Mapped, device: str) -> None:
+def fill(modules: Mapping[str, nn.Module], file: Contents, device: str) -> None:
     """Hang everything that `file` describes into `modules`, which were made on the meta device. Raises Unusable where
     they are not of the kind that was described; they are as they were then."""
     described: Mapping[str, Any] = file.told["tensors"]
@@ -69,7 +69,7 @@ def _table(holder: nn.Module, kind: str) -> dict[str, Any]:
     return holder._buffers if kind == "buffer" else holder._parameters
 
 
-def _made(description: Mapping[str, Any], file: Mapped, device: str) -> Tensor:
+def _made(description: Mapping[str, Any], file: Contents, device: str) -> Tensor:
     tensor = rebuilt(description, lambda part: file.part(part).to(device))
     return tensor if description["kind"] == "buffer" else as_parameter(tensor)
 

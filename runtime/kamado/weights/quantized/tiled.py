@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...kernels.native import native
 from ...kernels.tiles import GROUP, PANEL, from_tiles, rounded, to_tiles
+from ..large_pages import LargePages
 from .dynamic import DynamicIntegers
 from .integers import Integers
 from .packed import Packed, scaled
@@ -91,18 +92,20 @@ def can_tile(packed: Packed) -> bool:
     )
 
 
-def tile(packed: Integers) -> TiledIntegers:
-    """The same matrix in the other order. Only after `can_tile`."""
+def tile(packed: Integers, pages: LargePages | None = None) -> TiledIntegers:
+    """The same matrix in the other order, in `pages` if given. Only after `can_tile`."""
     values, scale = to_tiles(packed.values(slice(None)), packed.parts["scale"], packed.bits)
+    if pages is not None:
+        values, scale = pages.copy(values), pages.copy(scale)
     activation_bits = 8 if isinstance(packed, DynamicIntegers) else None
     return TiledIntegers(packed.shape, {"values": values, "scale": scale}, activation_bits=activation_bits)
 
 
-def tiled(packed: Packed) -> Packed:
+def tiled(packed: Packed, pages: LargePages | None = None) -> Packed:
     """The same matrix in the kernels' order, each of its pieces for itself; what they do not know stays as it is."""
     if isinstance(packed, Pieces):
-        return Pieces([tiled(piece) for piece in packed.pieces])
-    return tile(packed) if can_tile(packed) else packed  # type: ignore[arg-type]  # `can_tile` has looked
+        return Pieces([tiled(piece, pages) for piece in packed.pieces])
+    return tile(packed, pages) if can_tile(packed) else packed  # type: ignore[arg-type]  # `can_tile` has looked
 
 
 def tile_weights(model: Any, *, but: Container[int] = ()) -> int:
@@ -111,26 +114,26 @@ def tile_weights(model: Any, *, but: Container[int] = ()) -> int:
     are then held in addition, which panels that are not full take."""
     if native() is None:
         return 0
-    extra = 0
+    extra, pages = 0, LargePages()
     for module in model.modules():
         for weight in map(_as_any, module._parameters.values()):
             if not is_quantized(weight) or id(weight) in but:
                 continue
             if weight.ndim == 3 or (weight.ndim == 2 and isinstance(module, torch.nn.Linear)):
                 before = weight.packed.nbytes
-                _tile(weight)
+                _tile(weight, pages)
                 extra += weight.packed.nbytes - before
     return extra
 
 
-def _tile(weight: Any) -> None:
+def _tile(weight: Any, pages: LargePages) -> None:
     if not isinstance(weight.packed, Pieces):
-        weight.packed = tiled(weight.packed)
+        weight.packed = tiled(weight.packed, pages)
         return
     pieces = list(weight.packed.pieces)
     weight.packed = Pieces(pieces[:1])  # so that each old matrix can go as soon as there is the new one
     for number, piece in enumerate(pieces):
-        pieces[number] = tiled(piece)
+        pieces[number] = tiled(piece, pages)
         del piece
     weight.packed = Pieces(pieces)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kamado.quant import SCHEMES, parse_quant
-from kamado.weights.prepared.file import Layout, Mapped, Unusable, check_sum
+from kamado.weights.prepared.file import Contents, Layout, Unusable, check_sum
 from kamado.weights.prepared.forms import Describing, NotKept
 from kamado.weights.prepared.modules import Described, fill
 from kamado.weights.quantized.forms import quantize
@@ -70,7 +70,7 @@ def written(path: Path, model: nn.Module, **told: Any) -> Path:
 @pytest.mark.parametrize("scheme", RUNNABLE)
 def test_modules_come_back_bit_for_bit(scheme: str, tmp_path: Path) -> None:
     model = Model(scheme)
-    file = Mapped(written(tmp_path / "a", model, facts={"x": [1, None]}), KEY)
+    file = Contents(written(tmp_path / "a", model, facts={"x": [1, None]}), KEY)
     file.verify()
     assert file.told["facts"] == {"x": [1, None]}
     found = Model(scheme, empty=True)
@@ -101,7 +101,7 @@ def test_panels_come_back(tmp_path: Path) -> None:
     assert isinstance(packed, Integers)
     model.one.weight.packed = tile(packed)  # type: ignore[assignment]
     found = Model("int8", empty=True)
-    fill({"": found}, Mapped(written(tmp_path / "a", model), KEY), "cpu")
+    fill({"": found}, Contents(written(tmp_path / "a", model), KEY), "cpu")
     assert found.one.weight.packed.form == "tiled-integers"
     assert torch.equal(found.one.weight.packed.dequantize(torch.float32), packed.dequantize(torch.float32))
 
@@ -109,14 +109,14 @@ def test_panels_come_back(tmp_path: Path) -> None:
 def test_others_can_read_it(tmp_path: Path) -> None:
     model = Model("int8")
     path = written(tmp_path / "a.safetensors", model)
-    part = Mapped(path, KEY).told["tensors"]["/one.weight"]["parts"]["values"]
+    part = Contents(path, KEY).told["tensors"]["/one.weight"]["parts"]["values"]
     assert torch.equal(load_file(path)[part], model.one.weight.packed.parts["values"])  # type: ignore[union-attr]
 
 
 def test_what_is_written_to_a_tensor_stays_here(tmp_path: Path) -> None:
     path = written(tmp_path / "a", Model("int8"))
     before = path.read_bytes()
-    file = Mapped(path, KEY)
+    file = Contents(path, KEY)
     part = file.part("0")
     part.fill_(7)
     assert path.read_bytes() == before
@@ -141,14 +141,14 @@ def test_damage_is_seen(how: str, at: float, tmp_path: Path) -> None:
             data[place] = 1
     path.write_bytes(data)
     with pytest.raises(Unusable):
-        Mapped(path, KEY).verify()
+        Contents(path, KEY).verify()
 
 
 def test_what_is_of_something_else_is_not_used(tmp_path: Path) -> None:
     path = written(tmp_path / "a", Model("int8"))
     with pytest.raises(Unusable):
-        Mapped(path, {**KEY, "number": 2})
-    file = Mapped(path, KEY)
+        Contents(path, {**KEY, "number": 2})
+    file = Contents(path, KEY)
     for other in (Model("int4", empty=True).one, nn.Linear(64, 48, device="meta")):
         with pytest.raises(Unusable):
             fill({"": other}, file, "cpu")
