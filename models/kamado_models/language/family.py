@@ -260,13 +260,15 @@ class _Room:
 
 
 def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
-    """Where there is little memory, steps are short before there are few tokens of KV cache."""
+    """Where there is little memory, steps are short before there are few tokens of KV cache, and what cannot be cut is
+    not counted at its longest if there is no room for that."""
     step, rows = step_limits(options.device)
+    whole = False
 
     def forward_peak(kv_tokens: int, tokens: int | None = None) -> tuple[int, str]:
         """Of the temporary tensors of a forward (of `tokens`, or of all that one may have) and of drawing tokens, and
         how it is known."""
-        piece = 0 if tokens else need.most_in_one_piece(kv_tokens)
+        piece = need.most_in_one_piece(kv_tokens) if whole and not tokens else 0
         tokens = tokens or max(step, piece)
         at_once = min(need.most_rows(rows, kv_tokens), tokens)
         held = kv_tokens if need.per_token else tokens
@@ -284,6 +286,8 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
     enough = max(need.least_tokens, min(_ENOUGH_KV_TOKENS, _wanted_tokens(options, need)))
     while not held_beside(enough)[2] and (step, rows) != (LEAST_STEP, 1):
         step, rows = max(step // 2, LEAST_STEP), max(rows // 2, 1)
+    whole = True
+    whole = held_beside(need.least_tokens)[2]
     steps = range(need.least_tokens, max(_wanted_tokens(options, need), need.least_tokens) + 1, BLOCK_TOKENS)
     fitting = bisect_left(steps, True, key=lambda kv_tokens: not held_beside(kv_tokens)[2])
     kv_tokens = steps[max(fitting - 1, 0)] if need.per_token else 0
