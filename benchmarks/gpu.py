@@ -6,13 +6,14 @@
 
 share      one stream in bfloat16: the weights that a token reads, times tokens a second, over the rate of copying.
 ahead      one stream, and 64, with the next step launched ahead of being asked for, over the same without.
-quantized  one stream in int8, int4 and fp8 over one in bfloat16, the same weights, in turns.
+quantized  one stream in each form of the weights over one in bfloat16, the same weights, in turns.
 streams    64 requests at once over transformers' `generate_batch`, tokens a second, in turns.
 flux       a picture through Kamado with compiled blocks, over diffusers' pipeline called directly (eager), in turns.
 flux-fp8   the same with the denoiser in fp8-dynamic, over the pipeline in bfloat16.
 flux-joined  neither compiled: projections that read the same input as one product, over layers by themselves, in turns.
 
-Weights are random: nothing is downloaded, and speed is the same. Medians of paired ratios, see `pairs.py`.
+Weights are random: nothing is downloaded, and speed is the same. Medians of paired ratios, see `pairs.py`. When it is
+interrupted it writes what it has.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import argparse
 import gc
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from layouts import LAYOUTS, write_layout
 from machine import counting, description, run_program, write
 from pairs import in_turns, line, summary
 from pictures import timed
+from quant import runnable
 from text import PEERS, kamado_engine
 
 import kamado
@@ -39,7 +41,8 @@ from kamado_models.language.family import configured
 from kamado_models.language.loading import read_model
 
 GOALS = {"share": 0.75, "int8": 1.45, "int4": 1.8, "fp8": 1.0, "streams": 5.0, "flux": 1.5, "flux-fp8": 2.2}
-GOALS |= {"flux-joined": 1.0, "ahead": 1.0}
+GOALS |= {"flux-joined": 1.0, "ahead": 1.0, "fp8-dynamic": 1.0, "nf4": 1.0, "bnb-int8": 1.0}
+FORMS = ("int8", "int4", "fp8", "nf4", "bnb-int8", "fp8-dynamic")
 TEXT = ("share", "ahead", "quantized", "streams")
 PICTURES = ("flux", "flux-fp8", "flux-joined")
 PROMPT = "a slice of pizza"
@@ -98,16 +101,14 @@ def ahead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, 
 
 def quantized(
     runtime: kamado.Runtime, reference: str, model: kamado.Model, arguments: argparse.Namespace
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Each form over bfloat16."""
-    rows = []
-    for scheme in ("int8", "int4", "fp8"):
+    for scheme in runnable(runtime.device, FORMS):
         other = runtime.load(reference, quant=scheme, dtype=arguments.dtype, kv_tokens=4096, speculation="off")
         pairs = in_turns(decoding(other, arguments), decoding(model, arguments), arguments.reps)
         sides = {"ours": f"kamado {scheme}", "theirs": f"kamado {arguments.dtype}"}
-        rows.append({"test": scheme, **sides, **summary(pairs, goal=GOALS[scheme])})
+        yield {"test": scheme, **sides, **summary(pairs, goal=GOALS[scheme])}
         other.unload()
-    return rows
 
 
 def streams(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -128,7 +129,7 @@ def streams(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str
     return [{"test": "streams", "streams": arguments.streams, **sides, **summary(pairs, goal=GOALS["streams"])}]
 
 
-def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Compiled blocks over the pipeline called directly, and joined layers over layers apart."""
     model = runtime.load(reference, dtype=arguments.dtype, compile="full")
     pipeline = model.loaded.direct_pipeline()  # type: ignore[attr-defined]
@@ -144,7 +145,6 @@ def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namesp
     def directly(seed: int) -> float:
         return 1 / timed(lambda: runtime._session.call(lambda: call(seed)))
 
-    rows = []
     for test in [test for test in arguments.tests if test in PICTURES]:
         ours, theirs, peer = model, directly, "diffusers eager"
         if test == "flux-fp8":
@@ -160,38 +160,33 @@ def pictures(runtime: kamado.Runtime, reference: str, arguments: argparse.Namesp
         told = runtime.stats()["models"][ours.owner]
         row = {"test": test, "ours": f"kamado {ours.plan.quant_json or ''}"[:20], "theirs": peer}
         row |= summary(pairs, goal=GOALS[test], unit="pictures_per_s")
-        rows.append(
-            row | {"steps": arguments.steps, "compile_s": told.get("compile_s", 0.0), **told.get("compiled", {})}
-        )
-    return rows
+        yield row | {"steps": arguments.steps, "compile_s": told.get("compile_s", 0.0), **told.get("compiled", {})}
 
 
-def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, printed."""
-    for row in rows:
+def shown(found: Iterable[dict[str, Any]], model: str, dtype: str, rows: list[dict[str, Any]]) -> None:
+    """Each row printed, and put to the others, as soon as it is there."""
+    for row in found:
         print(line(row, "pictures_per_s" if "steps" in row else "tokens_per_s"), flush=True)
-    return rows
+        rows.append({"model": model, "dtype": dtype, **row})
 
 
-def texts(runtime: kamado.Runtime, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def texts(runtime: kamado.Runtime, folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of a language model."""
     reference = str(write_layout(arguments.layout, folder, device=arguments.device))
     kv_tokens = max(arguments.streams * (arguments.prompt + arguments.tokens + 16), 4096)
     model = runtime.load(reference, dtype=arguments.dtype, kv_tokens=kv_tokens, speculation="off")
-    rows: list[dict[str, Any]] = []
     if "share" in arguments.tests:
-        rows += shown(share(runtime, model, arguments))
-    if "ahead" in arguments.tests:
-        rows += shown(ahead(model, arguments))
-    if "quantized" in arguments.tests:
-        rows += shown(quantized(runtime, reference, model, arguments))
+        yield from share(runtime, model, arguments)
     if "streams" in arguments.tests:
-        rows += shown(streams(model, arguments))
+        yield from streams(model, arguments)
+    if "ahead" in arguments.tests:
+        yield from ahead(model, arguments)
+    if "quantized" in arguments.tests:
+        yield from quantized(runtime, reference, model, arguments)
     told = runtime.stats()["models"][model.owner]
     print(told.get("graphs"), told.get("ahead"))
     model.unload()
     gc.collect()
-    return [{"model": arguments.layout, "dtype": arguments.dtype, **row} for row in rows]
 
 
 def main() -> None:
@@ -213,17 +208,18 @@ def main() -> None:
     machine = description(arguments.device)
     print(machine)
     rows: list[dict[str, Any]] = []
-    with kamado.Runtime(device=arguments.device) as runtime:
-        if set(arguments.tests) & set(TEXT):
-            with tempfile.TemporaryDirectory() as folder:
-                rows += texts(runtime, Path(folder), arguments)
-        if set(arguments.tests) - set(TEXT):
-            with tempfile.TemporaryDirectory() as folder:
-                reference = write_flux(arguments.flux, Path(folder), dtype=arguments.dtype, device=arguments.device)
-                found = shown(pictures(runtime, str(reference), arguments))
-                rows += [{"model": arguments.flux, "dtype": arguments.dtype, **row} for row in found]
-    if arguments.write:
-        print(write(arguments.write, rows, machine))
+    try:
+        with kamado.Runtime(device=arguments.device) as runtime:
+            if set(arguments.tests) & set(TEXT):
+                with tempfile.TemporaryDirectory() as folder:
+                    shown(texts(runtime, Path(folder), arguments), arguments.layout, arguments.dtype, rows)
+            if set(arguments.tests) - set(TEXT):
+                with tempfile.TemporaryDirectory() as folder:
+                    reference = write_flux(arguments.flux, Path(folder), dtype=arguments.dtype, device=arguments.device)
+                    shown(pictures(runtime, str(reference), arguments), arguments.flux, arguments.dtype, rows)
+    finally:
+        if arguments.write and rows:
+            print(write(arguments.write, rows, machine))
 
 
 if __name__ == "__main__":

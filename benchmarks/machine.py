@@ -48,9 +48,12 @@ def counting(text: str) -> int:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """What Kamado refuses is said in a line, and the exit status is as `kamado` has it."""
+    """What Kamado refuses is said in a line, and the exit status is as `kamado` has it, also when it is interrupted."""
     try:
         main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except KamadoError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_status) from None

@@ -19,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,18 @@ def speeds(runtime: kamado.Runtime, model: kamado.Model, arguments: argparse.Nam
     }
 
 
-def runnable(facts: DeviceFacts) -> list[str]:
-    """Schemes that the device can run."""
+def runnable(facts: DeviceFacts, schemes: Iterable[str] = SCHEMES) -> list[str]:
+    """Those that the device can run."""
     found = []
-    for scheme in SCHEMES:
+    for scheme in schemes:
         with suppress(kamado.InvalidRequest):
             Quant(scheme=scheme).check_device(facts.name, facts.features)
             found.append(scheme)
     return found
 
 
-def table(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each scheme, and for each other file."""
-    rows: list[dict[str, Any]] = []
+def table(reference: str, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """A row for each scheme, and for each other file, as soon as it is there."""
     with kamado.Runtime(device=arguments.device) as runtime:
         dtype, device = runtime.plan(reference).dtype, runtime.device.name
         quality = None if arguments.layout else Quality(runtime, reference, dtype)
@@ -86,7 +86,6 @@ def table(reference: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
             if quality is not None:
                 row |= quality.of(name, scheme)
             print(row, flush=True)
-    return rows
 
 
 class Quality:
@@ -123,12 +122,15 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = description(arguments.device)
     print(machine)
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.layout:
-            write_layout(arguments.layout, Path(folder), device=arguments.device)
-        rows = table(folder if arguments.layout else arguments.model, arguments)
-    if arguments.write:
-        print(write(arguments.write, rows, machine))
+    rows: list[dict[str, Any]] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if arguments.layout:
+                write_layout(arguments.layout, Path(folder), device=arguments.device)
+            table(folder if arguments.layout else arguments.model, arguments, rows)
+    finally:
+        if arguments.write and rows:
+            print(write(arguments.write, rows, machine))
 
 
 if __name__ == "__main__":
