@@ -73,10 +73,10 @@ def check(runtime: kamado.Runtime, model: kamado.Model) -> None:
     assert runtime.stats()["models"][model.owner]["batching"] == said
     assert model.plan.notes[0] == said
     module = model.loaded.module  # type: ignore[attr-defined]
+    cuts = cuts_prompts(text_shape(module.config.to_dict()))
     if not module.config.is_encoder_decoder:  # prompts go to the encoder
-        cuts = cuts_prompts(text_shape(module.config.to_dict()))
         assert model.loaded.execution.memory.chunked == cuts  # type: ignore[attr-defined]
-        assert len(model.plan.notes) == (1 if cuts or model.plan.kv_bytes_per_token else 2)
+    assert len(model.plan.notes) == (1 if cuts and not module.config.is_encoder_decoder else 2)
     if said == PAGED:
         # Loading trusted the table; here the logits are compared.
         model.loaded.execution.lane.close()  # back to plain attention

@@ -170,7 +170,9 @@ def test_memory_is_in_the_ledger(tapes: list[TapeGraphs], runtime: kamado.Runtim
     assert loaded.idle_bytes() == recorded and loaded.trim() == recorded and loaded.idle_bytes() == 0
     assert runtime.ledger.held("cpu", model.owner, "graphs") == held
     assert _answers(model, _requests()) == answers
-    assert runtime.ledger.held("cpu", model.owner, "graphs") == held + recorded
+    # How requests meet decides which sizes are recorded.
+    again = _graphs(runtime, model)["bytes"]
+    assert again > 1000 and runtime.ledger.held("cpu", model.owner, "graphs") == held + again
     model.unload()
     assert runtime.ledger.held() == 0
 

@@ -22,10 +22,10 @@ from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
 
 from ..environment import environment_kept
-from .batching import PAGED, UNKNOWN, batching_of, cuts_prompts
+from .batching import PAGED, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
 from .learning import LANE, learning
-from .needs import BLOCK_TOKENS, LEAST_STEP, Needs, needs, what_would_fit, with_outside
+from .needs import BLOCK_TOKENS, LEAST_STEP, LONG_PIECE, Needs, needs, what_would_fit, with_outside
 from .shape import TextShape, describe, text_shape
 
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
@@ -125,7 +125,7 @@ class LanguageFamily:
             window_bytes=need.outside.window_bytes,
             minimum_bytes=need.minimum,
             options=advice,
-            notes=(how, *_more_notes(need, own=own)),
+            notes=(how, *_more_notes(need, room.step_tokens, own=own)),
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 
@@ -235,9 +235,10 @@ def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
         raise InvalidRequest(f"{options.device} has no 8-bit floats; use kv_dtype 'int8' (--kv-dtype int8)")
 
 
-def _more_notes(need: Needs, *, own: bool) -> Iterator[str]:
-    if not need.per_token and not cuts_prompts(need.shape):
-        yield "prompts are read in one piece: long ones take more memory than is planned"
+def _more_notes(need: Needs, step: int, *, own: bool) -> Iterator[str]:
+    if need.reads_in_one_piece:
+        most = max(step, LONG_PIECE) if need.per_token else step
+        yield f"inputs are read in one piece: of more than {most} tokens, they take more memory than is planned"
     if own:
         yield _OWN_CODE_RUNS
 
@@ -268,8 +269,8 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
     def forward_peak(kv_tokens: int, tokens: int | None = None) -> tuple[int, str]:
         """Of the temporary tensors of a forward (of `tokens`, or of all that one may have) and of drawing tokens, and
         how it is known."""
-        piece = need.most_in_one_piece(kv_tokens) if whole and not tokens else 0
-        tokens = tokens or max(step, piece)
+        piece = 0 if tokens else need.most_in_one_piece(kv_tokens)
+        tokens = tokens or max(step, piece if whole else 0)
         at_once = min(need.most_rows(rows, kv_tokens), tokens)
         held = kv_tokens if need.per_token else tokens
         forward, basis = known.peak((tokens, at_once, piece or min(need.context, held), held, tokens, tokens))
@@ -281,7 +282,13 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
         peak = forward_peak(kv_tokens)[0]
         left = max(options.budget_bytes - need.weights - peak, 0) // need.copies
         sequences = _num_sequences(need.state, need.per_token, left, rows)
-        return sequences, peak, kv_tokens * need.per_token + sequences * need.state <= left
+        kept = kv_tokens * need.per_token + sequences * need.state
+        if need.copies > 1:
+            # Tokens of a prompt go to a copy of what their sequence held before them; single ones, perhaps, to a copy
+            # of what all hold.
+            before = max(min(need.context, kv_tokens) - step, 0) * need.per_token + need.state
+            peak = max(peak + before, forward_peak(kv_tokens, rows)[0] + kept)
+        return sequences, peak, need.weights + kept + peak <= options.budget_bytes
 
     enough = max(need.least_tokens, min(_ENOUGH_KV_TOKENS, _wanted_tokens(options, need)))
     while not held_beside(enough)[2] and (step, rows) != (LEAST_STEP, 1):
@@ -292,12 +299,6 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
     fitting = bisect_left(steps, True, key=lambda kv_tokens: not held_beside(kv_tokens)[2])
     kv_tokens = steps[max(fitting - 1, 0)] if need.per_token else 0
     sequences, peak, _ = held_beside(kv_tokens)
-    if need.copies > 1:
-        # Tokens of a prompt go to a copy of what their sequence held before them; single ones, perhaps, to a copy of
-        # what all hold.
-        before = max(min(need.context, kv_tokens) - step, 0) * need.per_token + need.state
-        single = forward_peak(kv_tokens, rows)[0] + kv_tokens * need.per_token + sequences * need.state
-        peak = max(peak + before, single)
     return _Room(
         kv_tokens=kv_tokens,
         sequences=sequences,

@@ -18,6 +18,9 @@ from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, we
 
 BLOCK_TOKENS = 16
 _LEAST_TOKENS = 256
+LONG_PIECE = 1024
+"""Tokens of an input that cannot be cut, and must have room. To plan for the longest that there could be would take all
+memory for what hardly anybody asks for."""
 LEAST_STEP = 32
 """Tokens of one forward."""
 _MORE_TOKENS, _MORE_STEP, _MORE_ROWS = 4, 128, 16
@@ -65,11 +68,18 @@ class Needs:
 
     def most_in_one_piece(self, held: int) -> int:
         """Tokens that are computed at once, however many, with `held` tokens of KV cache: what an encoder reads, and
-        prompts that cannot be cut. 0 where there is no such thing, or nothing that bounds it."""
-        if not self.shape.is_encoder_decoder:
-            return min(self.context, held) if self.per_token and not cuts_prompts(self.shape) else 0
-        each = (self.shape.cross_values_per_token + self.shape.hidden_size) * DTYPE_BYTES[self.dtype]
-        return max(0, min(self.context, (held - ROUND_TOKENS) * self.per_token // each))
+        prompts that cannot be cut. 0 where there is no such thing; at most LONG_PIECE are counted."""
+        if not self.reads_in_one_piece or not self.per_token:
+            return 0
+        if self.shape.is_encoder_decoder:
+            each = (self.shape.cross_values_per_token + self.shape.hidden_size) * DTYPE_BYTES[self.dtype]
+            held = max(0, (held - ROUND_TOKENS) * self.per_token // each)
+        return min(self.context, held, LONG_PIECE)
+
+    @property
+    def reads_in_one_piece(self) -> bool:
+        """Whether inputs are not cut."""
+        return self.shape.is_encoder_decoder or not cuts_prompts(self.shape)
 
     @property
     def least_tokens(self) -> int:
