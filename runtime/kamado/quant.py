@@ -171,7 +171,7 @@ class Quant:
                 )
 
     def on(self, device: str) -> Quant:
-        """What it means on the device called `device`: on a CPU, int8-dynamic is in groups, token tables too, unless
+        """What it means on devices of the kind `device`: on a CPU, int8-dynamic is in groups, token tables too, unless
         something else was said."""
         if device != "cpu" or self.scheme != "int8-dynamic" or self.group_size is not None:
             return self
