@@ -63,7 +63,7 @@ find_python() {
 }
 
 install() {
-    local level=$1 base_python=$2 target=$root
+    local level=$1 base_python=$2 target="$root[video,restore,vision,sound]"
     # A set-up that was killed half-way, another interpreter or another folder: begin anew.
     if [[ -e $venv/kamado-busy || ! -x $python || ! -f $venv/kamado-root || $(<"$venv/kamado-root") != "$root" ]]; then
         say "making $venv with $("$base_python" -V)"
@@ -74,6 +74,8 @@ install() {
     rm -f "$venv/kamado-ready"
     : >"$venv/kamado-busy"
     install_torch
+    # What it asks for besides torch would bring torchvision, which it needs for nothing (docs/adr/0026).
+    pip_install --constraint "$root/constraints.txt" --no-deps spandrel || pip_failed spandrel
     case $level in 2) target="$root[test]" ;; 3) target="$root[dev]" ;; esac
     say "installing kamado and what it needs"
     pip_install --constraint "$root/constraints.txt" --no-build-isolation --editable "$target" ||

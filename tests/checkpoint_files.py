@@ -86,10 +86,11 @@ def write_wheel(
     version: str = "1.0",
     record: Mapping[str, bytes] | None = None,
     compression: int = zipfile.ZIP_STORED,
+    tag: str = "py3-none-any",
 ) -> Path:
     """A wheel; its RECORD is right unless `record` gives other contents to hash."""
     info = f"{package}-{version}.dist-info"
-    path = folder / f"{package}-{version}-py3-none-any.whl"
+    path = folder / f"{package}-{version}-{tag}.whl"
     rows = []
     for name, content in (files if record is None else record).items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

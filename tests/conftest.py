@@ -217,3 +217,19 @@ def smollm2() -> Path:
     from kamado.checkpoint.resolve import resolve
 
     return Path(resolve("smollm2:135m"))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, likewise."""
+    from kamado.checkpoint.resolve import resolve
+
+    return Path(resolve("minilm:l6"))
+
+
+@pytest.fixture(scope="session")
+def realesrgan() -> Path:
+    """The folder with Real-ESRGAN's networks in ncnn's form, likewise."""
+    from kamado.checkpoint.resolve import resolve
+
+    return Path(resolve("realesrgan:x4plus")).parent

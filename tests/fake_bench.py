@@ -84,6 +84,7 @@ class TimedModel:
     reference: str = "fake"
     plan: Plan = field(default_factory=lambda: make_plan(context_tokens=2000, kv_tokens=20_000))
     capabilities: tuple[str, ...] = ("text",)
+    takes: Any = None
     info: dict[str, Any] = field(
         default_factory=lambda: {"vocab_size": 1000, "hidden_size": 100, "parameters": 10_100_000}
     )

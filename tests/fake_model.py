@@ -156,6 +156,10 @@ class FakeModel:
     def _fault(index: int) -> GenerationFailed:
         return GenerationFailed(f"NaN in answer {index}")
 
+    def check(self, requests: Iterable[Mapping[str, Any]]) -> None:
+        for request in requests:
+            resolve_text_options(request)
+
     def map(
         self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None
     ) -> Iterator[tuple[int, Result | KamadoError]]:
@@ -206,6 +210,9 @@ class FakeRuntime:
         if "progress" in options:
             options["progress"](50, 100)
         return self.model
+
+    def check(self, reference: str, requests: Iterable[Mapping[str, Any]], **options: Any) -> None:
+        self.model.check(requests)
 
     def plan(self, reference: str, **options: Any) -> Plan:
         self.loaded.append((reference, options))

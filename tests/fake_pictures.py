@@ -91,6 +91,13 @@ class FakePictureModel:
     def unload(self) -> None:
         """Nothing is loaded."""
 
+    def check(self, requests: Iterable[Mapping[str, Any]]) -> None:
+        for request in requests:
+            try:
+                self._resolved(None, request)
+            finally:
+                self.requests.pop()  # it is not made
+
     def map(
         self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None
     ) -> Iterator[tuple[int, Result | KamadoError]]:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kamado_models.diffusion.table import RUN
+
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "models" / "kamado_models" / "diffusion" / "pipelines.toml"
+TAKES = TABLE.with_name("takes.toml")
 PAGE = ROOT / "docs" / "pipelines.md"
 _CHANGES_SHARED_MODELS = re.compile(
     r"set_attn_processor|set_pag_applied_layers|_set_pag_attn|attn_processors\b|register_forward_hook|enable_freeu"
@@ -30,9 +33,9 @@ _MAKES = {
     "images": "image",
     "image": "image",
 }
+_KINDS = {"image": "picture", "video": "video", "audio": "sound", "mesh": "mesh", "map": "map", "text": "text"}
+"""What they are called on the page."""
 _WHY = {
-    "video": "makes a video",
-    "audio": "makes sound",
     "mesh": "makes bodies in space",
     "text": "makes text",
     "map": "makes depth, normals or other maps",
@@ -98,11 +101,14 @@ def _makes(kind: Any, source: str) -> str:
 def tested() -> set[str]:
     """Classes that the tests compare with diffusers."""
     import tiny_pipelines
+    from tiny_pipelines import solids
 
-    specs = tiny_pipelines.PIPELINES.values()
-    return {spec.class_name for spec in specs} | {
-        kind for spec in specs for sibling, kind in spec.siblings.items() if "control" not in sibling
-    }
+    specs = (*tiny_pipelines.PIPELINES.values(), *tiny_pipelines.MOVING.values())
+    return (
+        {spec.class_name for spec in specs}
+        | set(solids.CLASSES)
+        | {kind for spec in specs for sibling, kind in spec.siblings.items() if "control" not in sibling}
+    )
 
 
 def table(found: list[Row]) -> str:
@@ -121,6 +127,22 @@ def table(found: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def takes(found: list[Row]) -> str:
+    """takes.toml."""
+    import diffusers
+
+    from kamado_models.diffusion.control import without_control
+    from kamado_models.diffusion.pipelines import taken_arguments
+    from kamado_models.diffusion.refusals import options_of
+
+    lines = ["# What models of each pipeline class of diffusers can be asked. Written by scripts/pipelines.", ""]
+    for row in found:
+        if row.makes in RUN:
+            kind = without_control(getattr(diffusers, row.name))
+            lines.append(f'{row.name} = "{", ".join(sorted(options_of(kind, taken_arguments(kind))))}"')
+    return "\n".join(lines) + "\n"
+
+
 def page(found: list[Row], version: str) -> str:
     """pipelines.md."""
     known = tested()
@@ -130,24 +152,24 @@ def page(found: list[Row], version: str) -> str:
         f"Every pipeline class of diffusers {version}, and what becomes of it in this version of Kamado.",
         "Written by `scripts/pipelines`; a test holds it to what is installed.",
         "",
-        "- **batched, tested**: steps of all requests share forwards; the tests compare its pictures with diffusers'.",
+        "- **batched, tested**: steps of all requests share forwards; the tests compare what it makes with diffusers'.",
         "- **batched**: the same way. Which of its models' calls can be joined is found out when the first batch comes",
         "  up, by comparing with separate calls.",
-        "- **one at a time**: it changes its models while it runs, so a picture is made from beginning to end before",
+        "- **one at a time**: it changes its models while it runs, so an answer is made from beginning to end before",
         "  the next request's turn.",
         "- **not yet**: and why.",
         "",
-        "| pipeline | how |",
-        "|---|---|",
+        "| pipeline | makes | how |",
+        "|---|---|---|",
     ]
-    lines += [f"| {row.name} | {_how(row, known)} |" for row in found]
+    lines += [f"| {row.name} | {_KINDS.get(row.makes, '')} | {_how(row, known)} |" for row in found]
     return "\n".join(lines) + "\n"
 
 
 def _how(row: Row, known: set[str]) -> str:
     if row.makes == "nothing":
         return f"not yet: {row.how}"
-    if row.makes != "image":
+    if row.makes not in RUN:
         return f"not yet: {_WHY[row.makes]}"
     if row.how == "alone":
         return "one at a time"
@@ -155,11 +177,12 @@ def _how(row: Row, known: set[str]) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     import diffusers
 
     found = rows()
     TABLE.write_text(table(found), encoding="utf-8")
+    TAKES.write_text(takes(found), encoding="utf-8")
     PAGE.write_text(page(found, diffusers.__version__), encoding="utf-8")
 
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from .api import Model as Model
     from .api import Runtime as Runtime
     from .api import generate as generate
+    from .chains.chain import Chain as Chain
+    from .chains.chain import ChainResult as ChainResult
+    from .chains.chain import ChainStep as ChainStep
+    from .chains.files import read_chain as read_chain
     from .errors import Cancelled as Cancelled
     from .errors import ContextOverflow as ContextOverflow
     from .errors import DeadlineExceeded as DeadlineExceeded
@@ -30,8 +34,16 @@ if TYPE_CHECKING:
     from .events import Progress as Progress
     from .events import Started as Started
     from .events import Token as Token
+    from .grids.grid import Grid as Grid
+    from .grids.grid import grid as grid
     from .jobs import Job as Job
     from .memory.devices import devices as devices
+    from .outputs import Audio as Audio
+    from .outputs import Mesh as Mesh
+    from .outputs import Note as Note
+    from .outputs import Score as Score
+    from .outputs import Transcript as Transcript
+    from .outputs import Video as Video
     from .quality import Quality as Quality
     from .quant import Quant as Quant
     from .quantizing import quantize as quantize
@@ -44,6 +56,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     ".api": ("Model", "Runtime", "generate"),
+    ".chains.chain": ("Chain", "ChainResult", "ChainStep"),
+    ".chains.files": ("read_chain",),
     ".errors": (
         "Cancelled",
         "ContextOverflow",
@@ -58,8 +72,10 @@ _HOMES = {
         "UnsupportedCheckpoint",
     ),
     ".events": ("Event", "Finished", "Media", "Preview", "Progress", "Started", "Token"),
+    ".grids.grid": ("Grid", "grid"),
     ".jobs": ("Job",),
     ".memory.devices": ("devices",),
+    ".outputs": ("Audio", "Mesh", "Note", "Score", "Transcript", "Video"),
     ".quality": ("Quality",),
     ".quant": ("Quant",),
     ".quantizing": ("quantize",),

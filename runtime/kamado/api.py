@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from .contracts import Family, LoadedModel, LoadEnvironment, Parked
 from .engine.loop import Loop
 from .engine.session import Session
 from .errors import DoesNotFit, InvalidRequest
-from .families import find
+from .families import component_names, find
 from .memory.companion import Companion, draft_share
 from .memory.devices import DeviceFacts, cpu_facts, default_budget, resolve_device
 from .memory.keeper import Keeper
@@ -30,7 +30,7 @@ from .memory.plan import Plan, PlanOptions
 from .memory.residency import Residency
 from .memory.shortage import load_failed, told
 from .memory.tenant import Tenant
-from .model import Draft
+from .model import Draft, as_request
 from .model import Model as Model
 from .quant import parse_quant
 from .results import Result
@@ -107,6 +107,19 @@ class Runtime:
             planned = self._draft_plans(checkpoint, family, planned, settings)[1]
         return self._keeper.plan_of(planned)
 
+    def check(
+        self, reference: str | Path, requests: Iterable[Mapping[str, Any]], **settings: Unpack[PlanSettings]
+    ) -> None:
+        """Raise what is wrong with requests to a model, the first of them, as far as that can be told without weights:
+        unknown options, impossible values, files that cannot be read. Nothing is loaded, but its libraries are
+        imported. They are taken one by one. `settings`: what it will be loaded with, see `PlanSettings`.
+
+        Raises what `Model.submit` and `plan` raise."""
+        check_names("check", settings, PlanSettings)
+        checkpoint, family, planned = self._planned(reference, settings)
+        plan = self._keeper.plan_of(planned)
+        family.check_requests(checkpoint, plan, map(as_request, requests), offline=settings.get("offline", False))
+
     def load(self, reference: str | Path, **settings: Unpack[LoadSettings]) -> Model:
         """Load a model, pulling it first if need be. Idle models leave memory for it, least recently used first, and
         come back with their next request; busy ones are waited for, see `max_wait`. `settings`: see `LoadSettings`.
@@ -132,7 +145,7 @@ class Runtime:
 
         def check(plan: Plan) -> None:
             while unchecked:
-                family.check_request(checkpoint, plan, unchecked.pop(), offline=offline)
+                family.check_requests(checkpoint, plan, [unchecked.pop()], offline=offline)
 
         with self._keeper.moving(), ExitStack() as undone:
             if self._closed:
@@ -164,7 +177,9 @@ class Runtime:
                 tenant.draft, tenant.owns_draft = draft.companion.tenant, draft.is_own
                 info["draft"] = draft.model.reference
             self._keeper.bring_in(tenant, lambda: _loaded(family, checkpoint, plan, first))
-            model = Model(self, self._keeper, tenant, checkpoint, info, draft)
+            tasks = family.tasks(checkpoint)
+            takes = family.options(checkpoint)
+            model = Model(self, self._keeper, tenant, checkpoint, info, draft, tasks=tasks, takes=takes)
             self._keeper.done(tenant, watch=stay_s != 0)  # one that must not stay at all waits for its first request
             return model
 
@@ -198,7 +213,9 @@ class Runtime:
         memory as a whole if others left waits for that: it is never loaded with weights outside: they would stay so."""
         allowed, offline = allowed_name(settings.get("allow_code")), settings.get("offline", False)
         found = self.inspect(reference, offline=offline)
-        checkpoint = with_parts(found, settings.get("components"), settings.get("base"), offline=offline)
+        components = settings.get("components")
+        known = component_names(found) if components else ()
+        checkpoint = with_parts(found, components, settings.get("base"), known=known, offline=offline)
         family, options = find(checkpoint), self._plan_options(settings, allowed)
         if options.offload == "auto":
             whole = replace(options, offload="never", budget_bytes=self._keeper.most_room())

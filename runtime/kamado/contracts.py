@@ -10,7 +10,7 @@ Nothing here imports torch, and nothing here knows what a token or a pixel is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .checkpoint.types import Checkpoint
     from .memory.ledger import Ledger
     from .memory.plan import Plan, PlanOptions
+    from .options import Options
     from .quant import Quant
     from .results import Result, Timings
     from .weights.prepared.keeping import Keeping
@@ -57,8 +58,8 @@ class Task(Protocol):
 
     @property
     def account(self) -> str:
-        """The lane that the next work's time counts for (the fairness group of the scheduler): its own, but for a work
-        that only prepares one of another lane, before which it runs."""
+        """The lane whose model the next work's time counts for: its own, but for a work that only prepares one of
+        another lane, before which it runs."""
 
     def work(self, budget: int) -> Work | None:
         """The next forward, of at most `budget` cost where the task can cut it, or None once finished."""
@@ -119,7 +120,7 @@ class LoadedModel(Protocol):
     plan: Plan
     lanes: Sequence[Lane]
     capabilities: Sequence[str]
-    """What it can make: "text", "image", ..."""
+    """What it can make: "text", "image", "audio", ..., see `kamado.outputs.KINDS`."""
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """Check the options and make the tasks; `now` is the loop's clock, for deadlines. Runs in the caller's thread.
@@ -160,12 +161,21 @@ class Family(Protocol):
     """
 
     name: str
+    claims_last: bool
+    """Whether it claims much that other families know better, and so is asked after them."""
 
     def claims(self, checkpoint: Checkpoint) -> bool:
         """Whether this family can run the checkpoint, judged by its header data."""
 
     def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
-        """What it can make: "text", "image", ..."""
+        """What it can make: "text", "image", "audio", ..., see `kamado.outputs.KINDS`."""
+
+    def tasks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """What it can do, by the names that hubs have for tasks: "text-generation", "text-to-speech", ..."""
+
+    def options(self, checkpoint: Checkpoint) -> Options | None:
+        """What it can be asked. None: the options of text models (`kamado.requests`) where it makes text, else those of
+        pictures (`kamado.picture_requests`)."""
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """Facts for `kamado show`: architecture, parameters, context, batching, ..."""
@@ -176,11 +186,11 @@ class Family(Protocol):
 
         It does not judge whether that fits: `Plan.check` does."""
 
-    def check_request(
-        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    def check_requests(
+        self, checkpoint: Checkpoint, plan: Plan, requests: Iterable[Mapping[str, Any]], *, offline: bool = False
     ) -> None:
-        """Raise what is wrong with a request to the model so planned, as far as that can be told without weights:
-        InvalidRequest, ContextOverflow, and what finding its files raises. Imports torch."""
+        """Raise what is wrong with a request to the model so planned, the first of several, as far as that can be told
+        without weights: InvalidRequest, ContextOverflow, and what finding its files raises. Imports torch."""
 
     def check_draft(self, checkpoint: Checkpoint, draft: Checkpoint) -> None:
         """Raise InvalidRequest if `draft`, of any family, cannot guess for the model, as far as that can be told
@@ -220,7 +230,7 @@ class LoadEnvironment:
     offline: bool = False
     """Whether the network must not be used, also later for what requests name."""
     request: Mapping[str, Any] | None = None
-    """Options of a request that will follow. `load` does what `check_request` does, before it reads weights."""
+    """Options of a request that will follow. `load` does what `check_requests` does, before it reads weights."""
     deterministic: bool = False
     """Whether outputs must not depend on what was computed before or beside them."""
     speculation: str = "auto"

@@ -67,12 +67,15 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One finished picture, sound, video or mesh."""
+    """One finished picture, sound, video, mesh, transcript, ...; or a piece of one that goes out before the rest."""
 
     request_id: str
     index: int
-    kind: Literal["image", "audio", "video", "mesh"]
+    kind: Literal["image", "audio", "video", "mesh", "score", "transcript", "embedding", "scores"]
     data: Any
+    """PIL image, or one of `kamado.outputs`."""
+    is_part: bool = False
+    """Whether more of it follows; pieces in order are the whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -12,8 +13,10 @@ from .errors import UnsupportedCheckpoint
 
 @cache
 def families() -> tuple[Family, ...]:
-    """All installed families, by entry point name. Importing one loads no torch."""
-    return tuple(point.load() for point in sorted(entry_points(group="kamado.families"), key=lambda point: point.name))
+    """All installed families, in the order in which they are asked: by entry point name, those that claim last behind
+    the others. Importing one loads no torch."""
+    points = sorted(entry_points(group="kamado.families"), key=lambda point: point.name)
+    return tuple(sorted((point.load() for point in points), key=lambda family: family.claims_last))
 
 
 def find(checkpoint: Checkpoint) -> Family:
@@ -36,3 +39,12 @@ def find(checkpoint: Checkpoint) -> Family:
     raise UnsupportedCheckpoint(
         f"{checkpoint.reference}: no family can run a {kind!r} checkpoint; families here: {known}"
     )
+
+
+def component_names(checkpoint: Checkpoint) -> Collection[str]:
+    """The components that a model which is no pipeline takes from other checkpoints (`--component`): a vocoder, say.
+    Raises UnsupportedCheckpoint."""
+    if checkpoint.layout != "transformers":
+        return ()
+    asked = getattr(find(checkpoint), "components", None)
+    return () if asked is None else tuple(asked(checkpoint))

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .errors import InvalidRequest
+
 _SUFFIX = ".part"
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 
 
 def _prefix(path: Path) -> str:
@@ -30,7 +33,8 @@ def remove_leftovers(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, that takes the place of `path` when the body ends well, and vanishes when it does not. Links
-    are followed; what is no ordinary file (a device, a pipe) is written to as it is."""
+    are followed; what is no ordinary file (a device, a pipe) is written to as it is. The file's `name` is its path, for
+    libraries that open files themselves."""
     path = path.resolve()
     if path.exists() and not path.is_file():
         with path.open("wb") as special:
@@ -42,7 +46,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # The kernel takes the umask off, which a program cannot read without changing it for all of its threads.
     first_mode = 0o666 if mode is None else 0o600
     try:
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, first_mode), "wb") as file:
+        with open(temporary, "wb", opener=lambda name, _: os.open(name, _NEW, first_mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,7 +54,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not know whose write failed
+        if error.filename in (None, os.fspath(temporary)):  # a full disk does not know whose write failed
             error.filename = os.fspath(path)
         raise
     finally:
@@ -83,6 +87,25 @@ def _called(file: Path, name: Path) -> bool:
             return False
         file.rename(name)
     return True
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InvalidRequest unless a folder can be written to, or made. Nothing is made."""
+    above = (folder, *folder.absolute().parents)
+    place = next(each for each in above if os.path.exists(each))
+    if not place.is_dir():
+        raise InvalidRequest(f"the folder {folder} cannot be made: {place} is a file; name another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InvalidRequest(f"the folder {place} cannot be written to; name another folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, where there is none. Raises InvalidRequest."""
+    check_writable(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"the folder {folder} cannot be made: {error.strerror}; name another folder") from error
 
 
 def write_json(path: Path, value: Any) -> None:

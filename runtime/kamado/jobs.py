@@ -40,6 +40,7 @@ class Job:
         self._arrived_s: list[float] = []
         self._listeners: list[Callable[[], None]] = []
         self._enders: list[Callable[[], None]] = []
+        self._followers: list[Callable[[Event], None]] = []
         self._closed = False
         self._result: Result | None = None
         self.submitted_s = time.monotonic() if submitted_s is None else submitted_s
@@ -59,6 +60,8 @@ class Job:
                 self._marks.setdefault("queued", now)
             elif isinstance(event, Token):
                 self._marks.setdefault("first", now)
+            for follower in self._followers:
+                follower(event)
             self._notify()
 
     def close(self) -> None:
@@ -91,6 +94,14 @@ class Job:
                 self._enders.append(callback)
                 return
         callback()
+
+    def when_event(self, callback: Callable[[Event], None]) -> None:
+        """Call back with each event: with those that there are at once, with later ones on the loop's thread. Must be
+        quick and not raise."""
+        with self._changed:
+            for event in self._events:
+                callback(event)
+            self._followers.append(callback)
 
     def cancel(self) -> None:
         """End it between this step and the next. Harmless once it has ended. Returns at once."""

@@ -23,6 +23,7 @@ from .memory.line import Waiter
 from .memory.plan import Plan
 from .memory.shortage import request_failed, told
 from .memory.tenant import Tenant
+from .options import Options
 from .results import Result, Timings
 
 if TYPE_CHECKING:
@@ -55,13 +56,20 @@ class Model:
         checkpoint: Checkpoint,
         info: dict[str, Any],
         draft: Draft | None = None,
+        *,
+        tasks: Sequence[str] = (),
+        takes: Options | None = None,
     ) -> None:
         self.runtime = runtime
+        self.tasks = tuple(tasks)
+        """What it can do, by the names that hubs have for tasks: `text-generation`, `text-to-speech`, ..."""
+        self.takes = takes
+        """What it can be asked, where it says so: models of plain text and diffusion pipelines do not."""
         self.checkpoint = checkpoint
         self.info = info
         """Facts as `kamado show` prints them."""
         self.capabilities: Sequence[str] = tuple(tenant.loaded.capabilities) if tenant.loaded is not None else ()
-        """What it can make: `text`, ..."""
+        """What it can make: `text`, `image`, `audio`, ..."""
         self._draft = draft
         self._keeper = keeper
         self._tenant = tenant
@@ -112,7 +120,7 @@ class Model:
         """Another model may take its place again."""
         self._keeper.unpin(self._tenant)
 
-    def submit(self, prompt: str | None = None, **options: Any) -> Job:
+    def submit(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Job:
         """Start a request and return at once; if the model is out of memory, as soon as it is back, for which busy
         models are waited for.
 
@@ -122,7 +130,7 @@ class Model:
         request, now = _request(prompt, options), time.monotonic()
         return self._begin(self._keeper.use(self._tenant, self._waiter(request, now)), request, now)
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Result:
+    def generate(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Result:
         """Run a request to its end. Raises also what `Job.result` raises."""
         job = self.submit(prompt, **options)
         try:
@@ -131,7 +139,7 @@ class Model:
             job.cancel()
             raise
 
-    def stream(self, prompt: str | None = None, **options: Any) -> EventStream:
+    def stream(self, prompt: str | Sequence[str] | None = None, **options: Any) -> EventStream:
         """The request's events as they come. Leaving the iterator cancels the request. A request that fails has a last
         event that carries the error. Bad options raise at once, not with the first event."""
         return EventStream(self.submit(prompt, **options))
@@ -147,6 +155,17 @@ class Model:
             for job in jobs:
                 job.cancel()
             raise
+
+    def check(self, requests: Iterable[Mapping[str, Any]]) -> None:
+        """Raise what is wrong with requests, the first of them, as `submit` would, without running any. They are taken
+        one by one. The model is brought back for it if it is out of memory."""
+        loaded = self._keeper.use(self._tenant, self._keeper.waiter())
+        try:
+            for request in requests:
+                with told(lambda error: request_failed(error, self.plan.device)):
+                    loaded.prepare("check", as_request(request), time.monotonic())
+        finally:
+            self._keeper.done(self._tenant)
 
     def map(
         self, requests: Iterable[Mapping[str, Any]], concurrency: int | None = None
@@ -175,11 +194,11 @@ class Model:
             for job in flying.values():
                 job.cancel()
 
-    async def agenerate(self, prompt: str | None = None, **options: Any) -> Result:
+    async def agenerate(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Result:
         """`generate` for asyncio; cancelling the awaiting task cancels the request."""
         return await (await self._submitted(prompt, options)).aresult()
 
-    async def astream(self, prompt: str | None = None, **options: Any) -> AsyncIterator[Event]:
+    async def astream(self, prompt: str | Sequence[str] | None = None, **options: Any) -> AsyncIterator[Event]:
         """`stream` for asyncio."""
         job = await self._submitted(prompt, options)
         try:
@@ -239,7 +258,7 @@ class Model:
             raise
         return job
 
-    async def _submitted(self, prompt: str | None, options: Mapping[str, Any]) -> Job:
+    async def _submitted(self, prompt: str | Sequence[str] | None, options: Mapping[str, Any]) -> Job:
         """`submit` for asyncio: a model that is out is waited for, and read, in another thread."""
         request, now = _request(prompt, options), time.monotonic()
         if (loaded := self._keeper.use_now(self._tenant)) is not None:
@@ -264,9 +283,7 @@ class Model:
         self._keeper.done(self._tenant)
 
     def _submit(self, request: Mapping[str, Any]) -> Job:
-        if not isinstance(request, Mapping):
-            raise InvalidRequest(f'a request is a mapping like {{"prompt": "..."}}, not {request!r:.60}')
-        return self.submit(**request)
+        return self.submit(**as_request(request))
 
     def __repr__(self) -> str:
         return f"<kamado.Model {self.reference} on {self.plan.device} in {self.plan.dtype}>"
@@ -276,7 +293,14 @@ class Model:
             self._jobs.pop(request_id, None)
 
 
-def _request(prompt: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_request(request: Any) -> Mapping[str, Any]:
+    """The request itself. Raises InvalidRequest for what is none."""
+    if not isinstance(request, Mapping):
+        raise InvalidRequest(f'a request is a mapping like {{"prompt": "..."}}, not {request!r:.60}')
+    return request
+
+
+def _request(prompt: str | Sequence[str] | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"prompt": prompt, **options} if prompt is not None else options
 
 

@@ -1,4 +1,5 @@
-"""Generation options of picture models: what was asked, checked as far as no model is needed for it."""
+"""Generation options of pipelines that make pictures, videos and sounds: what was asked, checked as far as no model is
+needed for it."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ MAX_STEPS = 10_000
 MAX_SIDE = 65_536
 MAX_PROMPT_CHARACTERS = 100_000
 """Of any text: recipes with the longest fit into their files, and reading it keeps others waiting for a moment only."""
+MAX_FRAMES = 100_000
+MAX_FPS = 1000.0
+MAX_SECONDS = 86_400.0
 MAX_ADAPTERS = 32
 MAX_ADAPTER_WEIGHT = 1000.0
 ALIASES: Mapping[str, str] = {
@@ -24,6 +28,17 @@ ALIASES: Mapping[str, str] = {
     "mask_image": "mask",
     "control_image": "control",
     "controlnet_conditioning_scale": "control_scale",
+    "last_frame": "last_image",
+    "num_frames": "frames",
+    "video_length": "frames",
+    "frame_rate": "fps",
+    "audio_length_in_s": "seconds",
+    "audio_end_in_s": "seconds",
+    "audio_duration": "seconds",
+    "audio_duration_s": "seconds",
+    "duration": "seconds",
+    "src_audio": "audio",
+    "initial_audio_waveforms": "audio",
 }
 """What diffusers' pipelines call some options."""
 
@@ -40,7 +55,7 @@ class AdapterUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureOptions:
-    """One request for pictures. None: the model's own default."""
+    """One request for pictures, videos or sounds. None: the model's own default."""
 
     prompt: str | None = None
     negative: str | None = None
@@ -79,13 +94,28 @@ class PictureOptions:
     """White where the input picture is to be painted anew."""
     control: Any = None
     """Input of a ControlNet: edges, depth, a pose. Of several: a list, in the order of the nets."""
+    control_map: str | None = None
+    """What is made of `control` before a ControlNet sees it: "edges" (see `kamado.media.edges.canny`). None: nothing,
+    it is a map already."""
     control_scale: float | list[float] | None = None
     """How much a ControlNet counts; a list has a number for each."""
+    last_image: Any = None
+    """The picture that a video ends with; `image` is the one that it begins with."""
+    video: Any = None
+    """Input video: a path, bytes, a data URL, a Video or (frames, fps)."""
+    audio: Any = None
+    """Input sound: a path, bytes, a data URL, an Audio or (samples, sample rate)."""
+    frames: int | None = None
+    """Frames of a video."""
+    fps: float | None = None
+    """Frames a second: what a pipeline is told that takes it, and the rate of the video."""
+    seconds: float | None = None
+    """How long a sound or a video is."""
     adapters: tuple[AdapterUse, ...] = ()
     seed: int = 0
-    """Picture i of the request has seed + i."""
+    """Answer i of the request has seed + i."""
     n: int = 1
-    """Number of pictures."""
+    """Number of answers."""
     preview_every: int = 0
     """A preview each so many steps; 0: none."""
     deadline_s: float | None = None
@@ -242,7 +272,14 @@ _CHECKS: dict[str, Any] = {
     "image": _any,
     "mask": _any,
     "control": _any,
+    "last_image": _any,
+    "video": _any,
+    "audio": _any,
+    "frames": _whole(1, MAX_FRAMES),
+    "fps": _number(0.0, MAX_FPS, open_low=True),
+    "seconds": _number(0.0, MAX_SECONDS, open_low=True),
     "adapters": _adapters,
+    "control_map": _one_of("edges"),
     "control_scale": _scale,
     "seed": _whole(0, 2**63 - 1 - MAX_PICTURES),
     "n": _whole(1, MAX_PICTURES),

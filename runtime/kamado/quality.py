@@ -10,6 +10,7 @@ from typing import Any
 
 from .checkpoint.strict_json import read_json_object
 from .errors import UnsupportedCheckpoint
+from .quant import recorded
 
 FILE = "kamado_quality.json"
 """Where a quantized checkpoint keeps it."""
@@ -74,7 +75,7 @@ def read_quality(path: Path) -> Quality:
     return Quality(
         kind=told["kind"],
         figures={str(name): float(value) for name, value in figures.items() if isinstance(value, (int, float))},
-        quant=told.get("quant"),
+        quant=recorded(told.get("quant")),
         reference=str(told.get("reference", "")),
         measured_on=str(told.get("measured_on", "")),
     )

@@ -47,6 +47,7 @@ _INNER_OUTPUT = re.compile(r"(^|[./])(attentions|\w*blocks|layers)\.\d+\.([\w.]+
 """Not the last layer, but that of a block."""
 _STACK = re.compile(r"(^|\.)(experts\.|block_sparse_moe\.(in|out)put_linear\.weight$)|(_exps|attn_[kv]_b)\.weight$")
 """The experts of a layer, or its heads, as one tensor of three dimensions."""
+_WEIGHT_ONLY, _DYNAMIC = "int8-weight-only", "int8-dynamic"
 _CPU_GROUP = 32
 """Values with one scale that the kernels for CPUs know; rows of GPUs' products of integers have one scale."""
 _LOSSLESS = re.compile(r"^(prior_)?(vae|vqvae|movq|image_encoder|safety_checker|\w*vae\w*)/")
@@ -87,13 +88,18 @@ class Scheme:
         return (rows * columns * self.bits + 7) // 8 + groups * self.scale_bytes
 
 
+INT8 = "int8"
+"""In place of a scheme: the 8-bit form that is quickest on the device within a KL divergence of 0.005 (ADR 0024), which
+`Quant.on` puts in its place. For a part of a model, and where no device is known, it is `int8-weight-only`."""
 STORED = "stored"
 """In place of a scheme: weights stay as the file has them. For checkpoints that were quantized with one of the usual
 methods that is so anyway; the blocks of GGUF files are decoded unless this is asked for."""
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme(name="int8", bits=8, group_size=32, scale_bytes=2, says="8-bit integers, a scale for 32 of them"),
+        Scheme(
+            name="int8-weight-only", bits=8, group_size=32, scale_bytes=2, says="8-bit integers, a scale for 32 of them"
+        ),
         Scheme(
             name="int8-dynamic",
             bits=8,
@@ -131,7 +137,7 @@ SCHEMES: Mapping[str, Scheme] = {
 class Quant:
     """How the weights of a model are held.
 
-    `scheme`: a name in SCHEMES, or STORED. `group_size`: values with one scale, in place of the scheme's own.
+    `scheme`: a name in SCHEMES, INT8 or STORED. `group_size`: values with one scale, in place of the scheme's own.
     `embeddings`: the scheme of token tables and output matrices, `convolutions` that of convolutions; None leaves them.
     `skip`: patterns of tensor names (as of file names: `*.down_proj.*`) that keep the compute precision. `overrides`:
     (pattern, scheme) pairs; the first that matches counts. Raises InvalidRequest.
@@ -139,8 +145,8 @@ class Quant:
 
     scheme: str
     group_size: int | None = None
-    embeddings: str | None = "int8"
-    convolutions: str | None = "int8"
+    embeddings: str | None = INT8
+    convolutions: str | None = INT8
     skip: tuple[str, ...] = ()
     overrides: tuple[tuple[str, str], ...] = field(default=())
 
@@ -148,7 +154,7 @@ class Quant:
         for name in (self.embeddings, self.convolutions):
             if name is not None:
                 _known(name)
-        scheme, size = SCHEMES.get(_known(self.scheme)), self.group_size
+        scheme, size = scheme_named(_known(self.scheme)), self.group_size
         grouped = scheme is not None and (scheme.group_size > 0 or scheme.name == "int8-dynamic")
         if size is not None and (type(size) is not int or size < 8 or size & (size - 1) or not grouped):
             may = "must be a power of two from 8 on" if grouped else "cannot be chosen"
@@ -171,12 +177,15 @@ class Quant:
                 )
 
     def on(self, device: str) -> Quant:
-        """What it means on devices of the kind `device`: on a CPU, int8-dynamic is in groups, token tables too, unless
-        something else was said."""
-        if device != "cpu" or self.scheme != "int8-dynamic" or self.group_size is not None:
-            return self
-        embeddings = self.scheme if self.embeddings == "int8" else self.embeddings
-        return replace(self, group_size=_CPU_GROUP, embeddings=embeddings)
+        """What it means on devices of the kind `device`, with a `scheme` that is not INT8: that is int8-dynamic on a
+        CPU, int8-weight-only elsewhere. On a CPU int8-dynamic is in groups, token tables too, unless something else
+        was said."""
+        # For groups of other sizes there are no kernels, so the exact form is the quicker one.
+        sizes = {"int8-dynamic": (None,), INT8: (None, _CPU_GROUP)}.get(self.scheme, ())
+        if device == "cpu" and self.group_size in sizes:
+            embeddings = _DYNAMIC if self.embeddings == INT8 else self.embeddings
+            return replace(self, scheme=_DYNAMIC, group_size=_CPU_GROUP, embeddings=embeddings)
+        return replace(self, scheme=_WEIGHT_ONLY) if self.scheme == INT8 else self
 
     def scheme_for(self, name: str, shape: Sequence[int]) -> Scheme | None:
         """The form of the tensor `name`, or None where it keeps the compute precision. `shape`: see Scheme."""
@@ -191,21 +200,22 @@ class Quant:
             chosen = by_role[role] if role != "modulation" else self._modulation()
         if chosen is None or chosen == STORED:
             return None
-        scheme = SCHEMES[chosen]
-        if self.group_size is not None and chosen == self.scheme:
+        scheme = scheme_named(chosen)
+        assert scheme is not None
+        if self.group_size is not None and scheme is scheme_named(self.scheme):
             scheme = scheme.grouped(self.group_size)
         takes_dynamic = role == "linear" or (role == "embedding" and scheme.group_size)
         if scheme.dynamic and not takes_dynamic:
-            scheme = SCHEMES["int8"]
+            scheme = SCHEMES[_WEIGHT_ONLY]
         if not scheme.fits(shape):  # rows that are no whole groups
-            scheme = replace(SCHEMES["int8"], group_size=0)
+            scheme = replace(SCHEMES[_WEIGHT_ONLY], group_size=0)
         return scheme if scheme.fits(shape) else None
 
     def _modulation(self) -> str:
-        if self.scheme == STORED:
+        scheme = scheme_named(self.scheme)
+        if scheme is None:
             return STORED
-        scheme = SCHEMES[self.scheme]
-        return scheme.name if scheme.bits == 8 and not scheme.dynamic else "int8"
+        return scheme.name if scheme.bits == 8 and not scheme.dynamic else _WEIGHT_ONLY
 
     def as_json(self) -> str | dict[str, Any]:
         """What `parse_quant` reads: the name alone where that says all."""
@@ -243,7 +253,7 @@ def parse_quant(value: QuantLike) -> Quant | None:
     skip, overrides = value.get("skip") or (), value.get("overrides") or ()
     if isinstance(overrides, Mapping):
         overrides = tuple(overrides.items())
-    others = None if value["scheme"] == STORED else "int8"
+    others = None if value["scheme"] == STORED else INT8
     return Quant(
         scheme=value["scheme"],
         group_size=value.get("group_size"),
@@ -252,6 +262,19 @@ def parse_quant(value: QuantLike) -> Quant | None:
         skip=tuple(skip) if isinstance(skip, (list, tuple)) else skip,
         overrides=tuple(map(_paired, overrides)) if isinstance(overrides, (list, tuple)) else overrides,
     )
+
+
+def scheme_named(name: str) -> Scheme | None:
+    """What the name stands for where no device is known; None for STORED."""
+    return SCHEMES.get(_WEIGHT_ONLY if name == INT8 else name)
+
+
+def recorded(value: Any) -> Any:
+    """What a record says (`Quant.as_json` in a recipe, in figures of quality), in the names of today: INT8 was
+    int8-weight-only on every device when records still held it. Anything else is left."""
+    if isinstance(value, Mapping):
+        return {**value, "scheme": _WEIGHT_ONLY} if value.get("scheme") == INT8 else value
+    return _WEIGHT_ONLY if value == INT8 else value
 
 
 def role_of(name: str, shape: Sequence[int]) -> Role:
@@ -296,8 +319,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _known(name: Any) -> str:
-    if not isinstance(name, str) or (name not in SCHEMES and name != STORED):
-        raise InvalidRequest(f"quant must be one of none, {', '.join(SCHEMES)}, {STORED}, not {name!r:.80}")
+    if not isinstance(name, str) or name not in (INT8, *SCHEMES, STORED):
+        raise InvalidRequest(f"quant must be one of none, {INT8}, {', '.join(SCHEMES)}, {STORED}, not {name!r:.80}")
     return name
 
 

@@ -15,7 +15,7 @@ from .checkpoint.recommended import FILE as RECOMMENDED
 from .checkpoint.types import Checkpoint
 from .errors import GenerationFailed, InvalidRequest, KamadoError
 from .families import find
-from .files import write_json
+from .files import check_writable, write_json
 from .memory.devices import DeviceFacts, default_budget, resolve_device
 from .memory.plan import Plan, PlanOptions
 from .quality import FILE, Quality
@@ -53,7 +53,7 @@ def quantize(
 ) -> Quantized:
     """Write the model as a quantized checkpoint to the new folder `out`, which appears when all is done, or not at all.
 
-    A form that is not the same on every device (`int8-dynamic`) is that of `device`.
+    A form that is not the same on every device (`int8`, `int8-dynamic`) is that of `device`.
 
     Tensors are quantized one at a time: beside what is being written there is one of them in memory. Then both are
     loaded in turn on `device`, within `memory`, and compared (`compare`); a result that is broken (`quality.FLOORS`)
@@ -68,6 +68,7 @@ def quantize(
         raise InvalidRequest("say in which form the weights shall be (--quant int8, --quant nf4)")
     if folder.exists():
         raise InvalidRequest(f"{folder} is there already; name a new folder")
+    check_writable(folder)
     checkpoint = with_parts(inspect(str(reference), offline=offline), None, base, offline=offline)
     family = find(checkpoint)
     facts = resolve_device(device)

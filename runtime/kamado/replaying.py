@@ -6,6 +6,7 @@ a recipe names it, and no code of a checkpoint is run.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,15 +19,28 @@ from .checkpoint.reference import PathReference, must_be_path, parse_reference
 from .errors import InvalidRequest, KamadoError, ModelNotFound
 from .families import find
 from .files import write_new
-from .media.compare import Comparison, compare_pictures, keeps_pixels
-from .media.inputs import INPUTS, described_inputs
-from .media.pictures import WRITE_FORMATS, check_picture_path, open_picture, read_recipe, save_picture
+from .media.compare import Comparison, compare_outputs, compare_pictures, keeps_pixels
+from .media.inputs import INPUTS, described_media, open_input
+from .media.opening import check_target
+from .media.reading import keeps_output, kind_of_file, open_output, read_document
 from .media.recipe import check_recorded, differences, recipe_loading, recipe_request, rounding_levels
+from .media.recipes import read_recipe
+from .media.saving import check_libraries, save_output, suffixes_of_kind
+from .options import Options
+from .outputs import Output, Picture
 from .picture_requests import ALIASES, MAX_ADAPTERS
 from .results import Result
 
 _OTHERWISE = ("n", "deadline_s", "preview_every")
-"""Options that say nothing of what one picture shows."""
+"""Options that say nothing of what one output is."""
+_DOCUMENTS = ("transcript", "embedding", "scores")
+"""Kinds whose files are read as documents."""
+_MEDIA_INPUTS = ("audio", "video")
+"""Inputs beside those of pictures."""
+_FLAGS = {name: f"--{name}" for name in ("image", "mask", "control", "audio", "video")}
+_FLAGS["ip_adapter_image"] = "--adapter-image"
+_WORDS = {"image": "a picture", "audio": "a sound", "video": "a video", "mesh": "a mesh", "score": "a score"}
+_WORDS["embedding"] = "a file of vectors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +60,7 @@ class Replay:
 
     @property
     def equal(self) -> bool | None:
-        """Whether every pixel is as it was; None where the file's format cannot tell."""
+        """Whether every value is as it was; None where the file's format cannot tell."""
         return self.comparison.equal
 
     @property
@@ -64,10 +78,15 @@ class Replayable:
     reference: str
     """Of the model."""
     options: Mapping[str, Any]
-    """Of the request, input pictures among them."""
+    """Of the request, input files among them."""
     loading: Mapping[str, Any]
     """dtype, quant, components and base, as far as the recipe says."""
+    kind: str
+    """What is in the file: see `kind_of_file`."""
     _original: Any = field(repr=False)
+    """The output in the file, or what a document says."""
+    _chosen: Sequence[str]
+    """The options that the recipe chose."""
     _target: Path
     _is_named: bool
     """Whether the target's name was given, and may be that of a file."""
@@ -85,26 +104,50 @@ class Replayable:
             advice = f"{self.path} was made with it; name it as it is called here (--model)"
             raise type(error)(f"{error}. {advice}") from error
 
-    def check_makes(self, makes: Sequence[str]) -> None:
-        """Raise InvalidRequest unless the model is one that makes such outputs."""
-        if "image" not in makes:
-            raise InvalidRequest(f"{self.path} is a picture, and {self.reference} makes {' and '.join(makes)}")
+    def check_makes(self, makes: Sequence[str], takes: Options | None = None) -> None:
+        """Raise InvalidRequest unless the model is one that makes such outputs, or if the recipe, which may not, names
+        files. `takes`: what the model can be asked, where it says so."""
+        fitting = _DOCUMENTS if self.kind == "document" else (self.kind,)
+        if not any(kind in makes for kind in fitting):
+            word = _WORDS.get(self.kind, "a document")
+            raise InvalidRequest(f"{self.path} is {word}, and {self.reference} makes {' and '.join(makes)}")
+        for name in self._chosen:
+            if takes is not None and takes.names_file(name, self.options[name]):
+                raise InvalidRequest(f"the recipe in {self.path} has an option {name!r:.80}, which no recipe may have")
+
+    def request(self, takes: Options | None = None) -> dict[str, Any]:
+        """The options for a model; without the number of answers where it makes one only. `takes`: see
+        `check_makes`."""
+        has_n = takes is None or takes.takes_n
+        return {name: value for name, value in self.options.items() if has_n or name != "n"}
 
     def finish(self, result: Result) -> Replay:
         """Write what was made, compare it. Raises InvalidRequest if it cannot be written, OSError if the disk fails."""
-        image, target, recipe = result.images[0], self._target, result.picture_recipe(0)
+        output: Output = Picture(image=result.images[0]) if result.images else result.outputs[0]
+        target, recipe = self._target, result.recipe_of(0)
         if self._is_named:
-            save_picture(image, target, recipe)
+            save_output(output, target, recipe)
         else:
-            target = write_new(target, lambda file: save_picture(image, file, recipe))
-        is_exact = keeps_pixels(self.path)
+            target = write_new(target, lambda file: save_output(output, file, recipe))
         return Replay(
             result=result,
             path=target,
-            comparison=compare_pictures(self._original, image) if is_exact else Comparison(equal=None),
+            comparison=self._compared(output, target),
             differences=tuple(differences(self.recipe, result.recipe)),
             rounding=rounding_levels(self.recipe, batched=any(result.batched)),
         )
+
+    def _compared(self, output: Output, target: Path) -> Comparison:
+        """Pictures as they were made; others as the new file has them, which is written as the old one was. Of files
+        that lose detail only equal ones tell something."""
+        if isinstance(output, Picture):
+            is_exact = keeps_pixels(self.path)
+            return compare_pictures(self._original.image, output.image) if is_exact else Comparison(equal=None)
+        tells = keeps_output(self.path, self.kind) and keeps_output(target, self.kind)
+        if not tells and self.path.suffix.lower() != target.suffix.lower():
+            return Comparison(equal=None)
+        found = compare_outputs(self._original, _opened(target, self.kind))
+        return found if tells or found.equal else dataclasses.replace(found, equal=None)
 
 
 def replay(
@@ -120,13 +163,14 @@ def replay(
     offline: bool = False,
     **inputs: Any,
 ) -> Replay:
-    """Make the picture in the file `path` again from the recipe in it, write it, and compare it with the file.
+    """Make the output in the file `path` (a picture, a sound, a video, ...) again from the recipe in it, write it, and
+    compare it with the file.
 
     `out`: where to; by default a new file `name-replay.png` beside it. `runtime`: where to load the model; by default
     one on the default device, for this call. `model`: the model, if it is not found under the name in the recipe.
     `components`, `base`: likewise, or others than those that it was made with. `adapters`: where they are, in the order
-    of the recipe. `dtype`: if it is to be another one. `inputs`: `image`, `mask`, `control`, `ip_adapter_image`, which
-    the recipe knows by their hashes; a list of several.
+    of the recipe. `dtype`: if it is to be another one. `inputs`: `image`, `mask`, `audio`, `video`, ..., which the
+    recipe knows by their hashes; a list of several.
 
     A recipe has the names of local files and folders, but not where they are: they are looked for in the current folder
     and in that of the picture.
@@ -156,7 +200,9 @@ def replayable(
     source = Path(path)
     recipe = read_recipe(source)
     check_recorded(recipe, source)
-    original = open_picture(source)
+    kind = kind_of_file(source)
+    original = _opened(source, kind)
+    target = _checked_target(source, None if out is None else Path(out), kind)
     if model is not None:
         facts = recipe.get("model")
         now = {"reference": str(model), "revision": None}
@@ -169,15 +215,22 @@ def replayable(
         loading["base"] = base
     elif "base" in loading:
         loading["base"] = _located(loading["base"], "the base", "--base", source)
+    chosen = _plain(options, recipe, source)
     loading |= {"components": parts} if (parts := _components(loading, components or {}, source)) else {}
     return Replayable(
         path=source,
         recipe=recipe,
         reference=reference if model is not None else _located(reference, "the model", "--model", source),
-        options={**_plain(options, source), **_opened_inputs(recipe, inputs or {}, source), "n": 1},
+        options={
+            **chosen,
+            **_opened_inputs(recipe, inputs or {}, source),
+            **({"n": 1} if kind == "image" else {}),
+        },
         loading=loading,
+        kind=kind,
         _original=original,
-        _target=_checked_target(source, None if out is None else Path(out)),
+        _chosen=tuple(chosen),
+        _target=target,
         _is_named=out is not None,
         _model_is_named=model is not None,
     )
@@ -186,10 +239,13 @@ def replayable(
 def _made_again(found: Replayable, runtime: Runtime, loading: dict[str, Any]) -> Replay:
     with found.explained():
         checkpoint = runtime.inspect(found.reference, offline=loading["offline"])
-    found.check_makes(find(checkpoint).makes(checkpoint))
-    loaded: Model = runtime.load(found.reference, request=found.options, **loading)
+    family = find(checkpoint)
+    takes = family.options(checkpoint)
+    found.check_makes(family.makes(checkpoint), takes)
+    request = found.request(takes)
+    loaded: Model = runtime.load(found.reference, request=request, **loading)
     try:
-        return found.finish(loaded.generate(**found.options))
+        return found.finish(loaded.generate(**request))
     finally:
         loaded.unload()
 
@@ -241,50 +297,74 @@ def _is_here(reference: str) -> bool:
         return False
 
 
-def _plain(options: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """The options that a recipe may choose."""
+def _opened(path: Path, kind: str) -> Any:
+    return read_document(path) if kind == "document" else open_output(path, kind)
+
+
+def _plain(options: Mapping[str, Any], recipe: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """The options that a recipe may choose: no files."""
+    files = _needed(recipe)
     for name in options:
-        if not name.isidentifier() or name == "self" or ALIASES.get(name, name) in INPUTS:
+        own = ALIASES.get(name, name)
+        if not name.isidentifier() or name == "self" or own in INPUTS or own in _MEDIA_INPUTS or own in files:
             raise InvalidRequest(f"the recipe in {source} has an option {name!r:.80}, which no recipe may have")
     return {name: value for name, value in options.items() if name not in _OTHERWISE}
 
 
-def _opened_inputs(recipe: Mapping[str, Any], given: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """The input pictures, which must be those of the recipe."""
+def _needed(recipe: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """What the recipe says of its inputs, by name."""
     facts = recipe.get("inputs")
-    needed: Mapping[Any, Any] = facts if isinstance(facts, Mapping) else {}
-    if unknown := [name for name in needed if name not in INPUTS]:
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _opened_inputs(recipe: Mapping[str, Any], given: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """The input files, which must be those of the recipe."""
+    needed = _needed(recipe)
+    if unknown := [name for name in needed if not isinstance(name, str) or not name.isidentifier() or name == "self"]:
         raise InvalidRequest(f"{source} was made from an input {unknown[0]!r:.80}, which this version cannot take")
-    if unknown := [name for name in given if name not in INPUTS]:
-        raise InvalidRequest(f"{unknown[0]!r:.80} is no input picture; there are {', '.join(INPUTS)}")
+    if unknown := [name for name in given if name not in (*INPUTS, *_MEDIA_INPUTS, *needed)]:
+        there = ", ".join(needed) or "none"
+        raise InvalidRequest(f"{unknown[0]!r:.80} is no input that {source} was made from; its inputs: {there}")
     opened: dict[str, Any] = {}
-    for name in INPUTS:
+    for name in dict.fromkeys([*INPUTS, *needed, *given]):
+        what = "input picture" if name in INPUTS else "input"
         value = given.get(name)
         if value is None or (isinstance(value, (list, tuple)) and not value):
             if name in needed:
-                flag = "adapter-image" if name == "ip_adapter_image" else name
-                raise InvalidRequest(f"{source} was made from an input picture ({name}); give it (--{flag})")
+                raise InvalidRequest(f"{source} was made from an {what} ({name}); give it ({_flag(name)})")
             continue
         if name not in needed:
-            raise InvalidRequest(f"{source} was made without an input picture ({name}); leave it out")
-        pictures = [open_picture(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
-        opened[name] = pictures if isinstance(needed[name], list) else pictures[0]
-        if described_inputs({name: pictures})[name] != _facts(needed[name]):
-            raise InvalidRequest(f"the input picture ({name}) is not the one that {source} was made from")
+            raise InvalidRequest(f"{source} was made without an {what} ({name}); leave it out")
+        files = [open_input(name, item) for item in _listed(value)]
+        opened[name] = files if isinstance(needed[name], list) else files[0]
+        if described_media({name: files})[name] != _facts(needed[name]):
+            raise InvalidRequest(f"the {what} ({name}) is not the one that {source} was made from")
     return opened
 
 
+def _listed(value: Any) -> Sequence[Any]:
+    """Several inputs of one name; (samples, sample rate) and (frames, fps) are one."""
+    is_one = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], (int, float))
+    return value if isinstance(value, (list, tuple)) and not is_one else [value]
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, f"--input {name}=FILE")
+
+
 def _facts(needed: Any) -> list[Any]:
-    """What a recipe says of the pictures of one input, in the form of `described_inputs`."""
+    """What a recipe says of the files of one input, in the form of `described_media`."""
     items = needed if isinstance(needed, list) else [needed]
     return [{"sha256": item.get("sha256")} if isinstance(item, Mapping) else None for item in items]
 
 
-def _checked_target(source: Path, out: Path | None) -> Path:
+def _checked_target(source: Path, out: Path | None, kind: str) -> Path:
+    suffixes = [suffix for each in (_DOCUMENTS if kind == "document" else (kind,)) for suffix in suffixes_of_kind(each)]
+    word = _WORDS.get(kind, "a document").removeprefix("a ")
     if out is None:
-        suffix = source.suffix if source.suffix.lower() in WRITE_FORMATS else ".png"
+        suffix = source.suffix if source.suffix.lower() in suffixes else suffixes[0]
         out = source.with_name(f"{source.stem}-replay{suffix}")
     elif out.exists() and out.samefile(source):
-        raise InvalidRequest(f"{out} is the file that the new picture is compared with; name another one")
-    check_picture_path(out)
+        raise InvalidRequest(f"{out} is the file that the new {word} is compared with; name another one")
+    check_libraries(kind, check_target(out, suffixes, word))
     return out

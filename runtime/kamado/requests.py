@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from .code_requests import CODE_OPTION_NAMES, resolve_code
 from .errors import InvalidRequest
+from .turns import KINDS, Item, as_list, split_turns
 
 MAX_ANSWERS = 128
 MAX_STOPS = 16
@@ -54,7 +56,8 @@ class TextOptions:
 
     prompt: str | None
     messages: tuple[Mapping[str, Any], ...]
-    """Chat turns `{"role", "content"}`; empty when `prompt` or `prompt_tokens` is given."""
+    """Chat turns `{"role", "content"}`; empty when `prompt` or `prompt_tokens` is given. A content is a text, or a list
+    of parts that only say where something stands: see `kamado.turns.split_turns`."""
     prompt_tokens: tuple[int, ...]
     system: str | None
     chat: bool
@@ -69,6 +72,24 @@ class TextOptions:
     logprobs: int | None
     """Number of alternatives to report beside each chosen token's log-probability; None reports nothing."""
     deadline_s: float | None
+    media: tuple[Item, ...] = ()
+    """What the parts of `messages` stand for, or what is shown with `prompt`, in order."""
+    suffix: str | None = None
+    """Text behind the cursor, of which `prompt` is the text before: the answer is what goes between."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Other files of the repository: path -> text."""
+    repository: str | None = None
+    """Its name."""
+    filename: str | None = None
+    """Path of the file that is written."""
+    stop_at: str | None = None
+    """"block": end where the block of code ends that the cursor is in."""
+
+    @property
+    def is_code(self) -> bool:
+        """Whether `prompt` is the text before a cursor."""
+        given = (self.suffix, self.repository, self.filename, self.stop_at)
+        return bool(self.files) or any(value is not None for value in given)
 
 
 _RANGES: dict[str, tuple[float, float, bool]] = {
@@ -96,7 +117,7 @@ TEXT_OPTION_NAMES = frozenset(
         "ignore_eos",
         "logprobs",
     }
-    | {"deadline_s"}
+    | {"deadline_s", *KINDS, *CODE_OPTION_NAMES}
     | _SAMPLING_NAMES
 )
 
@@ -153,7 +174,7 @@ def resolve_sampling(options: Mapping[str, Any], defaults: Sampling | None = Non
     return replace(defaults or Sampling(), **changes)
 
 
-def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
+def _messages(value: Any) -> tuple[tuple[Mapping[str, Any], ...], tuple[Item, ...]]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise InvalidRequest('messages must be a list of {"role": ..., "content": ...}')
     if not value:
@@ -162,10 +183,21 @@ def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
         if (
             not isinstance(turn, Mapping)
             or not isinstance(turn.get("role"), str)
-            or not isinstance(turn.get("content"), str)
+            or not isinstance(turn.get("content"), (str, list, tuple))
         ):
-            raise InvalidRequest(f'messages[{i}] must be {{"role": text, "content": text}}, not {turn!r:.80}')
-    return tuple(value)
+            raise InvalidRequest(
+                f'messages[{i}] must be {{"role": text, "content": text or a list of parts}}, not {turn!r:.80}'
+            )
+    turns, items = split_turns(value)
+    return tuple(turns), tuple(items)
+
+
+def _shown(given: Mapping[str, Any]) -> tuple[Item, ...]:
+    """What is shown with a prompt: the options `image`, `video` and `audio`. Raises InvalidRequest."""
+    found = [(kind, given[kind]) for kind in KINDS if kind in given]
+    if found and "prompt" not in given:
+        raise InvalidRequest(f"{found[0][0]} goes with a prompt; messages have it among the parts of a turn's content")
+    return tuple(Item(kind, source) for kind, value in found for source in as_list(kind, value))
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -205,8 +237,11 @@ def resolve_text_options(
     prompt = given.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise InvalidRequest(f"prompt must be text, not {type(prompt).__name__}")
-    if prompt == "":
+    code = resolve_code(given)
+    if prompt == "" and not code.get("suffix"):
         raise InvalidRequest("the prompt is empty; give the model something to answer")
+    media = _shown(given)
+    messages, in_messages = _messages(given["messages"]) if "messages" in given else ((), ())
     useless = {"prompt": set[str](), "messages": {"chat"}, "prompt_tokens": {"chat", "system"}}[inputs[0]] & set(given)
     if useless:
         raise InvalidRequest(f"{inputs[0]} are taken as they are; leave out {' and '.join(sorted(useless))}")
@@ -221,10 +256,10 @@ def resolve_text_options(
         logprobs = 0 if logprobs else None
     return TextOptions(
         prompt=prompt,
-        messages=_messages(given["messages"]) if "messages" in given else (),
+        messages=messages,
         prompt_tokens=_prompt_tokens(given["prompt_tokens"]) if "prompt_tokens" in given else (),
         system=system,
-        chat=_flag("chat", given.get("chat", chat_default)),
+        chat=_flag("chat", given.get("chat", chat_default and not code)),
         max_tokens=_integer("max_tokens", given["max_tokens"], 1, 2**31 - 1) if "max_tokens" in given else None,
         sampling=resolve_sampling(given, sampling_defaults),
         seed=_integer("seed", given["seed"], 0, 2**64 - 1) if "seed" in given else secrets.randbits(32),
@@ -233,4 +268,6 @@ def resolve_text_options(
         ignore_eos=_flag("ignore_eos", given.get("ignore_eos", False)),
         logprobs=_integer("logprobs", logprobs, 0, MAX_TOP_LOGPROBS) if logprobs is not None else None,
         deadline_s=float(deadline_s) if deadline_s is not None else None,
+        media=(*media, *in_messages),
+        **code,
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import InvalidRequest, KamadoError
 from .events import Event, Finished, FinishReason, TokenLogprob
+from .outputs import Audio, Embedding, Mesh, Output, Picture, Scored, Scores, Segment, Transcript, Video
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +82,25 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A finished request. Text fields speak of the first answer that was made; `choices` has all."""
+    """A finished request. Fields of one answer speak of the first that was made; `choices`, `images` and `outputs` have
+    all."""
 
     request_id: str
     choices: tuple[Choice, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    outputs: tuple[Output, ...] = field(default=(), repr=False)
+    """What was made besides text and pictures, one for each answer: see `kamado.outputs`."""
     images: tuple[Any, ...] = ()
     """Pictures, as PIL images."""
     pixels: tuple[Any, ...] = field(default=(), repr=False)
     """The same before rounding: numpy float32 (height, width, channels), in [0, 1]."""
     seeds: tuple[int, ...] = ()
-    """The seed that makes each picture again, by itself."""
+    """The seed that makes each picture, or other output, again by itself."""
     batched: tuple[bool, ...] = ()
-    """Whether each picture shared forwards with others, and so differs by rounding from one that is made alone."""
+    """Whether each of them shared forwards with others, and so differs by rounding from one that is made alone."""
     failures: tuple[Failure, ...] = ()
-    """The answers that were not made, in order. `choices`, or `images`, `pixels` and `seeds`, are of the others."""
+    """The answers that were not made, in order. `choices`, or `images`, `pixels`, `outputs` and `seeds`, are of the
+    others."""
     timings: Timings = field(default_factory=Timings)
     notes: tuple[str, ...] = ()
     """What the caller should know of how it was made: a prompt that was cut, say. One sentence each."""
@@ -103,11 +110,11 @@ class Result:
     @property
     def num_asked(self) -> int:
         """How many answers were asked for."""
-        return len(self.images or self.choices) + len(self.failures)
+        return len(self.images or self.outputs or self.choices) + len(self.failures)
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Which of the request's `n` answers was made, from 0: that of each picture in `images`."""
+        """Which of the request's `n` answers was made, from 0: that of each in `images` or `outputs`."""
         failed = {failure.index for failure in self.failures}
         return tuple(index for index in range(self.num_asked) if index not in failed)
 
@@ -116,29 +123,91 @@ class Result:
         """Of `notes`, the sentences about `failures`."""
         return failure_notes(self.failures, self.num_asked, "picture" if self.images else "answer")
 
-    def picture_recipe(self, index: int) -> dict[str, Any]:
-        """The recipe of one picture by itself: that of `images[index]`."""
+    def recipe_of(self, index: int) -> dict[str, Any]:
+        """The recipe of one output by itself: that of `images[index]` or `outputs[index]`."""
         options = {**self.recipe.get("options", {}), "seed": self.seeds[index], "n": 1}
         is_batched = any(self.batched[index : index + 1])
         return {**self.recipe, "options": options, **({"batched": True} if is_batched else {})}
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write the pictures, each with its recipe inside: to `path` if one was asked for, else to `name-1.png`,
-        `name-2.png`, ...; one that was not made leaves its number out. Returns the paths. Raises InvalidRequest for a
-        suffix that is none of a picture, or a result without any."""
-        from .media.pictures import save_picture
+        """Write the pictures or other media, each with its recipe inside: to `path` if one was asked for, else to
+        `name-1.png`, `name-2.png`, ...; one that was not made leaves its number out. Returns the paths. Raises
+        InvalidRequest for a suffix that is none of what was made, or a result that has no files."""
+        from .media.saving import save_output
 
-        if not self.images:
-            raise InvalidRequest("this result has no pictures to save")
+        made: list[Output] = [*(Picture(image=image) for image in self.images)] or list(self.outputs)
+        if not made:
+            raise InvalidRequest("this result has no pictures or other media to save")
         numbered = numbered_paths(Path(path), self.num_asked)
         paths = [numbered[index] for index in self.indices]
-        for index, (image, each) in enumerate(zip(self.images, paths, strict=True)):
-            save_picture(image, each, self.picture_recipe(index))
+        for index, (output, each) in enumerate(zip(made, paths, strict=True)):
+            save_output(output, each, self.recipe_of(index))
         return paths
 
     @property
+    def audio(self) -> Any:
+        """numpy float32 (channels, samples) in [-1, 1]: the sound, or that of the video; None where there is none."""
+        sound = self._sound()
+        return None if sound is None else sound.samples
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Samples a second of `audio`."""
+        sound = self._sound()
+        return None if sound is None else sound.sample_rate
+
+    @property
+    def video(self) -> Any:
+        """numpy uint8 (frames, height, width, 3); None where there is none."""
+        found = self._first(Video)
+        return None if found is None else found.frames
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of `video`."""
+        found = self._first(Video)
+        return None if found is None else found.fps
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Vertices, faces and colours; None where there are none."""
+        return self._first(Mesh)
+
+    @property
+    def embedding(self) -> Any:
+        """numpy float32 (dimensions,); (inputs, dimensions) where several inputs were given; None where there is
+        none."""
+        found = self._first(Embedding)
+        if found is None:
+            return None
+        return found.vectors[0] if len(found.vectors) == 1 else found.vectors
+
+    @property
+    def scores(self) -> tuple[Scored, ...]:
+        """What was scored, the best first."""
+        found = self._first(Scores)
+        return () if found is None else found.items
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What was said when."""
+        found = self._first(Transcript)
+        return () if found is None else found.segments
+
+    def _sound(self) -> Audio | None:
+        moving = self._first(Video)
+        return self._first(Audio) or (None if moving is None else moving.audio)
+
+    def _first(self, kind: type[T]) -> T | None:
+        return next((output for output in self.outputs if isinstance(output, kind)), None)
+
+    @property
     def text(self) -> str:
-        return self.choices[0].text if self.choices else ""
+        """The answer; of a transcript, what was said; of scores for the gaps of a text, that text with the best."""
+        if self.choices:
+            return self.choices[0].text
+        said = self._first(Transcript) or self._first(Scores)
+        return "" if said is None else said.text
 
     @property
     def tokens(self) -> tuple[int, ...]:

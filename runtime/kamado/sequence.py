@@ -33,6 +33,13 @@ class TokenSequence:
     """With so many tokens, prompt and answer together, it ends; it may end before. None: nobody knows."""
     source: tuple[int, ...] = ()
     """Encoder input tokens of an encoder-decoder model; otherwise empty."""
+    seen: Any = None
+    """What the lane keeps of pictures, sounds and videos in the prompt; None: there are none."""
+    contents: tuple[tuple[int, int, bytes], ...] = ()
+    """(first, end, name) of tokens whose state depends on more than the tokens up to them: equal names mean equal
+    media, and equal tokens where these see each other ahead."""
+    blocks: tuple[tuple[int, int], ...] = ()
+    """(first, end) of tokens that must be computed together."""
     num_computed: int = 0
     """How many of `tokens` have their state in memory. Written by the task alone, when a result is accepted."""
     state: Any = None
@@ -43,6 +50,15 @@ class TokenSequence:
     @property
     def num_made(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    def uncut(self, num_new: int) -> int:
+        """`num_new` tokens to compute next, or such a number near it that ends inside of no block: fewer, or as many as
+        the block needs where it comes first."""
+        end = self.num_computed + num_new
+        for first, last in self.blocks:
+            if first < end < last:
+                return (first if first > self.num_computed else last) - self.num_computed
+        return num_new
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class PlanSettings(TypedDict, total=False):
     dtype: str
     """The compute precision, one of `kamado.memory.plan.DTYPES`.  ["auto"]"""
     quant: QuantLike
-    """The form of the weights: a name in `kamado.quant.SCHEMES`, a `Quant`, or a table with its fields.  [None]"""
+    """The form of the weights: `"int8"`, a name in `kamado.quant.SCHEMES`, a `Quant`, or a table with its fields.
+    [None]"""
     kv_tokens: int | None
     """Tokens of KV cache to hold, from 1; None: as many as are of use.  [None]"""
     kv_dtype: str

@@ -20,12 +20,17 @@ MAY_BE_HEAVY = (
     "kamado.weights",
     "kamado.sampling",
     "kamado.tasks.library",
-    "kamado_models.diffusion",
-    "kamado_models.language",
+    "kamado_models",
+)
+AREAS = (
+    *("adversarial", "autoencoders", "diffusion", "hearing", "language", "library", "music", "speech", "vectors"),
+    "vision",
 )
 LEAN_ALL_THE_SAME = (
-    *("kamado_models.diffusion", "kamado_models.diffusion.family"),
-    *("kamado_models.language", "kamado_models.language.family"),
+    "kamado_models",
+    "kamado_models.library.kinds",
+    *(f"kamado_models.{area}" for area in AREAS),
+    *(f"kamado_models.{area}.family" for area in AREAS),
 )
 MAX_START_S = 0.5
 

@@ -63,7 +63,12 @@ def test_run_json_and_stdin(kamado: Kamado, quick: Kamado, smollm2: Path) -> Non
     [
         (("MODEL", "hi", "--temperature", "-1"), b"", 2, "temperature"),
         (("MODEL", "hi", "--nonsense"), b"", 2, "--nonsense"),
-        (("MODEL", "hi", "--quant", "int3"), b"", 2, "must be one of none, int8, int8-dynamic, int4, nf4"),
+        (
+            ("MODEL", "hi", "--quant", "int3"),
+            b"",
+            2,
+            "must be one of none, int8, int8-weight-only, int8-dynamic, int4, nf4",
+        ),
         (("MODEL", "hi", "--quant", "fp8-dynamic", "--device", "cpu"), b"", 2, "take fp8,"),
         (("MODEL", "hi", "--device", "cuda:77"), b"", 2, "cuda:77"),
         (("MODEL", "hi", "--device", "toaster"), b"", 2, "toaster"),

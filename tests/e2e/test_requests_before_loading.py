@@ -18,6 +18,11 @@ def test_run_finds_the_bad_request_first(quick: Kamado, tmp_path: Path) -> None:
     assert silent.returncode == 2 and b"give a prompt" in silent.stderr
     odd = quick("run", model, "a red heart", "--scheduler", "magic", "--offline", "-o", target)
     assert odd.returncode == 2 and b"no scheduler is called 'magic'" in odd.stderr
+    cells = quick(
+        "grid", model, "a red heart", "--axis", "scheduler=euler,magic", "--offline", "-o", tmp_path / "cells"
+    )
+    assert cells.returncode == 2 and b"the cell with scheduler magic: no scheduler is called" in cells.stderr
+    assert not (tmp_path / "cells").exists()
     good = quick("run", model, "a red heart", "--offline", "-o", target)
     assert good.returncode not in (0, 2) and b"unet lacks conv_in.bias" in good.stderr
     assert not target.exists()

@@ -14,6 +14,7 @@ import torch
 import kamado
 import tiny_pipelines as tiny
 from kamado.errors import InvalidRequest, KamadoError, UnsafeCheckpoint, UnsupportedCheckpoint
+from kamado.media.edges import canny
 from tiny_pipelines.parts import clip_text, euler, picture_vae
 from tiny_pipelines.weights import rescale
 
@@ -233,6 +234,14 @@ def test_a_saved_pipeline_with_a_controlnet(
     model = runtime.load(tmp_path)
     result = model.generate(control=tiny.picture(7), seed=0, **usual)
     assert _difference(result, tiny.call(pipeline, image=tiny.picture(7), **usual)) < LARGEST_DIFFERENCE
+    edges, mapped = (
+        model.generate(control=control, seed=0, **usual, **more)
+        for control, more in ((canny(tiny.picture(7)), {}), (tiny.picture(7), {"control_map": "edges"}))
+    )
+    assert (edges.pixels[0] == mapped.pixels[0]).all() and (mapped.pixels[0] != result.pixels[0]).any()
+    assert mapped.recipe["options"]["control_map"] == "edges" and mapped.recipe["inputs"] == result.recipe["inputs"]
+    with pytest.raises(InvalidRequest, match="control_map says what is made of control"):
+        model.generate(control_map="edges", **usual)
     result = model.generate(seed=0, **usual)
     assert _difference(result, tiny.oracle(made("sd15"), **usual)) < LARGEST_DIFFERENCE
     assert result.recipe["pipeline"] == "StableDiffusionPipeline"
@@ -343,7 +352,7 @@ def test_what_components_cannot_do(made: Callable[[str], Path], runtime: kamado.
     with pytest.raises(UnsafeCheckpoint, match="wants its own code run"):
         runtime.plan(made("sd15"), components={"controlnet": tmp_path})
     with pytest.raises(InvalidRequest, match="is one model, so there are no components"):
-        runtime.plan(made("sd15") / "text_encoder", components={"vae": made("vae")})
+        runtime.plan(made("vae"), components={"vae": made("vae")})
 
 
 @pytest.mark.parametrize(("name", "net"), [("sd15", "controlnet-sdxl"), ("sdxl", "controlnet-sd15")])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import kamado
 import tiny
@@ -44,6 +45,15 @@ def _no_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr("kamado.speculation.costs._UNKNOWN_SHARE", 1 / 30)
         patch.setattr("kamado_models.language.execution.LaneSpeculation", _unknown_size)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Several threads round sums of one row and of several rows differently, and random weights know near ties."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _unknown_size(*, max_rows: int, weight_bytes: int) -> Any:

@@ -51,13 +51,13 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "another function": ({"hidden_act": "gelu"}, {}),
     "angles by length": ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, {}),
 }
-QUANTS = {"int8": 16, "int8-dynamic": 8, "int4": 8}
+QUANTS = {"int8": 8, "int8-weight-only": 16, "int4": 8}
 """With the bits of activations."""
 
 
 def load(runtime: kamado.Runtime, folder: Path | str, **options: Any) -> tuple[kamado.Model, Any]:
     """The model and its lane."""
-    model = runtime.load(folder, **{"quant": "int8", "kv_tokens": 1024, **options})
+    model = runtime.load(folder, **{"quant": "int8-weight-only", "kv_tokens": 1024, **options})
     return model, model.loaded.lanes[0]
 
 
@@ -165,5 +165,5 @@ def test_smollm2(quant: str, wide: kamado.Runtime, smollm2: Path, english: list[
     lane._native = None
     wanted = logits(model, english[4] + alone[4], [len(english[4]), *[1] * 32])
     assert float((found - wanted).norm() / wanted.norm()) <= MAX_ERROR[QUANTS[quant]]
-    if quant == "int8":
+    if quant == "int8-weight-only":
         assert [list(model.generate(**request).tokens) for request in requests] == alone

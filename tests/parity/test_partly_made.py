@@ -57,7 +57,7 @@ def test_pictures_beside_one_that_is_nan_and_one_that_breaks(
     for pixels, image, index in zip(result.pixels, result.images, result.indices, strict=True):
         assert numpy.abs(pixels - whole.pixels[index]).max() < 1e-4
         assert numpy.abs(numpy.asarray(image) / 255 - whole.pixels[index]).max() < 1e-2
-    assert result.picture_recipe(1)["options"]["seed"] == 10
+    assert result.recipe_of(1)["options"]["seed"] == 10
     assert runtime.stats()["queued"] == 0 and runtime.stats()["ledger"] == before
 
 

@@ -18,6 +18,7 @@ import kamado
 import tiny_pipelines as tiny
 from kamado.memory.learned import ESTIMATED, MEASURED, SCALED
 from kamado.tasks.library.live_bytes import LiveBytes
+from kamado_models.diffusion.extents import Extent
 from kamado_models.diffusion.learning import activation_bytes
 from kamado_models.diffusion.peaks import component_peak, vae_scale
 
@@ -112,7 +113,7 @@ def test_plans_of_every_pipeline(
     pictures: list[Any] = []
     real = peaks_of(pipeline, lambda: pictures.append(tiny.call(pipeline, **options)), _live)
     height, width = pictures[0].shape[-3:-1]
-    monkeypatch.setattr("kamado_models.diffusion.family.picture_size", lambda _: (width, height))
+    monkeypatch.setattr("kamado_models.diffusion.family.usual_extent", lambda _: Extent(width, height))
     first = runtime.plan(folders[name])
     assert first.activation_basis == ESTIMATED
     peak = max(real.values())
@@ -143,7 +144,7 @@ def test_other_sizes_are_scaled_from_the_nearest_that_was_measured(
     for width, height in ((64, 64), (128, 128), (64, 96), (192, 128)):
         size = {"width": width, "height": height}
         real = peaks_of(pipeline, lambda size=size: pipeline(**_options("sd15") | size), _live)  # type: ignore[misc]
-        found = activation_bytes(checkpoint, model.plan, width, height)
+        found = activation_bytes(checkpoint, model.plan, Extent(width, height))
         assert found == pytest.approx(max(real.values()), rel=0.05), (width, height)
 
 
@@ -186,4 +187,4 @@ def test_the_estimate_of_a_trained_model(runtime: kamado.Runtime) -> None:
     real = peaks_of(pipeline, lambda: pipeline("a red cat", **call), _live)
     for component, method in (("unet", "forward"), ("vae", "decode")):
         found = real[component, method]
-        assert 0.95 * found <= component_peak(checkpoint, component, 64, 64, 4) <= 1.5 * found
+        assert 0.95 * found <= component_peak(checkpoint, component, Extent(64, 64), 4) <= 1.5 * found

@@ -13,6 +13,7 @@ import torch
 from kamado.checkpoint.types import Checkpoint
 from kamado.tasks.library import live_bytes
 from kamado_models.diffusion import joining
+from kamado_models.diffusion.extents import Extent
 from kamado_models.diffusion.joining import JoinedLayers
 from kamado_models.diffusion.peaks import component_peak
 
@@ -168,7 +169,7 @@ def test_estimates_are_never_far_below_and_not_far_above(name: str, monkeypatch:
     part = parts.get(kind, "vae" if "Autoencoder" in kind else "transformer")
     vae = FLUX_VAE if name != "sana" else SANA_VAE
     components = {"vae": vae, part: {"_class_name": kind, **model.config}}
-    estimate = component_peak(_checkpoint(pipeline, components), part, SIDE, SIDE, 2)
+    estimate = component_peak(_checkpoint(pipeline, components), part, Extent(SIDE, SIDE), 2)
     for bytes in (live.bytes, live_joined.bytes):
         assert 0.95 * bytes <= estimate <= 1.35 * bytes, estimate / bytes
 
@@ -210,5 +211,5 @@ def test_text_encoders(config: dict[str, Any], tokens: int, class_name: str, mon
     with torch.inference_mode(), live_bytes.LiveBytes() as live:
         model(input_ids=ids, output_hidden_states="T5" not in class_name)
     components = {"text_encoder": model.config.to_dict()}
-    estimate = component_peak(_checkpoint("FluxPipeline", components), "text_encoder", SIDE, SIDE, 2)
+    estimate = component_peak(_checkpoint("FluxPipeline", components), "text_encoder", Extent(SIDE, SIDE), 2)
     assert 0.95 * live.bytes <= estimate <= 1.65 * live.bytes, estimate / live.bytes

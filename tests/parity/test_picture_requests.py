@@ -175,8 +175,8 @@ def test_events_come_in_order_and_several_pictures_have_a_seed_each(model: kamad
     result = job.result()
     assert result.seeds == (0, 1, 2)
     assert numpy.abs(result.pixels[1] - wanted[0]).max() < LARGEST_DIFFERENCE
-    assert result.picture_recipe(1)["options"]["seed"] == 1
-    again = model.generate(**result.picture_recipe(1)["options"])
+    assert result.recipe_of(1)["options"]["seed"] == 1
+    again = model.generate(**result.recipe_of(1)["options"])
     assert numpy.abs(again.pixels[0] - wanted[0]).max() < LARGEST_DIFFERENCE
 
 

@@ -17,5 +17,6 @@ def test_it_is_up_to_date() -> None:
     found = pipeline_table.rows()
     assert len(found) > 250
     assert pipeline_table.TABLE.read_text() == pipeline_table.table(found)
+    assert pipeline_table.TAKES.read_text() == pipeline_table.takes(found)
     assert pipeline_table.PAGE.read_text() == pipeline_table.page(found, PINNED)
     assert pipeline_table.tested() <= {row.name for row in found}

@@ -119,7 +119,7 @@ def test_stand_ins_compute_the_same(name: str, quant: str, tmp_path: Path) -> No
     same(first, second)
 
 
-@pytest.mark.parametrize("quant", ["int8-dynamic", "bnb-int8", "nf4", "fp4", "fp8"])
+@pytest.mark.parametrize("quant", ["int8-dynamic", "int8-weight-only", "bnb-int8", "nf4", "fp4", "fp8"])
 def test_forms(quant: str, tmp_path: Path) -> None:
     path = tiny.build("llama", tmp_path, **SIZES)
     same(loads(path, found=False, quant=quant), loads(path, found=True, quant=quant))

@@ -28,7 +28,7 @@ def _streamed(model: Any, **request: Any) -> tuple[list[Preview], Any]:
     (finished,) = [event for event in events if isinstance(event, Finished)]
     assert finished.error is None
     assert [type(event) for event in events if isinstance(event, (Preview, Media))][-1] is Media
-    return [event for event in events if isinstance(event, Preview)], finished.output
+    return [event for event in events if isinstance(event, Preview)], finished.output.pixels
 
 
 def _closeness(preview: Any, picture: Any) -> float:

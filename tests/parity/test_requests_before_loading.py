@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from PIL import Image
 
 import kamado
 import tiny
+from kamado.cli.main import main
 from kamado.errors import ContextOverflow, InvalidRequest, KamadoError, ModelNotFound, UnsupportedCheckpoint
 
 PICTURE = Image.new("RGB", (64, 64), "red")
@@ -20,7 +23,8 @@ TEXT = {"prompt": "a red heart"}
 BAD: Mapping[str, list[tuple[dict[str, Any], str]]] = {
     "sd15": [
         ({}, "give a prompt"),
-        (TEXT | {"num_frames": 8}, "takes no num_frames"),
+        (TEXT | {"num_frames": 8}, "frames cannot be used: .* makes pictures"),
+        (TEXT | {"num_waves": 8}, "takes no num_waves"),
         (TEXT | {"max_tokens": 8}, "max_tokens is for text models, and this model makes pictures"),
         (TEXT | {"eta": "x"}, "eta must be a number, not 'x'"),
         (TEXT | {"steps": 0}, "steps must be"),
@@ -50,6 +54,11 @@ BAD: Mapping[str, list[tuple[dict[str, Any], str]]] = {
         (TEXT | {"cross_attention_kwargs": {"scale": 0.5}}, "scale cannot be used"),
         (TEXT | {"adapters": ["no/such.safetensors"]}, "does not exist"),
     ],
+    "sd15-inpaint": [
+        (TEXT, "give StableDiffusionInpaintPipeline image and mask"),
+        (TEXT | {"image": PICTURE}, "give StableDiffusionInpaintPipeline mask"),
+        (TEXT | {"mask": PICTURE}, "give image too"),
+    ],
     "flux": [
         ({}, "give a prompt"),
         (TEXT | {"width": 72}, "the nearest are 64 and 80"),
@@ -62,7 +71,7 @@ BAD: Mapping[str, list[tuple[dict[str, Any], str]]] = {
         ({"tiling": True}, "no autoencoder"),
         ({"image": PICTURE}, "takes no picture"),
     ],
-    "kandinsky22": [({}, "give a prompt"), (TEXT | {"frames": 8}, "takes no frames")],
+    "kandinsky22": [({}, "give a prompt"), (TEXT | {"waves": 8}, "takes no waves")],
 }
 
 
@@ -96,6 +105,21 @@ def test_early_and_late_are_the_same(
         with pytest.raises(type(error)) as raised:
             model.submit(**request)
         assert str(raised.value) == str(error)
+        for check in (model.check, functools.partial(runtime.check, folders[name])):
+            with pytest.raises(type(error)) as raised:
+                check([request])
+            assert str(raised.value) == str(error)
+    assert model.jobs() == []
+
+
+def test_cells_of_a_grid_are_judged_before_the_first_is_made(
+    folders: dict[str, Path], runtime: kamado.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime.load(folders["sd15"])
+    monkeypatch.setattr(kamado.Model, "submit", lambda *args, **options: pytest.fail("a cell is made"))
+    axes: dict[str, Any] = {"prompt": ["a cat", "a dog"], "scheduler": ["euler", "magic"]}
+    with pytest.raises(InvalidRequest, match=r"^the cell with prompt a cat, scheduler magic: no scheduler is called"):
+        kamado.grid(model, axes, steps=2)
 
 
 def test_a_good_request_changes_nothing(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
@@ -149,8 +173,8 @@ def test_with_a_controlnet(folders: dict[str, Path], runtime: kamado.Runtime) ->
         load(control=Image.new("RGB", (4, 4)))
     with pytest.raises(InvalidRequest, match=r"strength .* needs a picture"):
         load(control=PICTURE, strength=0.5)
-    with pytest.raises(InvalidRequest, match="StableDiffusionControlNetInpaintPipeline takes no frames"):
-        load(control=PICTURE, image=PICTURE, mask=PICTURE, frames=1)
+    with pytest.raises(InvalidRequest, match="StableDiffusionControlNetInpaintPipeline takes no waves"):
+        load(control=PICTURE, image=PICTURE, mask=PICTURE, waves=1)
 
 
 def test_adapters_by_their_headers(folders: dict[str, Path], runtime: kamado.Runtime) -> None:
@@ -185,3 +209,16 @@ def test_texts(name: str, runtime: kamado.Runtime, tmp_path: Path) -> None:
             model.submit(**wrong)
         assert str(raised.value) == words
     assert len(model.generate(**request).tokens) == 4
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "dit"])
+def test_what_show_says_is_what_the_model_takes(
+    name: str, folders: dict[str, Path], runtime: kamado.Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidRequest, match="takes no num_waves; it takes ") as raised:
+        runtime.check(
+            folders[name], [{"num_waves": 8, "class_labels": [1]} if name == "dit" else TEXT | {"num_waves": 8}]
+        )
+    taken = str(raised.value).partition("it takes ")[2].split(", ")
+    assert main(["show", str(folders[name]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["takes"].split(", ") == sorted(taken)

@@ -37,6 +37,22 @@ def test_the_decoder_of_a_combined_pipeline_steps_with_it(
     assert pipeline.prior_pipe.scheduler is prior
 
 
+@pytest.mark.parametrize("name", ["sd15", "flux", "kandinsky22"])
+def test_the_models_own_is_never_stepped_with(name: str, folders: dict[str, Path], runtime: kamado.Runtime) -> None:
+    """Those of requests are copies of it."""
+
+    def state(scheduler: Any) -> str:
+        return repr({key: value for key, value in vars(scheduler).items() if key != "_internal_dict"})
+
+    model: Any = runtime.load(folders[name])
+    parts = model.loaded.direct_pipeline().components
+    before = {part: state(value) for part, value in parts.items() if "scheduler" in part}
+    model.generate(**tiny.arguments(name), seed=1)
+    model.generate(**tiny.arguments(name), seed=2, scheduler="ddim" if name != "flux" else None)
+    after = model.loaded.direct_pipeline().components
+    assert before and before == {part: state(after[part]) for part in before}
+
+
 @pytest.mark.parametrize("scheduler", ["euler", "unipc", "heun"])
 def test_one_that_the_decoders_code_cannot_step_with_is_refused(
     scheduler: str, folders: dict[str, Path], runtime: kamado.Runtime

@@ -95,7 +95,7 @@ def test_siblings_load_from_the_same_folder(name: str, kind: str, folders: dict[
         assert difference(call(pipeline, **usual), changed) > CLEAR
         other = other if control == "control_image" else other | {"image": picture(2)}
     pictures = assert_everything_matters(pipeline, usual, other)
-    assert pictures.shape == (1, 64, 64, 3)
+    assert pictures.shape == ((1, len(usual["video"]), 32, 32, 3) if kind == "video" else (1, 64, 64, 3))
 
 
 @pytest.mark.parametrize("name", EXTRAS)

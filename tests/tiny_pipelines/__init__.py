@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import torch
 
-from . import dits, kandinsky, language_dits, t5_dits, unets
+from . import dits, hunyuan, kandinsky, language_dits, sounds, t5_dits, unets, videos
 from .adapters import EXTRAS, TOKEN
 from .layout import tidy
 from .parts import WIDTH
@@ -22,6 +22,7 @@ from .spec import NEGATIVE, PROMPTS, PipelineSpec, mask, picture
 
 __all__ = [
     "EXTRAS",
+    "MOVING",
     "NEGATIVE",
     "PIPELINES",
     "PROMPTS",
@@ -40,6 +41,8 @@ __all__ = [
     "picture",
 ]
 
+MOVING: dict[str, PipelineSpec] = {spec.name: spec for spec in (*videos.SPECS, *hunyuan.SPECS, *sounds.SPECS)}
+"""Pipelines that make videos and sounds."""
 PIPELINES: dict[str, PipelineSpec] = {
     spec.name: spec for spec in (*unets.SPECS, *dits.SPECS, *t5_dits.SPECS, *language_dits.SPECS, *kandinsky.SPECS)
 }
@@ -49,7 +52,7 @@ def build(name: str, folder: Path) -> Path:
     """Write pipeline `name` to `folder`, the same on every call. Returns `folder`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(name.encode()))
-        pipeline = PIPELINES[name].make()
+        pipeline = (PIPELINES.get(name) or MOVING[name]).make()
     pipeline.save_pretrained(folder, safe_serialization=True)
     tidy(folder)
     return folder
@@ -70,7 +73,7 @@ class Folders(dict[str, Path]):
         self._root = root
 
     def __missing__(self, name: str) -> Path:
-        write = build if name in PIPELINES else build_extra
+        write = build if name in PIPELINES or name in MOVING else build_extra
         self[name] = write(name, self._root / name)
         return self[name]
 
@@ -83,13 +86,14 @@ def embedding(seed: int) -> torch.Tensor:
 def arguments(name: str, sibling: str | None = None, *, prompt: int = 0) -> dict[str, Any]:
     """All that pipeline `name`, or its sibling of that kind, needs to be called. `prompt`: the number of the prompt,
     picture or class."""
-    spec = PIPELINES[name]
+    spec = PIPELINES.get(name) or MOVING[name]
     takes, result = set(spec.takes), dict(spec.arguments)
     if sibling is not None:
+        takes |= {sibling} & {"image", "video"}
         takes |= {"image"} if "img2img" in sibling else {"image", "mask"} if "inpaint" in sibling else set()
         takes |= {"control"} if "control" in sibling else set()
-        result |= {"strength": 0.5} if "image" in takes else {}
         known = parameters(spec.siblings[sibling])
+        result |= {"strength": 0.5} if takes & {"image", "video"} else {}
         result = {key: value for key, value in result.items() if key in known}
     if "prompt" in takes:
         result["prompt"] = PROMPTS[prompt]
@@ -101,6 +105,10 @@ def arguments(name: str, sibling: str | None = None, *, prompt: int = 0) -> dict
         result["image"] = picture(prompt)
     if "mask" in takes:
         result["mask_image"] = mask()
+    if "last image" in takes:
+        result["last_image"] = picture(prompt + 3)
+    if "video" in takes:
+        result["video"] = [picture(prompt + number, (32, 32)) for number in range(spec.arguments["num_frames"])]
     if "control" in takes:
         result["control_image" if "image" in takes else "image"] = picture(7)
     return result
@@ -164,5 +172,6 @@ def call(pipeline: Any, *, seed: int | Sequence[int] = 0, **call_arguments: Any)
         call_arguments[several] = len(seeds)
     generator = generators[0] if isinstance(seed, int) else generators
     output = pipeline(generator=generator, output_type="np", **call_arguments)
-    pictures = output.images if hasattr(output, "images") else output.frames
+    names = ("images", "frames", "audios")
+    pictures = next(getattr(output, name) for name in names if hasattr(output, name))
     return numpy.asarray(pictures, dtype=numpy.float32)

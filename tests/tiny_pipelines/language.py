@@ -66,6 +66,13 @@ def qwen3(*, layers: int = 3, width: int = WIDTH, causal_lm: bool = False) -> An
     return rescale(model, embedding=layers**0.5)
 
 
+def llama(*, layers: int = 4) -> Any:
+    """Llama without its head. Of HunyuanVideo, which reads the third layer from the end."""
+    from transformers import LlamaConfig, LlamaModel
+
+    return rescale(LlamaModel(LlamaConfig(**_sizes(WIDTH, layers))), embedding=3.0)
+
+
 def qwen2_vl() -> Any:
     """Qwen2.5-VL with a vision tower of one layer."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -94,6 +101,45 @@ def qwen2_vl() -> Any:
         tie_word_embeddings=True,
     )
     return rescale(Qwen2_5_VLForConditionalGeneration(config))
+
+
+LLAVA_SPECIAL = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>", "<pad>")
+
+
+def llava_tokenizer() -> Any:
+    """Llama 3's tokenizer without merges, with the tokens that HunyuanVideo's template for pictures has."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = [*byte_alphabet(), *LLAVA_SPECIAL]
+    backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAVA_SPECIAL])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", model_max_length=4096)
+
+
+def llava(*, layers: int = 4) -> Any:
+    """LLaVA: Llama that sees four patches of a picture of 28 pixels."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    text = _sizes(WIDTH, layers) | {"model_type": "llama", "vocab_size": 272}
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = LlavaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=256 + LLAVA_SPECIAL.index("<image>"),
+        pad_token_id=256 + LLAVA_SPECIAL.index("<pad>"),
+    )
+    return rescale(LlavaForConditionalGeneration(config), embedding=3.0)
 
 
 def gemma_tokenizer() -> Any:

@@ -55,9 +55,9 @@ def clip_text(*, projection: int | None = None, act: str = "quick_gelu", layers:
     return rescale(model)
 
 
-def clip_vision(*, size: int = 28) -> Any:
-    """CLIP's picture encoder with a projection."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+def clip_vision(*, size: int = 28, projection: bool = True) -> Any:
+    """CLIP's picture encoder, with a projection or without."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
         hidden_size=WIDTH,
@@ -68,7 +68,7 @@ def clip_vision(*, size: int = 28) -> Any:
         image_size=size,
         patch_size=14,
     )
-    return rescale(CLIPVisionModelWithProjection(config))
+    return rescale((CLIPVisionModelWithProjection if projection else CLIPVisionModel)(config))
 
 
 def clip_pictures(*, size: int = 28) -> Any:

@@ -12,6 +12,8 @@ NEGATIVE = "blurry, grey"
 SIZE: dict[str, Any] = {"height": 64, "width": 64}
 FOUR = SIZE | {"num_inference_steps": 4}
 """What most calls need: the size of the picture, or also a few steps."""
+SHORT: dict[str, Any] = {"num_inference_steps": 3, "height": 32, "width": 32, "num_frames": 5}
+"""What most calls for a video need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,5 +130,6 @@ SPECS = (
         arguments={"num_inference_steps": 3, "guidance_scale": 5.0, "height": 32, "width": 32, "num_frames": 5}
         | {"max_sequence_length": 48},
         takes=frozenset({"prompt", "negative", "size", "frames"}),
+        siblings={"video": "WanVideoToVideoPipeline"},
     ),
 )

@@ -27,7 +27,7 @@ def rescale(
     with torch.no_grad():
         for path, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if id(parameter) in drawn:
+                if id(parameter) in drawn or not parameter.ndim:
                     continue
                 drawn.add(id(parameter))
                 noise = torch.randn_like(parameter)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from kamado import files
-from kamado.files import remove_leftovers, replacing, write_json, write_new
+from kamado.errors import InvalidRequest
+from kamado.files import check_writable, make_folder, remove_leftovers, replacing, write_json, write_new
 
 
 def test_json_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
@@ -123,3 +124,20 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
     assert caught.value.filename == str(target)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_to_write_to_is_made_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "c" / "d"):
+        with pytest.raises(InvalidRequest, match="file is a file; name another folder"):
+            make_folder(folder)
+    check_writable(tmp_path / "new" / "newer")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # tests may run as root
+    with pytest.raises(InvalidRequest, match=f"the folder {tmp_path} cannot be written to"):
+        check_writable(tmp_path / "new" / "newer")
+    monkeypatch.setattr(Path, "mkdir", lambda *args, **kwargs: os.open(tmp_path / "none" / "x", os.O_RDONLY))
+    with pytest.raises(InvalidRequest, match="cannot be made: No such file or directory"):
+        make_folder(tmp_path / "a" / "c")
+    assert sorted(os.listdir(tmp_path)) == ["a", "file"]

@@ -15,7 +15,7 @@ FINE = {"kl_divergence": 0.01, "agreement": 0.97, "perplexity": 12.0, "perplexit
 
 
 def quality(kind: str = "text", **figures: float) -> Quality:
-    return Quality(kind=kind, figures=figures, quant="int8", reference="a/b", measured_on="cpu, float32")
+    return Quality(kind=kind, figures=figures, quant="int4", reference="a/b", measured_on="cpu, float32")
 
 
 def test_a_good_text_model_has_no_problems() -> None:
@@ -44,6 +44,8 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "q.json"
     file.write_text(json.dumps(quality(**FINE).as_json()))
     assert read_quality(file) == quality(**FINE)
+    file.write_text(json.dumps({**quality(**FINE).as_json(), "quant": "int8"}))
+    assert read_quality(file).quant == "int8-weight-only", "what the name meant when files had it"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import tiny
 from kamado.errors import InvalidRequest
-from kamado.quant import SCHEMES, Quant, Role, parse_quant, role_of
+from kamado.quant import SCHEMES, Quant, Role, parse_quant, recorded, role_of
 
 LARGE = (4096, 4096)
 
@@ -199,14 +199,19 @@ def test_which_scheme_a_tensor_gets() -> None:
 
     assert name("layers.0.q_proj.weight") == "nf4"
     assert name("layers.0.down_proj.weight") is None
-    assert name("layers.0.v_proj.weight") == "int8"
+    assert name("layers.0.v_proj.weight") == "int8-weight-only"
     assert name("lm_head.weight") is None
-    assert name("t/blocks.0.norm1.linear.weight") == "int8"
-    assert name("layers.0.q_proj.weight", (512, 100)) == "int8", "rows that are no whole groups"
-    assert name("unet/mid_block.resnets.0.conv1.weight", (64, 64, 3, 3)) == "int8"
+    assert name("t/blocks.0.norm1.linear.weight") == "int8-weight-only"
+    assert name("layers.0.q_proj.weight", (512, 100)) == "int8-weight-only", "rows that are no whole groups"
+    assert name("unet/mid_block.resnets.0.conv1.weight", (64, 64, 3, 3)) == "int8-weight-only"
     assert Quant(scheme="fp8").scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["fp8"]
-    assert Quant(scheme="int8-dynamic").scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["int8"]
-    assert Quant(scheme="int4", embeddings="int8-dynamic").scheme_for("lm_head.weight", LARGE) == SCHEMES["int8"]
+    assert (
+        Quant(scheme="int8-dynamic").scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["int8-weight-only"]
+    )
+    assert (
+        Quant(scheme="int4", embeddings="int8-dynamic").scheme_for("lm_head.weight", LARGE)
+        == SCHEMES["int8-weight-only"]
+    )
 
 
 def test_dynamic_integers_are_in_groups_on_a_cpu() -> None:
@@ -217,13 +222,69 @@ def test_dynamic_integers_are_in_groups_on_a_cpu() -> None:
     for name in ("l.0.q_proj.weight", "lm_head.weight"):
         scheme = grouped.scheme_for(name, LARGE)
         assert scheme is not None and scheme.dynamic and (scheme.group_size, scheme.scale_bytes) == (32, 2)
-        assert scheme.num_bytes(LARGE) == SCHEMES["int8"].num_bytes(LARGE)
-    assert grouped.scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["int8"]
-    assert grouped.scheme_for("l.0.q_proj.weight", (512, 100)) == replace(SCHEMES["int8"], group_size=0)
+        assert scheme.num_bytes(LARGE) == SCHEMES["int8-weight-only"].num_bytes(LARGE)
+    assert grouped.scheme_for("t/blocks.0.norm1.linear.weight", LARGE) == SCHEMES["int8-weight-only"]
+    assert grouped.scheme_for("l.0.q_proj.weight", (512, 100)) == replace(SCHEMES["int8-weight-only"], group_size=0)
     assert parse_quant(grouped.as_json()) == grouped
     kept = Quant(scheme="int8-dynamic", embeddings=None).on("cpu")
     assert kept.group_size == 32 and kept.scheme_for("lm_head.weight", LARGE) is None
     assert Quant(scheme="int4").on("cpu").group_size is None
+
+
+def test_int8_is_the_quickest_form_of_the_device() -> None:
+    """Of those within a KL divergence of 0.005. The exact form has a name of its own, everywhere."""
+    quant, exact = Quant(scheme="int8"), Quant(scheme="int8-weight-only")
+    assert quant.on("cpu") == Quant(scheme="int8-dynamic").on("cpu") == Quant(scheme="int8", group_size=32).on("cpu")
+    for kind in ("cuda", "mps", "xpu"):
+        assert quant.on(kind) == exact
+    for kind in ("cpu", "cuda"):
+        assert exact.on(kind) is exact and exact.as_json() == "int8-weight-only"
+        assert quant.on(kind).on(kind) == quant.on(kind)
+    assert Quant(scheme="int8", group_size=64).on("cpu") == Quant(scheme="int8-weight-only", group_size=64)
+    for name in ("l.0.q_proj.weight", "lm_head.weight", "t/blocks.0.norm1.linear.weight"):
+        assert quant.scheme_for(name, LARGE) == exact.scheme_for(name, LARGE) == SCHEMES["int8-weight-only"]
+
+
+def test_parts_that_int8_leaves_exact_on_a_cpu() -> None:
+    quant = parse_quant({"scheme": "int8", "overrides": {"*.o_proj.*": "int8-weight-only", "*.v_proj.*": "int8"}})
+    assert quant is not None
+    for name in ("l.0.o_proj.weight", "l.0.v_proj.weight", "t/blocks.0.norm1.linear.weight"):
+        assert quant.on("cpu").scheme_for(name, LARGE) == SCHEMES["int8-weight-only"]
+    convolution = quant.on("cpu").scheme_for("unet/mid_block.resnets.0.conv1.weight", (64, 64, 3, 3))
+    assert convolution == SCHEMES["int8-weight-only"]
+    exact = Quant(scheme="int8", embeddings="int8-weight-only").on("cpu")
+    assert exact.scheme_for("lm_head.weight", LARGE) == SCHEMES["int8-weight-only"]
+    assert Quant(scheme="int4").on("cpu").scheme_for("lm_head.weight", LARGE) == SCHEMES["int8-weight-only"]
+
+
+@given(
+    scheme=st.sampled_from(["int8", "stored", *sorted(SCHEMES)]),
+    part=st.sampled_from([None, "int8", *sorted(SCHEMES)]),
+    size=st.sampled_from([None, 16, 32, 64]),
+    kind=st.sampled_from(["cpu", "cuda"]),
+)
+def test_what_is_put_in_its_place_says_so(scheme: str, part: str | None, size: int | None, kind: str) -> None:
+    """Records of what ran hold what it was, on any device."""
+    try:
+        quant = Quant(scheme=scheme, embeddings=part, group_size=size).on(kind)
+    except InvalidRequest:
+        return
+    assert quant.scheme != "int8" and quant.on(kind) == quant
+    assert parse_quant(recorded(quant.as_json())) == quant
+    for name in ("l.0.q_proj.weight", "lm_head.weight"):
+        form = quant.scheme_for(name, LARGE)
+        assert form is None or (form.name in SCHEMES and form.fits(LARGE))
+
+
+def test_records_of_before_mean_what_ran() -> None:
+    """When `int8` was the exact form, everywhere."""
+    assert recorded("int8") == "int8-weight-only"
+    table = {"scheme": "int8", "group_size": 64, "embeddings": "int8", "overrides": [["*.a.*", "int8"]]}
+    assert parse_quant(recorded(table)) == Quant(
+        scheme="int8-weight-only", group_size=64, overrides=(("*.a.*", "int8"),)
+    )
+    for other in ("none", "int4", None, 5, ["int8"], {"scheme": "nf4"}, {"group_size": 32}, {}):
+        assert recorded(other) == other
 
 
 def test_group_size_is_that_of_the_scheme_alone() -> None:

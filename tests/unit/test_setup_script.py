@@ -100,6 +100,9 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path)
 
 
+SPANDREL = "pip --no-deps spandrel"
+
+
 def _torch() -> str:
     (line,) = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")]
     return line
@@ -109,7 +112,13 @@ def test_installs_once_and_speaks_on_stderr_only(repository: Repository) -> None
     status, out, err = repository.run()
     assert (status, out) == (0, "done\n")
     assert err.splitlines()[-1] == "kamado: ready"
-    assert repository.asked() == ["venv", "pip setuptools", f"pip {_torch()}+cpu", "pip kamado"]
+    assert repository.asked() == [
+        "venv",
+        "pip setuptools",
+        f"pip {_torch()}+cpu",
+        SPANDREL,
+        "pip kamado[video,restore,vision,sound]",
+    ]
     assert repository.run() == (0, "done\n", "")
     assert repository.asked() == []
 
@@ -118,7 +127,7 @@ def test_extras_are_added_when_they_are_needed(repository: Repository) -> None:
     repository.run("base")
     repository.asked()
     repository.run("dev")
-    assert repository.asked() == ["pip setuptools", f"pip {_torch()}+cpu", "pip kamado[dev]"]
+    assert repository.asked() == ["pip setuptools", f"pip {_torch()}+cpu", SPANDREL, "pip kamado[dev]"]
     repository.run("test")
     repository.run("base")
     assert repository.asked() == []
@@ -131,7 +140,7 @@ def test_a_change_is_taken_up(repository: Repository, name: str) -> None:
     with (repository.root / name).open("a") as file:
         file.write("# changed\n")
     assert repository.run()[0] == 0
-    assert repository.asked()[-1] == "pip kamado"
+    assert repository.asked()[-1] == "pip kamado[video,restore,vision,sound]"
 
 
 def test_a_moved_clone_is_set_up_anew(repository: Repository) -> None:
@@ -145,7 +154,13 @@ def test_a_moved_clone_is_set_up_anew(repository: Repository) -> None:
 def test_two_at_once_install_once(repository: Repository) -> None:
     both = [repository.start(FAKE_SLEEP="0.2") for _ in range(2)]
     assert [process.communicate(timeout=120)[0] for process in both] == ["done\n", "done\n"]
-    assert repository.asked() == ["venv", "pip setuptools", f"pip {_torch()}+cpu", "pip kamado"]
+    assert repository.asked() == [
+        "venv",
+        "pip setuptools",
+        f"pip {_torch()}+cpu",
+        SPANDREL,
+        "pip kamado[video,restore,vision,sound]",
+    ]
 
 
 def test_a_killed_set_up_is_begun_anew_once_its_pip_has_ended(repository: Repository, tmp_path: Path) -> None:
@@ -183,12 +198,23 @@ def test_without_a_cpu_build_the_default_one_is_taken(repository: Repository) ->
     status, _, err = repository.run(FAKE_FAIL="+cpu")
     assert status == 0
     assert "KAMADO_TORCH_INDEX" in err
-    assert repository.asked()[2:] == [f"pip {_torch()}+cpu", f"pip {_torch()}", "pip kamado"]
+    assert repository.asked()[2:] == [
+        f"pip {_torch()}+cpu",
+        f"pip {_torch()}",
+        SPANDREL,
+        "pip kamado[video,restore,vision,sound]",
+    ]
 
 
 def test_with_a_gpu_no_cpu_build_is_looked_for(repository: Repository) -> None:
     assert repository.run(gpu=True)[0] == 0
-    assert repository.asked() == ["venv", "pip setuptools", f"pip {_torch()}", "pip kamado"]
+    assert repository.asked() == [
+        "venv",
+        "pip setuptools",
+        f"pip {_torch()}",
+        SPANDREL,
+        "pip kamado[video,restore,vision,sound]",
+    ]
 
 
 def test_another_index_for_torch(repository: Repository) -> None:

@@ -49,7 +49,10 @@ def tables_of(models: Mapping[str, nn.Module]) -> dict[str, nn.Embedding]:
     for name, model in models.items():
         if not name.startswith("text_encoder") or not hasattr(model, "get_input_embeddings"):
             continue  # others may have the method and raise in it
-        table = model.get_input_embeddings()  # type: ignore[operator]
+        try:
+            table = model.get_input_embeddings()  # type: ignore[operator]
+        except NotImplementedError:  # of CLAP, say, which has two sides
+            continue
         if isinstance(table, nn.Embedding):
             found[name] = table
     return found

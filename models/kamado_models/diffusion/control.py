@@ -11,6 +11,7 @@ from torch import nn
 
 from kamado.checkpoint.parts import SEVERAL
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
+from kamado.media.edges import canny
 from kamado.picture_requests import PictureOptions
 
 from .auto import auto_pipeline
@@ -190,3 +191,14 @@ def _accepted(kind: Any) -> tuple[Any, ...]:
     """What the class says that its ControlNet may be: classes, and lists of them."""
     found: tuple[Any, ...] = kind._get_signature_types().get(SEVERAL, ())
     return found
+
+
+def with_map(options: PictureOptions) -> PictureOptions:
+    """With the control pictures as `control_map` says, of opened ones. Raises InvalidRequest."""
+    if options.control_map is None:
+        return options
+    if options.control is None:
+        raise InvalidRequest("control_map says what is made of control; give that too")
+    if isinstance(options.control, (list, tuple)):
+        return replace(options, control=[canny(picture) for picture in options.control])
+    return replace(options, control=canny(options.control))

@@ -6,28 +6,45 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.utils import _pytree as pytree
 
-from .pipelines import call_parameters
+from .related import call_parameters
 
 
-class _Own(DiagonalGaussianDistribution):
-    """An encoded picture whose latents are drawn with a request's generator, unless another is given."""
+class _Drawing:
+    """Draws its latents with a request's generator, unless another is given."""
 
-    def __init__(self, like: DiagonalGaussianDistribution, generator: torch.Generator) -> None:
+    def __init__(self, like: Any, generator: torch.Generator) -> None:
         self.__dict__.update(like.__dict__)
         self._generator = generator
 
     def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
-        return super().sample(self._generator if generator is None else generator)
+        drawn: torch.Tensor = super().sample(self._generator if generator is None else generator)  # type: ignore[misc]
+        return drawn
+
+
+class _Picture(_Drawing, DiagonalGaussianDistribution):
+    """An encoded picture, video or spectrogram."""
+
+
+class _Sound(_Drawing, OobleckDiagonalGaussianDistribution):
+    """An encoded sound."""
+
+
+_OWN: Mapping[type, type[_Drawing]] = {
+    DiagonalGaussianDistribution: _Picture,
+    OobleckDiagonalGaussianDistribution: _Sound,
+}
 
 
 def with_own_draws(encoded: Any, generator: torch.Generator) -> Any:
     """The result of an autoencoder's `encode`, drawing from `generator` where the pipeline's code names none: some
-    pipelines leave it out for a ControlNet's picture."""
+    pipelines leave it out for a ControlNet's picture, and ACE-Step for every sound."""
     return pytree.tree_map(
-        lambda leaf: _Own(leaf, generator) if isinstance(leaf, DiagonalGaussianDistribution) else leaf, encoded
+        lambda leaf: _OWN[type(leaf)](leaf, generator) if type(leaf) in _OWN else leaf,
+        encoded,
     )
 
 

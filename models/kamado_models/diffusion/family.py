@@ -5,7 +5,7 @@ Importing this loads no torch; `load` does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,21 @@ from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsafeCheckpoint, UnsupportedCheckpoint
 from kamado.memory.advice import forms_that_fit
 from kamado.memory.plan import LanePlan, Plan, PlanOptions
+from kamado.options import Options
 from kamado.quant import Quant
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
+from .extents import Extent
 from .learning import lane_peak
 from .original.assemble import described, is_original
 from .original.tokenizers import with_tokenizers
 from .parts import assembled
-from .peaks import picture_size, table_bytes
+from .peaks import table_bytes
 from .placing import weight_sizes, with_outside
-from .table import makes, runs_alone
+from .table import RUN, comes_out, makes, runs_alone, takes, words
+from .tasks import tasks_of
+from .usual import usual_extent
 
 SHARED = "steps of all requests share forwards"
 ALONE = "one at a time: the pipeline changes its models while it runs"
@@ -35,6 +39,7 @@ class DiffusionFamily:
     """See kamado.contracts.Family."""
 
     name = "diffusion"
+    claims_last = False
 
     def claims(self, checkpoint: Checkpoint) -> bool:
         """See Family."""
@@ -42,23 +47,32 @@ class DiffusionFamily:
 
     def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
         """See Family."""
-        return (makes(_architecture(checkpoint)),)
+        return (comes_out(_architecture(checkpoint)),)
+
+    def tasks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """See Family."""
+        return tasks_of(_architecture(checkpoint))
+
+    def options(self, checkpoint: Checkpoint) -> Options | None:
+        """See Family."""
+        return None
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
         if is_original(checkpoint):
-            return described(checkpoint) | {"batching": SHARED}
+            facts = described(checkpoint)
+            return {**facts, "batching": SHARED, **_takes(str(facts["architecture"]))}
         checkpoint = assembled(checkpoint)
-        width, height = picture_size(checkpoint)
         return {
             "architecture": checkpoint.config.get("_class_name"),
             "components": sorted(checkpoint.metadata["components"]),
-            "default_size": f"{width} x {height}",
+            "default_size": _default_size(checkpoint),
             "batching": ALONE if runs_alone(str(checkpoint.config.get("_class_name"))) else SHARED,
+            **_takes(str(checkpoint.config.get("_class_name"))),
         }
 
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
-        """See Family. Activations are estimated for one picture of the model's default size."""
+        """See Family. Activations are estimated for one answer of the model's usual size."""
         checkpoint = assembled(checkpoint)
         if wants := checkpoint.metadata.get("wants_code"):
             raise UnsafeCheckpoint(
@@ -66,18 +80,17 @@ class DiffusionFamily:
                 "never run"
             )
         pipeline = str(checkpoint.config.get("_class_name"))
-        if (made := makes(pipeline)) != "image":
+        if (made := makes(pipeline)) not in RUN:
             raise UnsupportedCheckpoint(
                 f"{checkpoint.reference} ({pipeline}) makes {made}; of diffusers' pipelines, this version runs those "
-                "that make pictures"
+                f"that make {', '.join(RUN)}"
             )
-        if options.kv_tokens is not None:
-            raise InvalidRequest("kv_tokens (--kv-tokens) is for language models; this one makes pictures")
-        if options.kv_dtype != "auto":
-            raise InvalidRequest("kv_dtype (--kv-dtype) is for language models; this one makes pictures")
+        for name in ("kv_tokens", "kv_dtype"):
+            if getattr(options, name) not in (None, "auto"):
+                flag = f"--{name.replace('_', '-')}"
+                raise InvalidRequest(f"{name} ({flag}) is for language models; this one makes {words(made)}")
         dtype = _dtype(checkpoint, options)
-        width, height = picture_size(checkpoint)
-        lanes = _lanes(checkpoint, options)
+        extent, lanes = _usual(checkpoint, options)
         whole, window = _needed(lanes), 0
         if whole > options.budget_bytes and options.offload == "auto":
             room = options.budget_bytes - max(lane.activation_bytes for lane in lanes)
@@ -99,27 +112,28 @@ class DiffusionFamily:
             minimum_bytes=needed,
             options=() if whole <= options.budget_bytes else _advice(checkpoint, options, dtype, whole, needed),
             notes=(
-                f"activations for one picture of {width} x {height}",
+                f"activations for {str(extent).replace('a ', 'one ', 1)}",
                 *_swapped(checkpoint),
             ),
         )
 
-    def check_request(
-        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    def check_requests(
+        self, checkpoint: Checkpoint, plan: Plan, requests: Iterable[Mapping[str, Any]], *, offline: bool = False
     ) -> None:
         """See Family."""
         with environment_kept():
             from ..language.materialize import library_call
 
             with library_call():  # importing diffusers prints
-                from .loading import check_request
+                from .loading import check_requests
 
-            check_request(assembled(with_tokenizers(checkpoint, offline=offline)), plan, request, offline=offline)
+            check_requests(assembled(with_tokenizers(checkpoint, offline=offline)), plan, requests, offline=offline)
 
     def check_draft(self, checkpoint: Checkpoint, draft: Checkpoint) -> None:
         """See Family."""
+        made = words(makes(_architecture(checkpoint)))
         raise InvalidRequest(
-            f"{checkpoint.reference} makes pictures: no draft can guess for it; leave that out (--draft)"
+            f"{checkpoint.reference} makes {made}: no draft can guess for it; leave that out (--draft)"
         )
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
@@ -156,6 +170,20 @@ class DiffusionFamily:
             return picture_figures((reference[1], other[1]), (first, second))
 
 
+def _takes(pipeline: str) -> dict[str, str]:
+    found = takes(pipeline)
+    return {} if found is None else {"takes": found}
+
+
+def _default_size(checkpoint: Checkpoint) -> str:
+    extent = usual_extent(checkpoint)
+    if extent.seconds:
+        return f"{extent.seconds:g} s"
+    if not extent.width:
+        return "a mesh"
+    return f"{extent.width} x {extent.height}" + (f" x {extent.frames} frames" if extent.frames > 1 else "")
+
+
 def _architecture(checkpoint: Checkpoint) -> str:
     """The class of the pipeline. Raises UnsupportedCheckpoint."""
     if is_original(checkpoint):
@@ -188,14 +216,25 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
     return options.good_dtypes[0]
 
 
-def _lanes(checkpoint: Checkpoint, options: PlanOptions) -> tuple[LanePlan, ...]:
+def _usual(checkpoint: Checkpoint, options: PlanOptions) -> tuple[Extent, tuple[LanePlan, ...]]:
+    """What is made unless a request says otherwise, and the lanes for that. What takes time is taken shorter until it
+    leaves half of the memory to the weights: requests are judged by what they ask for."""
+    extent = usual_extent(checkpoint)
+    while True:
+        lanes = _lanes(checkpoint, options, extent)
+        shorter = extent.shorter()
+        if shorter is None or 2 * max(lane.activation_bytes for lane in lanes) <= options.budget_bytes:
+            return extent, lanes
+        extent = shorter
+
+
+def _lanes(checkpoint: Checkpoint, options: PlanOptions, extent: Extent) -> tuple[LanePlan, ...]:
     """One for each component."""
     dtypes = component_dtypes(checkpoint, _dtype(checkpoint, options))
-    width, height = picture_size(checkpoint)
     lanes = []
     for name in sorted(checkpoint.metadata["components"]):
         peak, basis = lane_peak(
-            checkpoint, name, width, height, dtype=dtypes[name], quant=options.quant, device=options.device
+            checkpoint, name, extent, dtype=dtypes[name], quant=options.quant, device=options.device
         )
         weights = sum(weight_sizes(checkpoint, name, dtypes[name], options.quant).values())
         lane = LanePlan(
@@ -225,7 +264,9 @@ def _swapped(checkpoint: Checkpoint) -> list[str]:
 
 def _advice(checkpoint: Checkpoint, options: PlanOptions, dtype: str, whole: int, least: int) -> tuple[str, ...]:
     """`whole`: bytes with all weights on the device; `least`: with as many outside as are planned to be."""
-    forms = forms_that_fit(options, lambda others: _needed(_lanes(checkpoint, others)), dtype=dtype, quantizable=True)
+    forms = forms_that_fit(
+        options, lambda others: _needed(_usual(checkpoint, others)[1]), dtype=dtype, quantizable=True
+    )
     if least <= options.budget_bytes:
         return (*forms, f"Allow {format_bytes(whole)} (--memory) to hold all of it.")
     return (*forms, f"Allow {format_bytes(least)} (--memory), or choose a smaller model.")

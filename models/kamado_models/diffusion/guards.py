@@ -42,6 +42,8 @@ class FinerDecoders:
         self._sizes: dict[str, int] = {}
         """Of the copies, in bytes."""
         self._users: Counter[str] = Counter()
+        self._halves: dict[str, torch.dtype | None] = {}
+        """By component: the half precision of its weights."""
 
     def finer(self, component: str, call: ModelCall, result: Any) -> ModelCall | None:
         """The call to make instead of `call`, whose `result` cannot be used; None where it can, or nothing helps.
@@ -49,7 +51,9 @@ class FinerDecoders:
         Raises GenerationFailed where there is no memory for the copy."""
         if call.method != "decode":
             return None  # at once: this is asked after every step
-        dtype = _half(call.module)
+        if component not in self._halves:
+            self._halves[component] = _half(call.module)
+        dtype = self._halves[component]
         if dtype is None or not is_useless(result):
             return None
         if not all(bool(value.isfinite().all()) for value in _floats((call.positional, dict(call.arguments)))):
@@ -115,8 +119,12 @@ def _copy(module: nn.Module, device: str) -> nn.Module:
 
 
 def is_useless(decoded: Any) -> bool:
-    """Whether a picture in [-1, 1], as a decoder returns it, has NaN or infinity or is all black."""
-    return any(not bool(value.isfinite().all()) or bool((value < _DARKEST).all()) for value in _floats(decoded))
+    """Whether a picture in [-1, 1], as a decoder returns it, has NaN or infinity or is all black. Spectrograms of
+    sounds, which have one channel and another range, may be dark."""
+    return any(
+        not bool(value.isfinite().all()) or (value.shape[1:2] != (1,) and bool((value < _DARKEST).all()))
+        for value in _floats(decoded)
+    )
 
 
 def advice(models: Iterable[nn.Module]) -> str:

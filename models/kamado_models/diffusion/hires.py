@@ -14,7 +14,8 @@ from PIL import Image
 from kamado.errors import InvalidRequest
 from kamado.picture_requests import PictureOptions
 
-from .pipelines import PipelineFactory, call_arguments, call_parameters, takes_size
+from .pipelines import PipelineFactory, call_arguments, takes_size
+from .related import call_parameters
 from .sizes import Sizes
 
 STRENGTH = 0.5
@@ -77,7 +78,7 @@ def refinement(factory: PipelineFactory, options: PictureOptions, sizes: Sizes) 
     again = replace(again, extra=extra)
     call_arguments(kind, _fitting(kind, again, placeholder))
     left_out = sorted(options.extra.keys() - extra.keys())
-    base = getattr(options.image, "size", (sizes.width, sizes.height))
+    base = getattr(options.image, "size", (sizes.usual.width, sizes.usual.height))
     width, height = _enlarged((options.width or base[0], options.height or base[1]), options.hires, sizes.multiple)
     return Refinement(
         kind=kind,

@@ -13,6 +13,9 @@ from kamado.errors import InvalidRequest
 from kamado.media.pictures import flattened
 from kamado.picture_requests import MAX_STEPS, PictureOptions
 
+from .extents import Extent
+from .table import makes
+
 _MODES = {1: "L", 4: "RGBA"}
 """By the channels that an autoencoder reads; RGB for all others."""
 _OWN_TIME = ("timesteps", "sigmas", "denoising_start", "denoising_end")
@@ -32,6 +35,7 @@ def plain_inputs(options: PictureOptions, components: Mapping[str, Any]) -> Pict
         # What is transparent in a mask was not painted: it is kept.
         mask=_each(options.mask, "L", "black"),
         control=_each(options.control, "RGB"),
+        last_image=_each(options.last_image, "RGB"),
     )
     shown = options.extra.get("ip_adapter_image")
     if shown is None:
@@ -54,7 +58,7 @@ def single_input(options: PictureOptions, kind: Any, parameters: Mapping[str, An
 
 def check_inputs(options: PictureOptions, least: int) -> None:
     """Raises InvalidRequest for pictures with a side of less than `least` pixels, of which no latents can be made."""
-    for name in ("image", "control"):
+    for name in ("image", "control", "last_image"):
         pictures = getattr(options, name)
         for picture in pictures if isinstance(pictures, list) else [pictures]:
             size = getattr(picture, "size", None)
@@ -69,10 +73,15 @@ def check_strength(options: PictureOptions, parameters: Mapping[str, Any]) -> No
     those of the pipeline's call."""
     if options.strength is not None and options.image is None and "strength" not in parameters:
         raise InvalidRequest("strength says how much of a picture is replaced; it needs a picture (image)")
-    if options.image is None or not {"strength", "num_inference_steps"} <= parameters.keys():
+    if (options.image is None and options.video is None) or not {
+        "strength",
+        "num_inference_steps",
+    } <= parameters.keys():
         return
-    # Samplers of consistency models spread all steps over the share.
-    if "original_inference_steps" in parameters or any(name in options.extra for name in _OWN_TIME):
+    # Samplers of consistency models spread all steps over the share; LTX's conditions have another name for it.
+    if {"original_inference_steps", "denoise_strength"} & parameters.keys() or any(
+        name in options.extra for name in _OWN_TIME
+    ):
         return
     steps = options.steps or parameters["num_inference_steps"].default
     strength = parameters["strength"].default if options.strength is None else options.strength
@@ -97,6 +106,20 @@ def fitted(options: PictureOptions) -> tuple[PictureOptions, str | None]:
     return replace(plain, image=_resized(options.image, size), mask=_resized(options.mask, size)), note
 
 
+def size_notes(asked: PictureOptions, first: PictureOptions, made: Extent, parameters: Mapping[str, Any]) -> list[str]:
+    """What to say of the size of what was made, where it is another than the request or its inputs let expect. `first`
+    are the options as the pipeline had them."""
+    notes = []
+    if made.frames == 1 and not made.seconds:
+        notes = [size_note(asked, (made.width, made.height), parameters)]
+    given = None if asked.video is None else len(asked.video.frames)
+    if first.frames is not None and made.frames != first.frames and made.width:
+        notes.append(f"the video has {made.frames} frames: {first.frames} is no number that this model makes")
+    elif first.frames is None and given is not None and made.frames not in (1, given):
+        notes.append(f"the video has {made.frames} frames: the input's {given} is no number that this model makes")
+    return [note for note in notes if note is not None]
+
+
 def size_note(asked: PictureOptions, made: tuple[int, int], parameters: Mapping[str, Any]) -> str | None:
     """What to say of a picture of the size `made`, where the input picture has another and nobody asked for that."""
     given = getattr(asked.image if asked.image is not None else asked.control, "size", None)
@@ -110,6 +133,8 @@ def size_note(asked: PictureOptions, made: tuple[int, int], parameters: Mapping[
 
 def _changes_one(kind: Any, parameters: Mapping[str, Any]) -> bool:
     made_of: set[str] = set(kind._get_signature_keys(kind)[0])
+    if makes(kind.__name__) == "video":
+        return True
     return "strength" in parameters or ("unet" in made_of and "adapter" not in made_of)
 
 

@@ -1,4 +1,4 @@
-"""What a request for pictures comes to: its options, checked and completed. Needs no weights."""
+"""What a request comes to: its options, checked and completed. Needs no weights."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from typing import Any
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest
+from kamado.media.inputs import MEDIA_INPUTS, opened_media
 from kamado.media.pictures import open_picture
 from kamado.memory.plan import Plan
 from kamado.picture_requests import PictureOptions, resolve_picture_options
 
 from .adapters_files import find_file, open_file
 from .adapters_uses import check_picture, check_scales
-from .control import completed
+from .conditions import with_length
+from .control import completed, with_map
 from .hires import Refinement, refinement
 from .inputs import check_inputs, check_strength, fitted, plain_inputs, single_input
+from .outcomes import Rates
 from .outpainting import Outpainting, outpainting, with_defaults
-from .pipelines import PipelineFactory, call_arguments, call_parameters, takes_size
+from .pipelines import PipelineFactory, call_arguments, takes_size
 from .prompts import check_weighting
+from .related import call_parameters
 from .schedulers import check_scheduler
 from .sizes import Sizes, check_mask
 from .step_cache import check_step_cache
+from .table import makes
 from .tiling import check_tiling
+from .timed import check_ends, check_timed, plain_sound, rates_of, with_frames, with_spare_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,7 @@ class Order:
     """Of that pipeline's call."""
     outpainting: Outpainting | None
     refinement: Refinement | None
+    rates: Rates
     notes: tuple[str, ...]
     """What the caller should know of what became of the input pictures."""
 
@@ -59,15 +66,21 @@ class Intake:
         Raises InvalidRequest."""
         factory, sizes = self._factory, self._sizes
         asked = _opened(sizes.completed(resolve_picture_options(options, defaults=self._checkpoint.defaults)))
+        check_timed(asked, factory.reference, makes(factory.base.__name__))
         check_mask(asked)
+        check_ends(asked, factory.components, factory.reference)
         asked = completed(asked, factory.reference, list(factory.nets.values()))
-        grown = outpainting(plain := plain_inputs(asked, factory.components))
+        grown = outpainting(plain := plain_inputs(with_map(asked), factory.components))
         first = plain if grown is None else grown.options
         kind = factory.kind(first)
+        rates = rates_of(kind, first, factory.components, self._checkpoint)
+        first = with_length(with_frames(first, kind, rates.fps), kind)
+        first = plain_sound(first, rates.sample_rate, factory.components)
+        first, count_note = sizes.whole_frames(first)
         first, note = self._sized(single_input(first, kind, call_parameters(kind)), kind)
         first = with_defaults(first, call_parameters(kind))
         check_strength(first, call_parameters(kind))
-        arguments = call_arguments(kind, first)
+        arguments = with_spare_frames(call_arguments(kind, first), kind, factory.components)
         check_scheduler(factory.components.get("scheduler"), first.scheduler, first.steps)
         if asked.weighting is not None:
             check_weighting(arguments, kind, factory.components, factory.reference)
@@ -85,7 +98,8 @@ class Intake:
             arguments=arguments,
             outpainting=grown,
             refinement=second,
-            notes=(note,) if note is not None else (),
+            rates=rates,
+            notes=tuple(each for each in (count_note, note) if each is not None),
         )
 
     def _sized(self, first: PictureOptions, kind: Any) -> tuple[PictureOptions, str | None]:
@@ -94,6 +108,10 @@ class Intake:
         sizes = self._sizes
         check_inputs(first, sizes.multiple)
         told = takes_size(kind)
+        if makes(kind.__name__) == "video" and told:
+            first, note = sizes.like_area(first)
+            sizes.check(first, self._checkpoint, self._plan)
+            return first, note
         if (kind is not self._factory.base or first.mask is not None) and told:
             first = sizes.like_picture(first)
         sizes.check(first, self._checkpoint, self._plan)
@@ -114,7 +132,12 @@ def check_adapters(order: Order, *, offline: bool) -> None:
 def _opened(options: PictureOptions) -> PictureOptions:
     """With pictures in place of paths, bytes and the like."""
     options = replace(
-        options, image=_pictures(options.image), mask=_pictures(options.mask), control=_pictures(options.control)
+        options,
+        image=_pictures(options.image),
+        mask=_pictures(options.mask),
+        control=_pictures(options.control),
+        last_image=_pictures(options.last_image),
+        **opened_media({"video": options.video, "audio": options.audio}, MEDIA_INPUTS),
     )
     shown = options.extra.get("ip_adapter_image")
     if shown is None:

@@ -33,7 +33,6 @@ from .joining import JoinedLayers
 from .known import ROWS_APART
 from .learning import PictureLearning
 from .model import PipelineModel
-from .peaks import picture_size
 from .pipelines import PipelineFactory
 from .placing import names_outside
 from .prepared import entry_of, found_in, modules_of
@@ -41,6 +40,7 @@ from .previews import Previews
 from .sizes import Sizes, sizes_of
 from .task import Workshop
 from .tiling import tiled_call
+from .usual import usual_extent
 
 _POSITIONS = {"cpu": 1 << 14, "gpu": 1 << 18}
 """Latent positions of one forward: on a CPU larger batches gain little and make others wait."""
@@ -79,13 +79,15 @@ def _frame(checkpoint: Checkpoint) -> _Frame:
     }
     built = build_components(checkpoint)
     factory = PipelineFactory(checkpoint.reference, kind, built, settings)
-    sizes = sizes_of(factory.make(kind, lambda component, call: None, None), picture_size(checkpoint))
+    sizes = sizes_of(factory.make(kind, lambda component, call: None, None), usual_extent(checkpoint))
     return _Frame(kind=kind, settings=settings, built=built, factory=factory, sizes=sizes)
 
 
-def check_request(checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool) -> None:
-    """See Family.check_request."""
-    _check_order(checkpoint, plan, _frame(checkpoint), request, offline=offline)
+def check_requests(checkpoint: Checkpoint, plan: Plan, requests: Iterable[Mapping[str, Any]], *, offline: bool) -> None:
+    """See Family.check_requests."""
+    frame = _frame(checkpoint)
+    for request in requests:
+        _check_order(checkpoint, plan, frame, request, offline=offline)
 
 
 def _check_order(

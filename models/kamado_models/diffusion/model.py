@@ -14,11 +14,12 @@ import transformers
 import kamado
 from kamado.checkpoint.types import Checkpoint
 from kamado.contracts import Lane, Task
-from kamado.events import Event, Finished, Media
-from kamado.media.inputs import INPUTS, described_inputs
+from kamado.events import Event, Finished
+from kamado.media.inputs import MEDIA_INPUTS, described_media
 from kamado.memory.devices import resolve_device
 from kamado.memory.plan import Plan
 from kamado.memory.shortage import release_cached
+from kamado.outputs import Picture
 from kamado.picture_requests import PictureOptions
 from kamado.results import Result, Timings, failure_notes, failures_in
 from kamado.tasks.library.kept import KeptOutputs
@@ -30,15 +31,15 @@ from .adapters import Adapters
 from .compiling import CompiledBlocks
 from .guards import FinerDecoders
 from .intake import Intake, Order
+from .outcomes import outcome_of
 from .parts import recipe_files
 from .sizes import Sizes
+from .table import comes_out
 from .task import PictureTask, Workshop
 
 
 class PipelineModel:
     """See kamado.contracts.LoadedModel."""
-
-    capabilities: Sequence[str] = ("image",)
 
     def __init__(
         self,
@@ -55,8 +56,11 @@ class PipelineModel:
         weights; if it is still to be, it is given up with it. `compiled`: what is compiled of components, by name."""
         self.checkpoint = checkpoint
         self.plan = plan
+        self.capabilities: Sequence[str] = (comes_out(workshop.factory.base.__name__),)
         self.lanes: Sequence[Lane] = (workshop.start, *workshop.lanes.values())
         self._workshop = workshop
+        self._word = outcome_of(workshop.factory.base).word
+        """For one of its answers. Results may be asked for when the model has left."""
         self._outside = outside
         self._pending = pending
         self._compiled = dict(compiled or {})
@@ -69,7 +73,7 @@ class PipelineModel:
         return self._intake.order(options)
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
-        """See LoadedModel. Each picture is an answer of its own, so that pictures of all requests share forwards."""
+        """See LoadedModel. Each of several is an answer of its own, so that those of all requests share forwards."""
         order = self.order(options)
         asked = order.asked
         chosen = self._workshop.adapters.prepare(asked.adapters, order.kind, order.arguments)
@@ -78,14 +82,8 @@ class PipelineModel:
             PictureTask(
                 self._workshop,
                 request_id,
-                asked,
-                order.kind,
-                order.arguments,
+                order,
                 chosen,
-                first=order.first,
-                outpainting=order.outpainting,
-                refinement=order.refinement,
-                notes=order.notes,
                 index=index,
                 deadline=deadline,
             )
@@ -100,15 +98,17 @@ class PipelineModel:
         assert isinstance(first, PictureTask)
         seed = first.options.seed
         failures = failures_in(events, lambda index: seed + index)
+        pictures = [output for _, output in sorted(done.items()) if isinstance(output, Picture)]
         return Result(
             request_id=request_id,
-            images=tuple(event.data for event in _in_order(events) if event.index in done),
-            pixels=tuple(done[index] for index in sorted(done)),
+            outputs=tuple(output for _, output in sorted(done.items()) if not isinstance(output, Picture)),
+            images=tuple(picture.image for picture in pictures),
+            pixels=tuple(picture.pixels for picture in pictures),
             seeds=tuple(seed + index for index in sorted(done)),
             batched=tuple(isinstance(task := tasks[index], PictureTask) and task.batched for index in sorted(done)),
             failures=failures,
             timings=timings,
-            notes=(*_notes(tasks), *failure_notes(failures, len(tasks))),
+            notes=(*_notes(tasks), *failure_notes(failures, len(tasks), self._word)),
             recipe=self._recipe(first),
         )
 
@@ -183,7 +183,7 @@ class PipelineModel:
             **({"adapters": list(map(dict, task.chosen.recipe))} if task.chosen.recipe else {}),
             "options": task.described(),
             **({"unrecorded": missing} if (missing := task.unrecorded()) else {}),
-            **({"inputs": inputs} if (inputs := described_inputs(_pictures(task.options))) else {}),
+            **({"inputs": inputs} if (inputs := described_media(_given(task.options))) else {}),
             "device": self.plan.device,
             "hardware": self._hardware,
             # Sums that several threads make together are rounded otherwise.
@@ -199,15 +199,11 @@ class PipelineModel:
         }
 
 
-def _pictures(options: PictureOptions) -> dict[str, Any]:
-    """What was opened for the request, by the names in INPUTS."""
-    return {name: getattr(options, name, None) or options.extra.get(name) for name in INPUTS}
+def _given(options: PictureOptions) -> dict[str, Any]:
+    """What was opened for the request, by the names in MEDIA_INPUTS."""
+    return {name: getattr(options, name, None) or options.extra.get(name) for name in MEDIA_INPUTS}
 
 
 def _notes(tasks: Sequence[Task]) -> tuple[str, ...]:
     """Each once."""
     return tuple(dict.fromkeys(note for task in tasks if isinstance(task, PictureTask) for note in task.notes))
-
-
-def _in_order(events: Sequence[Event]) -> list[Media]:
-    return sorted((event for event in events if isinstance(event, Media)), key=lambda event: event.index)

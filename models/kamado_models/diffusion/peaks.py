@@ -9,7 +9,18 @@ from typing import Any
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 
+from .extents import Extent
 from .peaks_encoders import text_peak, text_tokens, vision_peak
+from .peaks_time import (
+    joined_frames,
+    latent_frames,
+    sound_tokens,
+    spatial_scale,
+    spectrogram_size,
+    video_numbers,
+    vocoder_numbers,
+    wave_numbers,
+)
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DENOISERS = ("unet", "transformer", "prior", "decoder")
@@ -28,6 +39,8 @@ _ROWS = 2
 _CLIP_TOKENS = 77
 _TEXT_COPIES = 8
 """Of the states of a text that is only looked at, while it is projected."""
+_GRID_POINTS, _BYTES_A_POINT = 130**3, 540
+"""Of the grid that Shap-E cuts meshes out of: measured; numbers of edges are whole ones of 8 bytes."""
 _PRIOR_TOKENS = 81
 """CLIP's, and those of the embeddings."""
 
@@ -57,11 +70,14 @@ _LAYOUTS = {
     "Flux2Transformer2DModel": _Layout(23, True, 1),
     "FluxTransformer2DModel": _Layout(20, True, 1),
     "HunyuanDiT2DModel": _Layout(18, False),
+    "HunyuanVideoTransformer3DModel": _Layout(20, True, 1, most_text=256),
+    "LTXVideoTransformer3DModel": _Layout(18, False),
     "Lumina2Transformer2DModel": _Layout(18, True, 1),
     "PixArtTransformer2DModel": _Layout(13, False),
     "QwenImageTransformer2DModel": _Layout(16, True, 1),
     "SD3Transformer2DModel": _Layout(14, True, joins_clip=True),
     "SanaTransformer2DModel": _Layout(16, False),
+    "WanTransformer3DModel": _Layout(18, False, 1),
     "ZImageTransformer2DModel": _Layout(17, True, most_text=256),
 }
 
@@ -70,9 +86,11 @@ def vae_scale(checkpoint: Checkpoint) -> int:
     """Pixels of a picture's side for each latent. 1 for models of pixels.
 
     Raises UnsupportedCheckpoint, as all here, for configurations that cannot be read."""
-    config = next((found for name in AUTOENCODERS if (found := _component(checkpoint, name))), None)
-    if config is None:
+    config = _autoencoder(checkpoint)
+    if not config:
         return 1
+    if said := spatial_scale(config):
+        return said
     levels = _wholes(config, "block_out_channels") or _wholes(config, "encoder_block_out_channels")
     if levels:
         return int(2 ** (len(levels) - 1))
@@ -92,13 +110,25 @@ def picture_size(checkpoint: Checkpoint) -> tuple[int, int]:
     return _DEFAULT_SIDE, _DEFAULT_SIDE
 
 
-def component_peak(checkpoint: Checkpoint, name: str, width: int, height: int, dtype_bytes: int) -> int:
-    """Bytes of temporary tensors in one call of a component, for one picture of this size in pixels."""
+def component_peak(checkpoint: Checkpoint, name: str, extent: Extent, dtype_bytes: int) -> int:
+    """Bytes of temporary tensors in one call of a component, for one answer of this size."""
     config, kind = _component(checkpoint, name), name.removeprefix("prior_")
+    if extent.seconds:
+        if name == "vocoder":
+            return vocoder_numbers(config, extent.seconds) * dtype_bytes
+        length = sound_tokens(_component(checkpoint, "transformer"))
+        if (waves := wave_numbers(config, extent.seconds, length)) is not None:
+            return waves * dtype_bytes
+        extent = Extent(*spectrogram_size(_component(checkpoint, "vocoder"), extent.seconds))
     if name in AUTOENCODERS:
-        return width * height * _vae_numbers(config) * dtype_bytes
+        numbers = _vae_numbers(config)
+        if extent.frames > 1:
+            numbers = video_numbers(config, extent.frames, numbers)
+        return extent.width * extent.height * numbers * dtype_bytes
     if is_denoiser(kind):
-        return _denoiser_numbers(checkpoint, config, width, height) * dtype_bytes
+        return _denoiser_numbers(checkpoint, config, extent) * dtype_bytes
+    if kind == "shap_e_renderer":
+        return _GRID_POINTS * _BYTES_A_POINT
     if kind.startswith("text_encoder"):
         return text_peak(config, text_tokens(checkpoint), dtype_bytes)
     return vision_peak(config, dtype_bytes)
@@ -106,7 +136,7 @@ def component_peak(checkpoint: Checkpoint, name: str, width: int, height: int, d
 
 def is_denoiser(name: str) -> bool:
     """Whether a component runs in every step."""
-    return name in _DENOISERS or name.startswith("controlnet")
+    return name in _DENOISERS or name.startswith(("controlnet", "transformer_"))
 
 
 def is_autoencoder(name: str) -> bool:
@@ -131,16 +161,20 @@ def table_bytes(checkpoint: Checkpoint, name: str) -> int:
     return (sides[-1] // patch) ** 2 * _inner_width(config) * DTYPE_BYTES["float32"]
 
 
-def _denoiser_numbers(checkpoint: Checkpoint, config: Mapping[str, Any], width: int, height: int) -> int:
+def _denoiser_numbers(checkpoint: Checkpoint, config: Mapping[str, Any], extent: Extent) -> int:
     """Numbers that one forward of a UNet or transformer lays out, all rows together."""
     if config.get("_class_name") == "PriorTransformer":
         return _ROWS * _PRIOR_TOKENS * _inner_width(config) * _LIKE_MOST.factor
-    latents = width * height // vae_scale(checkpoint) ** 2
+    latents = extent.width * extent.height // vae_scale(checkpoint) ** 2
+    latents *= latent_frames(_autoencoder(checkpoint), extent.frames)
     if config.get("block_out_channels"):
         without_guidance = config.get("_class_name") == "UNet2DModel" or config.get("time_cond_proj_dim")
         return (1 if without_guidance else _ROWS) * latents * _unet_numbers(config)
     layout = _LAYOUTS.get(str(config.get("_class_name")), _LIKE_MOST)
     tokens, text = latents // _patch_side(checkpoint, config) ** 2, text_tokens(checkpoint)
+    if extent.frames > 1:
+        tokens //= joined_frames(config)
+    tokens = max(tokens, sound_tokens(config))
     if layout.joins_text:
         tokens += min(text, layout.most_text) + _CLIP_TOKENS * layout.joins_clip
         copies = tokens * layout.factor
@@ -169,7 +203,7 @@ def _unet_numbers(config: Mapping[str, Any]) -> int:
 
 def _patch_side(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     """Latents of a side for each token of a transformer."""
-    vae = next((found for name in AUTOENCODERS if (found := _component(checkpoint, name))), {})
+    vae = _autoencoder(checkpoint)
     channels = _whole(vae, "latent_channels", _whole(vae, "z_dim", 0, _MAX_WIDTH), _MAX_WIDTH)
     if channels and _whole(config, "in_channels", channels, _MAX_WIDTH) % (4 * channels) == 0:
         return 2  # the pipeline packs squares of them, as Flux's does, whatever the transformer's own patches are
@@ -204,6 +238,11 @@ def _vae_numbers(config: Mapping[str, Any]) -> int:
     if kind == "AutoencoderTiny":
         return 3 * first + 4
     return max(5 * first, 4 * second if kind == "AutoencoderDC" else 3 * second) + 1
+
+
+def _autoencoder(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Empty where there is none."""
+    return next((found for name in AUTOENCODERS if (found := _component(checkpoint, name))), {})
 
 
 def _component(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:

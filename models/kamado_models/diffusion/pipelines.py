@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +17,14 @@ from kamado.tasks.library.standin import ModelCall, dissolve, stand_in
 
 from . import control
 from .auto import auto_pipeline
+from .conditions import takes_conditions, with_conditions
+from .older import as_expected
 from .refusals import check_typed, not_taken
+from .related import argument_of, call_parameters, class_taking
 from .schedulers import new_scheduler
 from .stepping import check_stepping, inner_pipelines, replace_scheduler
+from .table import makes
+from .timed import timed_arguments
 
 
 class PipelineFactory:
@@ -48,6 +52,12 @@ class PipelineFactory:
         return found
 
     def _kind(self, options: PictureOptions) -> Any:
+        for name in ("video", "audio"):
+            if getattr(options, name) is None or argument_of(name, call_parameters(self.base)) is not None:
+                continue
+            if (taking := class_taking(name, self.base)) is None:
+                raise not_taken(self.base, name, taken_arguments(self.base))
+            return taking
         if options.control is not None and (options.image is not None or options.mask is None):
             found = self._control_kind(options)
             if found is not None:
@@ -59,6 +69,8 @@ class PipelineFactory:
         parameters = call_parameters(self.base)
         if "image" in parameters and (options.mask is None or "mask_image" in parameters):
             return self.base
+        if options.mask is None and (taking := class_taking("image", self.base)) is not None:
+            return taking
         return self._sibling(inpaint=options.mask is not None)
 
     def make(self, kind: Any, divert: Callable[[str, ModelCall], Any], scheduler: str | None) -> Any:
@@ -67,6 +79,7 @@ class PipelineFactory:
             name: stand_in(part, lambda call, name=name: divert(name, call))  # type: ignore[misc]
             for name, part in self.models.items()
         }
+        as_expected(kind, stands)
         return self._made(kind, stands, scheduler)
 
     def direct(self, kind: Any = None, scheduler: str | None = None) -> Any:
@@ -147,10 +160,9 @@ def take_apart(pipeline: Any) -> None:
         vars(each).clear()
 
 
-@functools.lru_cache(maxsize=512)
-def call_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
-    """What the pipeline's `__call__` takes."""
-    return inspect.signature(kind.__call__).parameters
+def taken_arguments(kind: Any) -> list[str]:
+    """Of those, what requests may set."""
+    return [name for name in call_parameters(kind) if name not in _RESERVED]
 
 
 def takes_size(kind: Any) -> bool:
@@ -173,25 +185,42 @@ def call_arguments(kind: Any, options: PictureOptions) -> dict[str, Any]:
         "mask": "mask_image",
         "control": "control_image" if "control_image" in parameters or options.image is not None else "image",
         "control_scale": "controlnet_conditioning_scale",
+        "last_image": "last_image",
     }
     arguments: dict[str, Any] = {}
     for option, name in names.items():
         value = getattr(options, option)
         if value is None:
             continue
-        if name not in parameters:
-            raise not_taken(kind, option, _taken(parameters))
+        if name not in parameters and not (option == "last_image" and takes_conditions(kind)):
+            raise not_taken(kind, option, taken_arguments(kind))
         arguments[name] = value
+    arguments |= timed_arguments(kind, options, parameters)
     for name, value in options.extra.items():
         if name not in parameters or name in _RESERVED:
-            raise not_taken(kind, name, _taken(parameters))
+            raise not_taken(kind, name, taken_arguments(kind))
         check_typed(name, value, parameters[name])
         if name in _SEEDLESS:
             raise InvalidRequest(f"{name} cannot be used: {kind.__name__} draws what it needs for it without the seed")
         arguments[name] = own_containers(value)
+    arguments = with_conditions(kind, options, arguments)
     if "prompt" in parameters and "prompt" not in arguments and not _has_embeddings(arguments):
-        raise InvalidRequest("give a prompt: a text that says what the picture shows")
+        made = {"video": "video shows", "audio": "sound is"}.get(makes(kind.__name__), "picture shows")
+        raise InvalidRequest(f"give a prompt: a text that says what the {made}")
+    for name, parameter in parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if needed and name != "self" and name not in arguments:
+            raise InvalidRequest(f"give {kind.__name__} {name}")
+    _check_pictures(kind, parameters, arguments)
     return arguments
+
+
+def _check_pictures(kind: Any, parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for pictures that the pipeline has a default for, but fails without, when it runs."""
+    wanted = next((names for part, names in _WANTED.items() if part in kind.__name__), {})
+    missing = [option for name, option in wanted.items() if name in parameters and name not in arguments]
+    if missing and not any("latents" in name or "embed" in name for name in arguments):
+        raise InvalidRequest(f"give {kind.__name__} {' and '.join(missing)}")
 
 
 def own_containers(value: Any) -> Any:
@@ -222,8 +251,17 @@ _RESERVED = frozenset(
     {
         *("self", "kwargs", "output_type", "return_dict", "generator", "callback_on_step_end", "callback"),
         *("callback_on_step_end_tensor_inputs", "callback_steps", "num_images_per_prompt", "batch_size"),
+        *("output_uncertainty", "output_latent"),
+        *("num_videos_per_prompt", "num_waveforms_per_prompt"),
     }
 )
+_WANTED: Mapping[str, Mapping[str, str]] = {
+    # A part of the names of classes, and the options by the arguments' names. These never make do without.
+    "Inpaint": {"image": "image", "mask_image": "mask"},
+    "FluxFill": {"image": "image", "mask_image": "mask"},
+    "Img2Img": {"image": "image"},
+    "ImageToVideo": {"image": "image"},
+}
 _SEEDLESS = frozenset({"gligen_inpaint_image"})
 """Arguments for which the library draws from the random numbers of the whole program."""
 
@@ -238,7 +276,3 @@ def _guidance_name(parameters: Mapping[str, inspect.Parameter]) -> str:
 
 def _has_embeddings(arguments: Mapping[str, Any]) -> bool:
     return any(name.endswith("prompt_embeds") for name in arguments)
-
-
-def _taken(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
-    return [name for name in parameters if name not in _RESERVED]

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from kamado.tasks.library.standin import ModelCall, stand_in
 from kamado.weights.outside.tensors import device_of
 
+from .table import makes
+
 TINY_DECODER = "preview_vae"
 """The component that makes previews where a checkpoint has it: an AutoencoderTiny (O. Bohan Boer, "TAESD", 2023)."""
 _AUTOENCODERS = ("vae", "movq", "vqvae")
@@ -82,7 +84,13 @@ class Previews:
         if channels is None:
             return None
         scale = int(getattr(pipeline, "vae_scale_factor", 8)) if fitted is None else fitted.scale
-        plane = latent_plane(latents, autoencoder, channels, [(w / scale, h / scale) for w, h in sizes])
+        plane = latent_plane(
+            latents,
+            autoencoder,
+            channels,
+            [(w / scale, h / scale) for w, h in sizes],
+            is_video=makes(type(pipeline).__name__) == "video",
+        )
         if plane is None:
             return None
         if self._tiny is not None:
@@ -134,7 +142,12 @@ def colour_map(autoencoder: Any) -> ColourMap | None:
 
 
 def latent_plane(
-    latents: Tensor, autoencoder: Any, channels: int, sizes: Sequence[tuple[float, float]]
+    latents: Tensor,
+    autoencoder: Any,
+    channels: int,
+    sizes: Sequence[tuple[float, float]],
+    *,
+    is_video: bool = False,
 ) -> Tensor | None:
     """(channels, height, width) of the first row. None for latents of another form.
 
@@ -143,6 +156,8 @@ def latent_plane(
     row = latents[0]
     if row.ndim == 4 and row.shape[0] == channels:
         return row[:, row.shape[1] // 2]
+    if row.ndim == 4 and row.shape[1] == channels:
+        return row[row.shape[0] // 2]  # CogVideoX has time first
     if row.ndim == 3 and row.shape[0] == channels:
         return row
     if row.ndim != 2 or row.shape[1] not in (channels, 4 * channels):
@@ -151,6 +166,8 @@ def latent_plane(
         assert norm.running_var is not None
         row = row.float() * (norm.running_var + norm.eps).sqrt() + norm.running_mean
     side = 1 if row.shape[1] == channels else 2
+    if is_video:
+        row = _middle_frame(row, [(w / side, h / side) for w, h in sizes])
     width, height = _rectangle(row.shape[0], [(w / side, h / side) for w, h in sizes])
     tiles = row.reshape(height, width, channels, side, side)
     return tiles.permute(2, 0, 3, 1, 4).reshape(channels, height * side, width * side)
@@ -212,6 +229,16 @@ def _mean(encoded: Any) -> Tensor | None:
         encoded_mean: Tensor = distribution.mode()
         return encoded_mean
     return next((found for key in ("latents", "latent") if (found := getattr(encoded, key, None)) is not None), None)
+
+
+def _middle_frame(row: Tensor, sizes: Sequence[tuple[float, float]]) -> Tensor:
+    """Of the tokens of a video, one frame after another, those of the frame in the middle."""
+    for width, height in sizes:
+        cells = int(width) * int(height)
+        if cells and row.shape[0] > cells and row.shape[0] % cells == 0:
+            middle = row.shape[0] // cells // 2 * cells
+            return row[middle : middle + cells]
+    return row
 
 
 def _rectangle(count: int, sizes: Sequence[tuple[float, float]]) -> tuple[int, int]:

@@ -9,7 +9,6 @@ whole (SDXL's pooled embedding) is that of the first chunk.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from kamado.errors import InvalidRequest
 from kamado.weights.outside.tensors import device_of
 
 from .prompt_syntax import parse_weights
+from .related import call_parameters
 from .table import runs_alone
 
 _SECOND = ("prompt_2", "negative_prompt_2")
@@ -69,7 +69,7 @@ def can_weight(kind: Any, components: Mapping[str, Any]) -> bool:
     """Whether a pipeline of class `kind` takes embeddings in place of prompts, all of them by CLIP."""
     encoders = [part for name, part in components.items() if name.startswith("text_encoder") and part is not None]
     names = [type(encoder).__name__ for encoder in encoders]
-    takes = inspect.signature(kind.__call__).parameters
+    takes = call_parameters(kind)
     return (
         bool(names)
         and set(names) <= set(_READERS)
@@ -81,7 +81,8 @@ def can_weight(kind: Any, components: Mapping[str, Any]) -> bool:
 
 def with_embeddings(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the pipeline's call with embeddings in place of prompts. Calls its text encoders."""
-    takes = inspect.signature(type(pipeline).__call__).parameters
+    kind: Any = type(pipeline)  # mypy doubts that classes hash
+    takes = call_parameters(kind)
     rest = {name: value for name, value in arguments.items() if name not in ("prompt", "negative_prompt", *_SECOND)}
     readers = list(_readers(pipeline, arguments))
     prompts = [_chunks(pipeline, reader.tokenizer, reader.prompt) for reader in readers]

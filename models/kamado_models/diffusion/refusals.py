@@ -13,6 +13,9 @@ from kamado.picture_requests import ALIASES, PICTURE_OPTION_NAMES, PictureOption
 from kamado.requests import TEXT_OPTION_NAMES
 
 from . import control
+from .conditions import takes_conditions
+from .related import call_parameters, class_taking
+from .table import makes, words
 
 _NAMES = {**ALIASES, "guidance_scale": "guidance"}
 _INTERNAL = re.compile(r"(?:^|_)(?:latents|embeds|embeds_\w*|(?:attention_)?mask_\d|attention_mask)$|_embeds(?:_|$)")
@@ -25,10 +28,15 @@ _SHOWN = 160
 def not_taken(kind: Any, name: str, taken: list[str]) -> InvalidRequest:
     """The error for an option `name` that pipelines of class `kind`, whose calls take `taken`, do not have."""
     if name in TEXT_OPTION_NAMES - PICTURE_OPTION_NAMES:
-        return InvalidRequest(f"{name} is for text models, and this model makes pictures")
+        return InvalidRequest(f"{name} is for text models, and this model makes {words(makes(kind.__name__))}")
+    return InvalidRequest(f"{kind.__name__} takes no {name}; it takes {', '.join(options_of(kind, taken))}")
+
+
+def options_of(kind: Any, taken: list[str]) -> list[str]:
+    """What a model whose pipeline is of class `kind`, which takes `taken`, can be asked, without what other code
+    computes beforehand. Short of what its components would not do."""
     names = [_NAMES.get(each, each) for each in taken if not _INTERNAL.search(each)]
-    listed = dict.fromkeys([*names, *_own(kind)])
-    return InvalidRequest(f"{kind.__name__} takes no {name}; it takes {', '.join(listed)}")
+    return list(dict.fromkeys([*names, *_own(kind)]))
 
 
 def check_typed(name: str, value: Any, parameter: inspect.Parameter) -> None:
@@ -60,7 +68,8 @@ def blamed(options: PictureOptions, steps: Callable[[], int]) -> Iterator[None]:
 
 def unused_negative(pipeline: Any, negative: str | None, arguments: Mapping[str, Any]) -> list[str]:
     """A note, if a pipeline that has run left the negative prompt out."""
-    parameters = inspect.signature(type(pipeline).__call__).parameters
+    kind: Any = type(pipeline)  # mypy doubts that classes hash
+    parameters = call_parameters(kind)
     if not negative or "negative_prompt" not in parameters:
         return []
     if "true_cfg_scale" in parameters:
@@ -89,8 +98,14 @@ def _own(kind: Any) -> list[str]:
     """Kamado's options for pipelines of class `kind`."""
     parts: set[str] = set(kind._get_signature_keys(kind)[0])
     takes_picture = control.sibling(kind, "image") is not None
+    made = makes(kind.__name__)
     having = {
-        "image": takes_picture,
+        "image": takes_picture or class_taking("image", kind) is not None,
+        "video": class_taking("video", kind) is not None,
+        "audio": class_taking("audio", kind) is not None,
+        "last_image": takes_conditions(kind),
+        "fps": made == "video",
+        "seconds": made in ("video", "audio"),
         "mask": control.sibling(kind, "mask") is not None,
         "strength": takes_picture,
         "hires": takes_picture,

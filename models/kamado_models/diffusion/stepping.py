@@ -6,7 +6,8 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,24 @@ def inner_pipelines(pipeline: Any) -> list[Any]:
     from diffusers import DiffusionPipeline
 
     return [part for part in vars(pipeline).values() if isinstance(part, DiffusionPipeline)]
+
+
+class WatchedStep:
+    """The `step` of one scheduler, seen by `watch(step, *args, **kwargs)`, which makes it. Copies of the scheduler, as
+    pipelines make them for a second kind of latents, step unseen."""
+
+    def __init__(self, scheduler: Any, watch: Callable[..., Any]) -> None:
+        self._scheduler = scheduler
+        self._step = scheduler.step
+        self._watch = watch
+        functools.update_wrapper(self, self._step)  # pipelines look up what a step takes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._watch(self._step, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._scheduler))
+        return self._step if copied is None else types.MethodType(type(copied).step, copied)
 
 
 def check_stepping(kind: Any, base: Any, name: str) -> None:

@@ -1,25 +1,21 @@
-"""One picture: the pipeline's own code as a coroutine, and what Kamado does before and after it."""
+"""One picture, video or sound: the pipeline's own code as a coroutine, and what Kamado does before and after it."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy
 import torch
-from torch import nn
 
 from kamado.contracts import Work
-from kamado.errors import GenerationFailed
 from kamado.events import Media, Preview, Progress
-from kamado.media.guards import blank_reason
 from kamado.media.inputs import INPUTS
-from kamado.media.pictures import pictures_from_float
 from kamado.memory.shortage import is_shortage
+from kamado.outputs import KINDS, Output, Picture
 from kamado.picture_requests import PictureOptions
 from kamado.tasks.library.kept import KeptOutputs
 from kamado.tasks.library.lane import HostLane, Measurement, ModelLane
@@ -30,27 +26,32 @@ from .adapters import Adapters
 from .adapters_uses import Chosen, Setting
 from .cuts import CutWatch
 from .draws import missing_labels, seed_noise, with_own_draws
-from .guards import FinerDecoders, advice, is_useless
-from .hires import Refinement
-from .inputs import size_note
+from .guards import FinerDecoders, is_useless
+from .inputs import size_notes
+from .intake import Order
 from .learning import PictureLearning
-from .outpainting import Outpainting
+from .outcomes import judged, outcome_of, picture_of
 from .pipelines import (
     PipelineFactory,
     attention_kept,
     call_arguments,
-    call_parameters,
     own_containers,
     take_apart,
 )
 from .previews import Previews, clean_latents
 from .prompts import can_weight, with_embeddings
 from .refusals import blamed, unused_negative
+from .related import call_parameters
 from .step_cache import StepCache
+from .stepping import WatchedStep
 from .table import runs_alone
 from .tiling import tile
 
-_MORE = ("control_scale", "weighting", "hires", "hires_strength", "hires_steps", "tiling", "outpaint", "step_cache")
+_MORE = (
+    *("control_map", "control_scale", "weighting", "hires", "hires_strength", "hires_steps"),
+    *("tiling", "outpaint", "step_cache"),
+)
+_TIMED = ("frames", "fps", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,43 +94,37 @@ class Workshop:
 
 
 class PictureTask(LibraryTask):
-    """One picture."""
+    """One answer of a pipeline: a picture, mostly. What else pipelines make is for `outcomes` to know."""
 
     def __init__(
         self,
         workshop: Workshop,
         request_id: str,
-        options: PictureOptions,
-        kind: Any,
-        arguments: Mapping[str, Any],
+        order: Order,
         chosen: Chosen,
         *,
-        first: PictureOptions,
-        outpainting: Outpainting | None = None,
-        refinement: Refinement | None = None,
-        notes: Iterable[str] = (),
         index: int,
         deadline: float | None,
     ) -> None:
-        """`options` are those that were asked for, `first` those of the first pass, whose `arguments` are given."""
         super().__init__(request_id, self._run, start_lane=workshop.start.name, deadline=deadline, index=index)
+        options = order.asked
         self.options = replace(options, extra=own_containers(dict(options.extra)))  # the recipe is of what was asked
-        self.kind = kind
+        self.kind = order.kind
         self.chosen = chosen
         """Its adapters."""
-        self.notes = list(notes)
+        self.notes = list(order.notes)
         """What the caller should know of how it was made."""
         self.batched = False
         """Whether any forward of it was shared with other pictures: then it differs by rounding from one made alone."""
         self._drawn: dict[str, Any] = {}
         """Arguments that the seed has chosen."""
         if missing := self.unrecorded():
+            word = outcome_of(order.kind).word
             self.notes.append(
-                f"the recipe cannot hold {', '.join(missing)}, so the picture cannot be made again from it"
+                f"the recipe cannot hold {', '.join(missing)}, so the {word} cannot be made again from it"
             )
-        self._first = first
-        self._outpainting = outpainting
-        self._refinement = refinement
+        self._order = order
+        self._outcome = outcome_of(order.kind)
         self._cache = None if options.step_cache is None else StepCache(options.step_cache)
         self._steps = 0
         """Done, of all passes."""
@@ -137,8 +132,9 @@ class PictureTask(LibraryTask):
         """Of the components, in this pass."""
         self._shown = 0
         """Previews."""
+        self._is_previewing = False
+        """Whether models are called for a preview now: such calls say nothing of what the answer takes."""
         self._workshop = workshop
-        self._arguments = arguments
 
     def release(self) -> None:
         """See Task. Whoever keeps a finished request does not keep the model with it, which may have left memory."""
@@ -146,12 +142,12 @@ class PictureTask(LibraryTask):
         if self._finished:
             self.chosen = replace(self.chosen, adapters=(), settings={})
             self.output = None  # Finished has it
-            for name in ("_workshop", "_arguments", "_first", "_outpainting", "_refinement", "_cache"):
+            for name in ("_workshop", "_order", "_cache"):
                 vars(self).pop(name, None)
 
     def described(self) -> dict[str, Any]:
         """The options as a recipe has them."""
-        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", *_MORE)
+        names = ("prompt", "negative", "width", "height", "steps", "guidance", "strength", "scheduler", *_MORE, *_TIMED)
         asked = {name: value for name in names if (value := getattr(self.options, name)) is not None}
         plain = {name: value for name, value in self.options.extra.items() if _is_plain(value)}
         # What was drawn for one of several pictures does not hold for the others; each has it from its own seed.
@@ -165,49 +161,41 @@ class PictureTask(LibraryTask):
 
     def _run(self, script: Script) -> Any:
         """The body."""
+        order = self._order
         with self._workshop.adapters.held(self.chosen):
-            picture, image = self._picture(script, self.kind, self._first, self._arguments, self._outpainting)
-            if self._refinement is not None:
-                second = self._refinement
+            made = self._made(script, self.kind, order.first, order.arguments)
+            if order.outpainting is not None and isinstance(made, Picture):
+                made = picture_of(order.outpainting.joined(made.pixels))
+            if order.refinement is not None and isinstance(made, Picture):
+                second = order.refinement
                 self.notes += second.notes
-                asked = second.asked(image)
-                picture, image = self._picture(script, second.kind, asked, call_arguments(second.kind, asked))
-        if note := size_note(self.options, image.size, call_parameters(self.kind)):
-            self.notes.append(note)
+                asked = second.asked(made.image)
+                made = self._made(script, second.kind, asked, call_arguments(second.kind, asked))
+        extent = self._outcome.extent(made)
+        self.notes += size_notes(self.options, order.first, extent, call_parameters(self.kind))
         if self._cache is not None:
             self.notes += self._cache.notes()
         every = self.options.preview_every
         if every and not self._shown and not 0 < self._steps < every:
             self.notes.append("there are no previews of what this model makes")
-        script.emit(Media(self.id, self.index, "image", image))
-        return picture
+        data = made.image if isinstance(made, Picture) else made
+        script.emit(Media(self.id, self.index, KINDS[type(made)], data))  # type: ignore[arg-type]
+        return made
 
-    def _picture(
-        self,
-        script: Script,
-        kind: Any,
-        options: PictureOptions,
-        arguments: Mapping[str, Any],
-        within: Outpainting | None = None,
-    ) -> Any:
-        """One pass: (float32 (height, width, channels) in [0, 1], the same as a PIL picture)."""
+    def _made(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Output:
+        """What one pass makes."""
         self._measured.clear()
-        output = self._output(script, kind, options, arguments)
-        pictures = numpy.asarray(_pictures(output), dtype=numpy.float32)
-        (picture,) = pictures.reshape(-1, *pictures.shape[-3:])
-        self._workshop.learning.note((picture.shape[1], picture.shape[0]), self._measured)
-        _judge(picture, output, self._workshop.factory.models.values())
-        if within is not None:
-            picture = within.joined(picture)
-        (image,) = pictures_from_float(picture[None])
-        return picture, image
+        returned = self._output(script, kind, options, arguments)
+        made = judged(self._outcome, returned, self._order.rates, self._workshop.factory.models.values())
+        self._workshop.learning.note(self._outcome.extent(made), self._measured)
+        return made
 
     def _output(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
         """What the pipeline returns: diffusers' own code from here on."""
         if runs_alone(kind.__name__):
             return self._whole(script, kind, options, arguments)
         generator = torch.Generator("cpu").manual_seed(options.seed + self.index)
-        arguments = {**own_containers(dict(arguments)), "generator": generator, "output_type": "np"}
+        arguments = {**own_containers(dict(arguments)), "generator": generator, **self._asked_for(kind)}
         # Draws that the code forgets to give a generator to must not shift those of the others.
         further = torch.Generator("cpu").manual_seed(generator.initial_seed())
         labels = missing_labels(kind, self._workshop.factory.models, arguments, further)
@@ -233,6 +221,11 @@ class PictureTask(LibraryTask):
         self.notes += cuts.notes(self._workshop.cut_advice(kind))
         return output
 
+    def _asked_for(self, kind: Any) -> dict[str, Any]:
+        """The form that the pipeline's output shall have."""
+        wanted = self._outcome.output_type
+        return {} if wanted is None or "output_type" not in call_parameters(kind) else {"output_type": wanted}
+
     def _whole(self, script: Script, kind: Any, options: PictureOptions, arguments: Mapping[str, Any]) -> Any:
         """What a pipeline returns that must run by itself. Each run is like the first: it may be tried again."""
         factory = self._workshop.factory
@@ -245,7 +238,7 @@ class PictureTask(LibraryTask):
             seed_noise(pipeline, generator.initial_seed())
             own = own_containers(dict(arguments))
             with attention_kept(factory.models.values()):
-                return pipeline(**own, generator=generator, output_type="np"), cuts
+                return pipeline(**own, generator=generator, **self._asked_for(kind)), cuts
 
         within = self._workshop.adapters.during(self.chosen, run)
         output, cuts = script.ask(Work(self._workshop.start.name, object(), 1, within))
@@ -255,17 +248,17 @@ class PictureTask(LibraryTask):
     def _call(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         """A model call of the pipeline."""
         if self._cache is None:
-            return self._made(script, further, component, call)
-        return self._cache.call(component, call, lambda: self._made(script, further, component, call))
+            return self._called(script, further, component, call)
+        return self._cache.call(component, call, lambda: self._called(script, further, component, call))
 
-    def _made(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
+    def _called(self, script: Script, further: torch.Generator, component: str, call: ModelCall) -> Any:
         setting = self.chosen.settings.get(component)
 
         def eased() -> None:
             self.notes.append(f"memory ran out in the {component}: it went on to {call.method} in tiles")
 
         # With adapters or settings of its own, a component is another model.
-        plain = setting is None and not call.settings
+        plain = setting is None and not call.settings and not self._is_previewing
         measured = functools.partial(self._add_measured, component) if plain else None
         result = self._workshop.call(script, component, call, setting, self._joined, eased, on_measured=measured)
         if call.method == "encode":
@@ -276,7 +269,9 @@ class PictureTask(LibraryTask):
         with self._workshop.decoders.used(component):
             result = self._workshop.call(script, component, finer, setting, self._joined, eased)
         if not is_useless(result):
-            self.notes.append(f"the {component} overflowed in half precision: the picture was decoded in float32")
+            self.notes.append(
+                f"the {component} overflowed in half precision: the {self._outcome.word} was decoded in float32"
+            )
         return result
 
     def _add_measured(self, component: str, found: Measurement) -> None:
@@ -288,18 +283,16 @@ class PictureTask(LibraryTask):
     def _watch(self, script: Script, pipeline: Any, generator: torch.Generator, options: PictureOptions) -> None:
         """Progress, and previews, with the steps of the request's own scheduler."""
         before, later = self._steps, 0
-        if self._refinement is not None and before == 0:
-            later = self._refinement.steps
+        if self._order.refinement is not None and before == 0:
+            later = self._order.refinement.steps
         if self._cache is not None:
             self._cache.begin()
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is None or not hasattr(scheduler, "step"):
             return
-        step = scheduler.step
-        takes_generator = "generator" in inspect.signature(step).parameters
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
 
-        @functools.wraps(step)  # pipelines look up what a step takes
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if takes_generator:
                 # Some pipelines leave it out; a scheduler that draws would then draw from everybody's random numbers.
                 kwargs.setdefault("generator", generator)
@@ -315,25 +308,24 @@ class PictureTask(LibraryTask):
                 self._preview(script, pipeline, clean_latents(scheduler, result, predicted), options)
             return result
 
-        scheduler.step = counted
+        scheduler.step = WatchedStep(scheduler, counted)
 
     def _preview(self, script: Script, pipeline: Any, latents: Any, asked: PictureOptions) -> None:
         sizes = [(asked.width, asked.height)] if asked.width and asked.height else []
         sizes += [image.size for image in (asked.image if isinstance(asked.image, list) else [asked.image]) if image]
         call = functools.partial(self._workshop.call, script)
+        self._is_previewing = True
         try:
             image = self._workshop.previews.picture(pipeline, latents, sizes, call)
         except Exception as error:
             if not is_shortage(error):
                 raise
             image = None  # no reason to lose the picture
+        finally:
+            self._is_previewing = False
         if image is not None:
             self._shown += 1
             script.emit(Preview(self.id, self._steps, image, index=self.index))
-
-
-def _pictures(output: Any) -> Any:
-    return output.images if hasattr(output, "images") else output.image
 
 
 def _is_plain(value: Any) -> bool:
@@ -343,12 +335,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
     return isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _judge(picture: Any, output: Any, models: Iterable[nn.Module]) -> None:
-    """Raise GenerationFailed for a picture that is none; `models` made it."""
-    flagged = getattr(output, "nsfw_content_detected", None)
-    if flagged and any(flagged):
-        raise GenerationFailed("the model's own safety checker took the picture away; try another prompt or seed")
-    if reason := blank_reason(picture):
-        raise GenerationFailed(f"the model made no picture ({reason}); {advice(models)}")

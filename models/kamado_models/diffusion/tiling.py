@@ -48,16 +48,23 @@ def tile_side(pipeline: Any) -> int | None:
 
 
 def tiled_call(call: ModelCall) -> ModelCall | None:
-    """A call of an autoencoder in tiles, or in tiles of half the size where it is one already. None where there is no
-    such thing, and for tiles that would be too small."""
+    """A call of an autoencoder in tiles; where it is one already, also a few frames at a time, and then in tiles of
+    half the size. None where there is no such thing, and for tiles that would be too small."""
     if call.method == "forward" or not _can_tile(call.module):
         return None
     module: Any = copy.copy(call.module)  # over the same weights; what is set on it holds for this call
     if not module.use_tiling:
         module.enable_tiling()
+    elif _has_whole_time(module):
+        module.use_framewise_encoding = module.use_framewise_decoding = True
     elif not _halve_tiles(module):
         return None
     return replace(call, module=module)
+
+
+def _has_whole_time(module: Any) -> bool:
+    """Whether it takes all frames of a video at once, and could take a few at a time (LTX)."""
+    return getattr(module, "use_framewise_decoding", None) is False and hasattr(module, "tile_sample_min_num_frames")
 
 
 def _halve_tiles(module: Any) -> bool:

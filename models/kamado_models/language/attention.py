@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from kamado.kernels.gpu import has_kernels
 
 from .pages import PageStore
+
+if TYPE_CHECKING:
+    from .media.decoder import Run, Seen
 
 MAX_GROUPED = 32
 """Up to so many new tokens of one sequence share the keys of its groups; more of them are better off with copies."""
@@ -40,6 +43,8 @@ class MaskRule:
 
     causal: bool
     """Whether it says just "not the future"."""
+    kind: str = ""
+    """Of the layers that it is for, where a model that sees or hears has several kinds."""
 
     def is_causal_within(self, length: int) -> bool:
         """Whether for sequences up to this length it says just "not the future"."""
@@ -121,16 +126,21 @@ class Span:
     device: torch.device
     table: Tensor | range
     """(1, P) pages; a range where they lie one behind the other."""
+    seen: Seen | None = None
+    """What its prompt shows beside text."""
+    num_past: int = 0
+    """Tokens before its first key, of pages that are not held any more."""
     masks: dict[MaskRule, Tensor | None] = field(default_factory=dict)
 
     def mask(self, rule: MaskRule) -> Tensor | None:
         """bool (num_new, length); None: plain causal from the first token on."""
         if rule not in self.masks:
-            if self.num_new == self.length and rule.is_causal_within(self.length):
+            own = rule if self.seen is None else self.seen.rule(rule)
+            if self.num_new == self.length and own.is_causal_within(self.length):
                 self.masks[rule] = None
             else:
-                positions = torch.arange(self.length, device=self.device)
-                self.masks[rule] = rule.mask(positions[-self.num_new :, None], positions[None, :])
+                positions = torch.arange(self.length, device=self.device) + self.num_past
+                self.masks[rule] = own.mask(positions[-self.num_new :, None], positions[None, :])
         return self.masks[rule]
 
 
@@ -142,6 +152,8 @@ class PackedStep:
     """(T,) where each new token's keys and values go."""
     rows: list[Rows]
     spans: list[Span]
+    media: tuple[Run, ...] = ()
+    """Tokens of sequences whose prompts show something beside text."""
 
 
 class PageWriter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import struct
 import subprocess
@@ -28,6 +29,10 @@ MAX_INPUT_BYTES = 64 << 20
 TIME_LIMIT_S = 10.0
 """For one rendering; the first one may also start the process."""
 
+_PARTS = re.compile(r"\[['\"]type['\"]\]|\.type\b|\.get\(['\"]type['\"]\)")
+"""What only a template has that looks at the kind of a part."""
+_TEXTS = re.compile(r"\bis (not )?(string|iterable)\b")
+"""What a template has that takes texts as well as lists of parts."""
 _WORKER = Path(__file__).with_name("template_worker.py")
 
 
@@ -96,6 +101,11 @@ class Worker:
                     stream.close()
 
 
+def _in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
 def started_worker() -> Worker | None:
     """A process that gets ready while something else is done; None where none can be started."""
     try:
@@ -123,6 +133,12 @@ class ChatTemplate:
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._finalizer = weakref.finalize(self, _stop, self._workers)
+
+    def in_parts(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+        """The messages in the form that a template of a model that sees or hears takes; None: it takes texts alone."""
+        if not _PARTS.search(self.source):
+            return None
+        return list(messages) if _TEXTS.search(self.source) else [_in_parts(message) for message in messages]
 
     def adopt(self, worker: Worker) -> None:
         """Use a process that was started before."""

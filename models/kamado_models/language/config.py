@@ -19,6 +19,7 @@ from kamado.weights.quantized.stored.methods import method_of, understood
 
 from .gguf import config_from_gguf
 from .gguf.names import packed_tensors
+from .media.table import OUTSIDE, senses_of, thinker_of
 
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _SENSES = ("vision_config", "audio_config", "image_token_id", "speech_config")
@@ -27,9 +28,7 @@ _NEVER = re.compile(
     r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_.*|.*kernel.*|name_or_path|(torch_)?dtype"
     r"|quantization_config"
 )
-_NEVER_EXCEPT = frozenset(
-    {"conv_kernel", "conv_kernel_size", "linear_conv_kernel_dim", "kernel_size", "short_conv_kernel_size"}
-)
+_NEVER_EXCEPT = re.compile(r"conv_kernel|linear_conv_kernel_dim|([a-z]\w*_)?kernel_sizes?")
 # An architecture of its own has fields of its own, so of these only what transformers itself would follow.
 _NEVER_OF_OWN_CODE = re.compile(
     r"_.*|.*implementation.*|auto_map|trust_remote_code|custom_(generate|pipelines?)|use_kernels|kernel_config"
@@ -42,18 +41,25 @@ OWN_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 def language_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """The configuration in the form of a `config.json`, or None where this is no language model. Imports no torch.
 
-    Raises UnsupportedCheckpoint for a GGUF file of an architecture that is not known.
+    Raises UnsupportedCheckpoint for a GGUF file of an architecture that is not known, and for a model whose prompts a
+    package makes that is not worked with.
     """
     if checkpoint.layout == "gguf":
         return config_from_gguf(checkpoint)
     if checkpoint.layout != "transformers":
         return None
-    config = checkpoint.config
+    config = thinker_of(checkpoint.config) or checkpoint.config
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     if not name.endswith(_SUFFIXES) or not isinstance(config.get("model_type"), str):
         return None
-    return None if any(sense in config for sense in _SENSES) else dict(config)
+    if package := OUTSIDE.get(config["model_type"]):
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: prompts of a {config['model_type']!r} model are made by the package {package}, "
+            f"which Kamado does not work with yet; transformers itself runs it: pip install {package}"
+        )
+    unknown = any(sense in config for sense in _SENSES) and not senses_of(config)
+    return None if unknown else dict(config)
 
 
 def has_own_classes(checkpoint: Checkpoint) -> bool:
@@ -93,7 +99,7 @@ def cleaned(config: Mapping[str, Any], *, own_code: bool = False) -> dict[str, A
             return {
                 key: clean(item)
                 for key, item in value.items()
-                if isinstance(key, str) and (key in _NEVER_EXCEPT or not never.fullmatch(key))
+                if isinstance(key, str) and (_NEVER_EXCEPT.fullmatch(key) or not never.fullmatch(key))
             }
         return [clean(item) for item in value] if isinstance(value, list) else value
 
@@ -137,10 +143,14 @@ def _library_config_class(checkpoint: Checkpoint) -> Any:
 def _library_model_class(checkpoint: Checkpoint, config: Any) -> Any:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     )
 
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if senses_of(checkpoint.config):
+        several = MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+        mapping = next((each for each in several if type(config) in each), several[0])
     if type(config) not in mapping:
         where = "auto_map" if has_own_classes(checkpoint) else "transformers"
         raise UnsupportedCheckpoint(

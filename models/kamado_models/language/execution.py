@@ -16,6 +16,9 @@ from kamado.speculation.costs import LaneSpeculation
 from .batching import ALONE, PAGED, ROWS_EQUAL, ROWS_RAGGED, ROWS_STATE, UNKNOWN
 from .decoder import Decoder
 from .learning import LANE
+from .media.decoder import inner_decoder
+from .media.table import ENCODER
+from .media.task import EncoderLane
 from .model import Execution
 from .native_probe import native_verdict
 from .native_step import NativeStep, recognised
@@ -85,7 +88,7 @@ def _paged(
     num_blocks = max(plan.kv_bytes // block_bytes, 1)
     env.ledger.enter(plan.device, env.owner, "kv", num_blocks * block_bytes)
     windows = [layer.window for layer in layers if layer.window is not None]
-    records = is_known and may_record(plan, env, spare_bytes=block_bytes)
+    records = is_known and inner_decoder(model) is None and may_record(plan, env, spare_bytes=block_bytes)
     store = page_store(layers, num_blocks + records, BLOCK_TOKENS, model.dtype, plan.device, plan.kv_dtype)
     memory = PagedMemory(
         BlockPool(num_blocks),
@@ -109,6 +112,10 @@ def _paged(
         native=native,
         captured=lambda made: captured_steps(made, model, plan, env, spare_page=num_blocks) if records else None,
     )
+    encoder = None
+    if lane.see is not None:
+        name = f"{env.owner}/{ENCODER}"
+        encoder = EncoderLane(name, lane.see, ledger=env.ledger, device=plan.device, owner=env.owner)
     return Execution(
         lane=lane,
         memory=memory,
@@ -118,6 +125,7 @@ def _paged(
         guesses=env.speculation != "off",
         captured=lane.captured,
         ahead=lane.ahead,
+        encoder=encoder,
         step="native" if native is not None else "recorded" if lane.captured is not None else "modules",
     )
 

@@ -6,7 +6,7 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.learned import ESTIMATED, Learning
 from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
+from kamado.options import Options
 from kamado.quant import Quant
 from kamado.sampling.scratch import scratch_bytes
 
@@ -25,8 +26,10 @@ from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
 from .learning import LANE, learning
+from .media.sizes import in_encoders
+from .media.table import ENCODER, THINKER, senses_of, tasks_of, thinker_of
 from .needs import BLOCK_TOKENS, LEAST_STEP, LONG_PIECE, Needs, needs, what_would_fit, with_outside
-from .shape import TextShape, describe, text_shape
+from .shape import TextShape, describe, tensor_sizes, text_shape
 
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
@@ -41,6 +44,7 @@ class LanguageFamily:
     """See kamado.contracts.Family."""
 
     name = "language"
+    claims_last = True
 
     def claims(self, checkpoint: Checkpoint) -> bool:
         """See Family. A GGUF file is always a language model."""
@@ -49,6 +53,15 @@ class LanguageFamily:
     def makes(self, checkpoint: Checkpoint) -> Sequence[str]:
         """See Family."""
         return ("text",)
+
+    def tasks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """See Family."""
+        usual = "text2text-generation" if checkpoint.config.get("is_encoder_decoder") is True else "text-generation"
+        return tasks_of(thinker_of(checkpoint.config) or checkpoint.config) or (usual,)
+
+    def options(self, checkpoint: Checkpoint) -> Options | None:
+        """See Family."""
+        return None
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
@@ -64,6 +77,8 @@ class LanguageFamily:
             # What its own code calls the sizes is not known without running it, which describing never does.
             return {"architecture": checkpoint.config["architectures"][0], "batching": UNKNOWN}
         facts = describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape)}
+        if (senses := senses_of(checkpoint.config)) and facts["batching"] == PAGED:
+            facts["takes"] = ["text", *senses]
         if facts["batching"] == PAGED:
             facts["kv_bytes_per_token"] |= {name: shape.kv_bytes_per_token(1, name) for name in KV_DTYPES[1:]}
         return facts
@@ -89,15 +104,7 @@ class LanguageFamily:
             checkpoint, shape, dtype=need.dtype, quant=options.quant, kv_dtype=options.kv_dtype, device=options.device
         )
         room = _room(need, options, known)
-        lane = LanePlan(
-            lane=LANE,
-            device=options.device,
-            dtype=need.dtype,
-            weight_bytes=need.weights + need.outside.outside_bytes - need.outside.window_bytes,
-            outside_bytes=need.outside.outside_bytes,
-            activation_bytes=room.peak,
-            activation_basis=room.basis,
-        )
+        seeing = in_encoders(checkpoint.config, tensor_sizes(checkpoint, need.dtype, options.quant))
         fits = need.minimum <= options.budget_bytes
         pages, quantizable = how == PAGED, not checkpoint.config.get("quantization_config")
         advice: tuple[str, ...] = ()
@@ -111,7 +118,7 @@ class LanguageFamily:
             device=options.device,
             dtype=need.dtype,
             quant=options.quant,
-            lanes=(lane,),
+            lanes=_lanes(need, room, seeing),
             context_tokens=context,
             kv_tokens=room.kv_tokens,
             kv_bytes_per_token=need.per_token,
@@ -129,17 +136,17 @@ class LanguageFamily:
             allow_code=options.allow_code if wishes(checkpoint) else None,
         )
 
-    def check_request(
-        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    def check_requests(
+        self, checkpoint: Checkpoint, plan: Plan, requests: Iterable[Mapping[str, Any]], *, offline: bool = False
     ) -> None:
         """See Family. What a checkpoint's own code would say of it is not known without running that."""
         checkpoint = configured(checkpoint)
         if check_runnable(checkpoint, plan.allow_code):
             return
         with environment_kept():
-            from .loading import check_request
+            from .loading import check_requests
 
-            check_request(request, checkpoint, plan)
+            check_requests(requests, checkpoint, plan)
 
     def check_draft(self, checkpoint: Checkpoint, draft: Checkpoint) -> None:
         """See Family."""
@@ -203,7 +210,13 @@ def configured(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with a configuration in the form of a `config.json`, also where it came from a GGUF header."""
     config = language_config(checkpoint)
     assert config is not None, "describe, plan and load are asked only for checkpoints that are claimed"
-    return replace(checkpoint, config=config)
+    if thinker_of(checkpoint.config) is None:
+        return replace(checkpoint, config=config)
+    inside = {
+        name.removeprefix(THINKER): entry for name, entry in checkpoint.tensors.items() if name.startswith(THINKER)
+    }
+    tensors = {name: replace(entry, name=name) for name, entry in inside.items()}
+    return replace(checkpoint, config=config, tensors=tensors)
 
 
 def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
@@ -274,7 +287,7 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
         at_once = min(need.most_rows(rows, kv_tokens), tokens)
         held = kv_tokens if need.per_token else tokens
         forward, basis = known.peak((tokens, at_once, piece or min(need.context, held), held, tokens, tokens))
-        scratch = scratch_bytes(at_once, need.shape.vocab_size, options.device)
+        scratch = max(scratch_bytes(at_once, need.shape.vocab_size, options.device), need.encoder_peak)
         return (forward, basis) if forward >= scratch else (scratch, ESTIMATED)
 
     def held_beside(kv_tokens: int) -> tuple[int, int, bool]:
@@ -306,6 +319,25 @@ def _room(need: Needs, options: PlanOptions, known: Learning) -> _Room:
         step_rows=rows,
         peak=peak,
         basis=forward_peak(kv_tokens)[1],
+    )
+
+
+def _lanes(need: Needs, room: _Room, seeing: int) -> tuple[LanePlan, ...]:
+    """The language model's and, where `seeing` bytes of the weights are in front of that, theirs."""
+    text = LanePlan(
+        lane=LANE,
+        device=need.device,
+        dtype=need.dtype,
+        weight_bytes=need.weights + need.outside.outside_bytes - need.outside.window_bytes - seeing,
+        outside_bytes=need.outside.outside_bytes,
+        activation_bytes=room.peak,
+        activation_basis=room.basis,
+    )
+    if not seeing:
+        return (text,)
+    peak = need.encoder_peak
+    return text, LanePlan(
+        lane=ENCODER, device=need.device, dtype=need.dtype, weight_bytes=seeing, activation_bytes=peak
     )
 
 

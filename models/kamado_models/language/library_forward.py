@@ -47,9 +47,17 @@ class LibraryForward:
         self._name = f"kamado_paged_{id(self):x}"
         ALL_ATTENTION_FUNCTIONS.register(self._name, PagedAttention(self._cache).attend)
         ALL_MASK_ATTENTION_FUNCTIONS.register(self._name, _mask_rule)
-        self._former_attention: str = model.config._attn_implementation
+        self._former_attention = self._switched_back()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        model.set_attn_implementation(self._name)
+        model.set_attn_implementation(self._switched())
+
+    def _switched(self) -> Any:
+        """What transformers is to call for attention."""
+        return self._name
+
+    def _switched_back(self) -> Any:
+        """What it calls now."""
+        return self._model.config._attn_implementation
 
     def __call__(self, tokens: Tensor, positions: Tensor, step: PackedStep, keep: Tensor | None) -> Tensor:
         """See PagesForward."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,7 @@ from kamado.requests import Sampling, resolve_sampling
 from kamado.weights.outside.parked import ParkedModules
 from kamado.weights.outside.weights import OutsideWeights, kept_single
 from kamado.weights.packed import pack_linears
+from kamado.weights.prepared.keeping import Pending
 from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.stored.reading import stored_tensors
 from kamado.weights.quantized.tensor import held_bytes
@@ -36,7 +37,9 @@ from .gguf.tensors import tensors_from_gguf
 from .intake import TextFacts, TextIntake
 from .learning import learning
 from .materialize import LoadReport, materialize
-from .model import LanguageModel
+from .media.processor import Senses, load_senses
+from .media.sizes import text_quant
+from .model import Execution, LanguageModel
 from .needs import names_outside, packs_linears
 from .prepared import Facts, after_first_result, entry_of, found_in, kept_in
 from .shape import stacks_turned, text_shape
@@ -50,7 +53,8 @@ def load(checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment, *, own_code: 
     with ExitStack() as undone:
         tokenizer = _tokenizer(checkpoint, env.request)
         undone.callback(tokenizer.close)
-        loaded = _loaded(checkpoint, plan, env, tokenizer, undone, own_code=own_code)
+        senses = None if own_code else load_senses(checkpoint)
+        loaded = _loaded(checkpoint, plan, env, tokenizer, undone, own_code=own_code, senses=senses)
         undone.pop_all()  # it is the model's now
         return loaded
 
@@ -78,13 +82,14 @@ def _loaded(
     undone: ExitStack,
     *,
     own_code: bool,
+    senses: Senses | None,
 ) -> LanguageModel:
     """`undone` gets what must be closed if it fails."""
     entry = None if own_code else entry_of(checkpoint, plan, env)
     found = found_in(entry)
     model: Any = found.stand_in(plan) if found is not None else None
     if env.request is not None and not own_code:
-        _check_order(env.request, checkpoint, plan, tokenizer, stand_in=model)
+        _check_order(env.request, checkpoint, plan, tokenizer, senses, stand_in=model)
     env.ledger.enter(plan.device, env.owner, "weights", plan.held_weight_bytes)
     outside = _outside(checkpoint, plan, env)
     if outside is not None:
@@ -126,10 +131,14 @@ def _loaded(
         execution = replace(execution, close=_in_turn(execution.close, outside.close))
     known = _facts(checkpoint, plan, model, stepwise=env.deterministic)
     if kept is not None:
-        pending = kept.write(facts.as_json())
-        after_first_result(execution.lane, pending.begin)
-        execution = replace(execution, close=_in_turn(pending.abandon, execution.close))
-    return LanguageModel(checkpoint, plan, model, tokenizer, execution, known, draft=env.draft)
+        execution = _keeping(execution, kept.write(facts.as_json()))
+    return LanguageModel(checkpoint, plan, model, tokenizer, execution, known, draft=env.draft, senses=senses)
+
+
+def _keeping(execution: Execution, pending: Pending) -> Execution:
+    """What is left for later loads is written once somebody has an answer."""
+    after_first_result(execution.lane, pending.begin)
+    return replace(execution, close=_in_turn(pending.abandon, execution.close))
 
 
 def _explained(checkpoint: Checkpoint, own_code: bool) -> AbstractContextManager[Any]:
@@ -158,11 +167,13 @@ def _text_facts(
     )
 
 
-def check_request(request: Mapping[str, Any], checkpoint: Checkpoint, plan: Plan) -> None:
-    """See Family.check_request."""
+def check_requests(requests: Iterable[Mapping[str, Any]], checkpoint: Checkpoint, plan: Plan) -> None:
+    """See Family.check_requests."""
     tokenizer = load_tokenizer(checkpoint)
     try:
-        _check_order(request, checkpoint, plan, tokenizer)
+        senses = load_senses(checkpoint)
+        for request in requests:
+            _check_order(request, checkpoint, plan, tokenizer, senses)
     finally:
         tokenizer.close()
 
@@ -172,6 +183,7 @@ def _check_order(
     checkpoint: Checkpoint,
     plan: Plan,
     tokenizer: Tokenizer,
+    senses: Senses | None,
     *,
     stand_in: Decoder | None = None,
 ) -> None:
@@ -184,7 +196,7 @@ def _check_order(
         if stated is None:
             return
         facts = _text_facts(checkpoint, plan, stated, _decoder_start(checkpoint, config))
-    TextIntake(checkpoint.reference, tokenizer, facts).order(request)
+    TextIntake(checkpoint.reference, tokenizer, facts, senses).order(request)
 
 
 def read_model(
@@ -210,6 +222,7 @@ def read_model(
         progress = None
     else:
         tensors = stored_tensors(as_stored(checkpoint).tensors, torch_dtype)
+    quant = text_quant(checkpoint.config, quant)
     if quant is not None:
         tensors = quantizing(tensors, quant, torch_dtype, device, turned=stacks_turned(checkpoint.config))
     if outside is not None:

@@ -30,6 +30,8 @@ from .ahead import Ahead
 from .captured import CapturedSteps
 from .drafts import as_draft
 from .intake import TextFacts, TextIntake
+from .media.processor import Senses
+from .media.task import EncoderLane, MediaTask
 from .tokenizer import Tokenizer
 
 
@@ -51,6 +53,8 @@ class Execution:
     """Its recorded forwards; None: it has none."""
     ahead: Ahead | None = None
     """What launches these before they are asked for."""
+    encoder: EncoderLane | None = None
+    """What sees and hears; None: the model takes text alone."""
     step: str = "modules"
     """What computes the tokens of answers: `modules` of the library, `native`, one call of Kamado's own, or `recorded`,
     forwards of the modules played back."""
@@ -71,8 +75,9 @@ class LanguageModel:
         facts: TextFacts,
         *,
         draft: Callable[[], LoadedModel | None] | None = None,
+        senses: Senses | None = None,
     ) -> None:
-        """`draft`: see LoadEnvironment."""
+        """`draft`: see LoadEnvironment. `senses`: of a model that takes more than text."""
         self.checkpoint = checkpoint
         self.plan = plan
         self.tokenizer = tokenizer
@@ -80,7 +85,7 @@ class LanguageModel:
         self.facts = facts
         self.module: Any = model
         """transformers' model, for those who want to look inside; it is the loop's to run."""
-        self.lanes: Sequence[Lane] = (execution.lane,)
+        self.lanes: Sequence[Lane] = (execution.lane, *([execution.encoder] if execution.encoder is not None else []))
         context_tokens = min(facts.context_tokens, execution.memory.capacity_tokens())
         self.as_draft = as_draft(execution, facts.vocab_size, context_tokens)
         """What others know of it for which it guesses; None: it cannot."""
@@ -97,21 +102,35 @@ class LanguageModel:
             draft=self._find_draft if draft is not None else None,
             guests=self.as_draft.guests if self.as_draft is not None else None,
         )
-        self._intake = TextIntake(checkpoint.reference, tokenizer, facts)
+        blind = senses is not None and execution.encoder is None
+        self._intake = TextIntake(
+            checkpoint.reference,
+            tokenizer,
+            facts,
+            None if blind else senses,
+            why_text=" here, since it cannot run over pages" if blind else "",
+        )
         self._hashes: dict[str, str] | None = None
 
     def prepare(self, request_id: str, options: Mapping[str, Any], now: float) -> Sequence[Task]:
         """See LoadedModel."""
-        resolved, tokens = self._intake.order(options)
+        order = self._intake.order(options)
+        resolved, tokens = order.options, order.tokens
         start = self.facts.decoder_start
         self._check_memory(len(tokens), bool(start))
+        deadline = now + resolved.deadline_s if resolved.deadline_s is not None else None
+        if order.media is not None:
+            encoder = self.execution.encoder
+            assert encoder is not None, "a model with senses has an encoder"
+            return (MediaTask(request_id, self._text_model, resolved, order.media, encoder, deadline=deadline),)
         task = TextTask(
             request_id,
             self._text_model,
             resolved,
             start or tokens,
             source=tokens if start else (),
-            deadline=now + resolved.deadline_s if resolved.deadline_s is not None else None,
+            deadline=deadline,
+            ends=self._intake.ends(resolved),
         )
         return (task,)
 
@@ -140,7 +159,7 @@ class LanguageModel:
             failures=failures,
             timings=timings,
             notes=failure_notes(failures, len(ends), "answer"),
-            recipe=self._recipe(task.options),
+            recipe=self._recipe(task.options) | _inputs(task),
         )
 
     def usage(self) -> Mapping[str, Any]:
@@ -222,6 +241,13 @@ class LanguageModel:
         }
 
 
+def _inputs(task: TextTask) -> dict[str, Any]:
+    """Which pictures, sounds and videos a request showed, in order: the `inputs` of its recipe."""
+    if not isinstance(task, MediaTask):
+        return {}
+    return {"inputs": {kind: [{"sha256": each} for each in found] for kind, found in task.prompt.digests.items()}}
+
+
 def _choice(end: Finished, tokens: Sequence[Token]) -> Choice:
     chosen = [
         TokenChoice(chosen=token.logprob, top=token.top_logprobs) for token in tokens if token.logprob is not None
@@ -242,7 +268,7 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     sampling["logit_bias"] = {str(token): bias for token, bias in sampling["logit_bias"].items()}
     if not options["prompt"]:
         del options["chat"]  # messages and tokens are taken as they are
-    asked = {name: value for name, value in options.items() if value is not None and value != ()}
+    asked = {name: value for name, value in options.items() if value is not None and value not in ((), {})}
     if not asked["ignore_eos"]:
         del asked["ignore_eos"]
     return {**asked, **sampling}

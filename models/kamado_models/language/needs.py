@@ -13,6 +13,7 @@ from kamado.sampling.scratch import scratch_bytes
 
 from .batching import PAGED, cuts_prompts
 from .buffers import buffer_bytes
+from .media.sizes import encoder_peak
 from .rows_memory import ROUND_TOKENS, WORKSPACE_FACTOR
 from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, weight_bytes
 
@@ -45,6 +46,8 @@ class Needs:
     """Of these, what a second layout for the CPU's kernels takes; none is made where weights are outside."""
     outside: Placement = NOTHING_OUTSIDE
     """What is not on the device."""
+    encoder_peak: int = 0
+    """Of the temporary tensors of what sees and hears."""
     copies: int
     """How often state is held at once. Rows that come together in a new batch hold theirs twice until the new one is
     final; pages never move."""
@@ -106,7 +109,7 @@ class Needs:
             held_tokens=held,
             kv_dtype=self.kv_dtype,
         )
-        return max(forward, scratch_bytes(rows, self.shape.vocab_size, self.device))
+        return max(forward, scratch_bytes(rows, self.shape.vocab_size, self.device), self.encoder_peak)
 
 
 def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtype: str, options: PlanOptions) -> Needs:
@@ -125,6 +128,7 @@ def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtyp
         context=context,
         weights=weights + extra,
         extra=extra,
+        encoder_peak=encoder_peak(checkpoint.config, DTYPE_BYTES[dtype]),
         copies=1 if how == PAGED else WORKSPACE_FACTOR,
     )
 

@@ -14,15 +14,17 @@ _FILLED = frozenset(
         *("trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_"),
     }
 )
-_LIKE = {"rand_like": torch.rand, "randn_like": torch.randn}
+_LIKE = {"rand_like": torch.Tensor.uniform_, "randn_like": torch.Tensor.normal_}
 
 
 class OwnDraws(TorchFunctionMode):
     """While inside, in this thread: what is drawn without a generator does not come from the process's random numbers,
-    which belong to the host program and to its other threads. The draws are the same each time."""
+    which belong to the host program and to its other threads. The draws are those of `seed`, the same each time; who
+    enters it again goes on where it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
+        self._seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_function__(
@@ -30,10 +32,10 @@ class OwnDraws(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if name in _LIKE and args and isinstance(args[0], torch.Tensor):
-            like = args[0]
-            given = {"dtype": kwargs.get("dtype") or like.dtype, "device": kwargs.get("device") or like.device}
-            func, name, args, kwargs = _LIKE[name], name.removesuffix("_like"), (like.shape,), given
+        if name in _LIKE:
+            # In the order of memory, as torch does it: another one where the tensor is a transposed one, say.
+            func, args, kwargs = _LIKE[name], (torch.empty_like(*args, **kwargs),), {}
+            name = func.__name__
         if (name in _MADE or name in _FILLED) and kwargs.get("generator") is None:
             device = _device(name, args, kwargs)
             if device.type != "meta":
@@ -42,7 +44,7 @@ class OwnDraws(TorchFunctionMode):
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(0)
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
         return self._generators[device]
 
 

@@ -6,7 +6,7 @@ Prefill, chunked prefill and decode of any number of sequences are one forward o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from .ahead import Ahead
 from .attention import MAX_PADDING, PackedStep, Rows, Span
 from .captured import CapturedSteps, FixedRows
 from .decoder import Decoder, DecoderForward
+from .media.decoder import Run, Seen, inner_decoder
 from .native_step import NativeStep
 from .pages import PageStore
 from .watching import step_shape, watched
@@ -50,6 +51,10 @@ def pages_forward(model: Any, store: PageStore) -> PagesForward:
         return DecoderForward(model, store)
     from .library_forward import LibraryForward
 
+    if inner_decoder(model) is not None:
+        from .media.forward import MediaForward
+
+        return MediaForward(model, store)
     return LibraryForward(model, store)
 
 
@@ -88,6 +93,8 @@ class PagedLane:
         self._native = native
         self.device = device_of(model)
         self._modules = pages_forward(model, store)
+        self.see: Callable[[Sequence[int], Mapping[str, Any]], Seen] | None = getattr(self._modules, "see", None)
+        """See MediaForward; None: the model takes text alone."""
         self.captured = captured(self)
         self.ahead = Ahead(self.captured, memory, store.clear_slots) if self.captured is not None else None
         self._ended = 0.0
@@ -235,20 +242,27 @@ class PagedLane:
         slots: list[int] = []
         singles: list[tuple[list[int], int, int]] = []
         spans: list[Span] = []
+        media: list[Run] = []
         for step in steps:
             table: BlockTable = step.sequence.state
             # Without the pages that nothing looks back to a sequence is as a shorter one: windows count from the query.
             start = step.sequence.num_computed - table.num_past * block_tokens
             length = start + step.num_new
             pages = table.held[: -(-length // block_tokens)]
+            seen = step.sequence.seen
+            if seen is not None:
+                media.append(Run(len(slots), step.sequence.num_computed, step.num_new, seen))
             if step.num_new == 1:
                 singles.append((pages, length, len(slots)))
             else:
-                spans.append(Span(len(slots), step.num_new, length, self.device, _run(pages) or self._tensor([pages])))
+                table_or_run = _run(pages) or self._tensor([pages])
+                past = table.num_past * block_tokens
+                spans.append(Span(len(slots), step.num_new, length, self.device, table_or_run, seen, past))
             slots += [pages[p // block_tokens] * block_tokens + p % block_tokens for p in range(start, length)]
         groups = _grouped(singles)
         whole = not spans and len(groups) == 1
-        return PackedStep(_run(slots) or self._tensor(slots), [self._rows(group, whole) for group in groups], spans)
+        rows = [self._rows(group, whole) for group in groups]
+        return PackedStep(_run(slots) or self._tensor(slots), rows, spans, tuple(media))
 
     def _rows(self, group: Sequence[tuple[list[int], int, int]], whole: bool) -> Rows:
         most = max(len(pages) for pages, _, _ in group)

@@ -13,6 +13,7 @@ from kamado.errors import UnsupportedCheckpoint
 from kamado.quant import Quant, stack_shape
 from kamado.weights.quantized.stored.entries import StoredWeight
 
+from .media.sizes import text_quant
 from .positions import shifting_positions
 from .shape_activations import Temporaries, dense_width, temporaries
 from .shape_fields import Fields
@@ -220,6 +221,7 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str, quant: Quant | None = None)
 
 def tensor_sizes(checkpoint: Checkpoint, dtype: str, quant: Quant | None = None) -> dict[str, int]:
     """The same for each tensor that the checkpoint stores."""
+    quant = text_quant(checkpoint.config, quant)
     size, turned = DTYPE_BYTES[dtype], checkpoint.layout != "gguf" and stacks_turned(checkpoint.config)
     return {entry.name: tensor_bytes(entry.name, entry, size, quant, turned=turned) for entry in _loaded(checkpoint)}
 

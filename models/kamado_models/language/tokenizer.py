@@ -38,15 +38,19 @@ class Tokenizer:
         template: str | None = None,
         template_variables: Mapping[str, str] | None = None,
         force_bos: bool | None = None,
+        marks: Mapping[str, int] | None = None,
     ) -> None:
         """`backend`: a `tokenizers.Tokenizer`. `force_bos`: whether encoded text must (True) or must not (False) start
-        with `bos_id`; None leaves that to the backend."""
+        with `bos_id`; None leaves that to the backend. `marks`: see there."""
         backend.no_truncation()
         backend.no_padding()
         self.eos_ids = eos_ids
         """Tokens that end an answer."""
         self.bos_id = bos_id
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.marks = dict(marks or {})
+        """Tokens around code that is to be filled in, as far as files say which: "prefix", "suffix", "middle", "end",
+        "repository", "file"."""
         self._backend = backend
         self._template = ChatTemplate(template) if template is not None else None
         self._variables = dict(template_variables or {})
@@ -73,6 +77,15 @@ class Tokenizer:
         """The id of exactly this token."""
         found: int | None = self._backend.token_to_id(token)
         return found
+
+    def token_text(self, token_id: int) -> str | None:
+        """How the vocabulary writes this token."""
+        found: str | None = self._backend.id_to_token(token_id)
+        return found
+
+    def special_texts(self) -> frozenset[str]:
+        """Texts that are special tokens wherever they stand."""
+        return frozenset(each.content for each in self._backend.get_added_tokens_decoder().values() if each.special)
 
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         """Token ids. With `add_special`, start and end tokens as the model was trained with. Raises InvalidRequest."""
@@ -104,6 +117,10 @@ class Tokenizer:
             lambda: self._backend.decode(list(ids), skip_special_tokens=skip_special), "the tokenizer failed"
         )
         return text
+
+    def in_parts(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+        """See ChatTemplate."""
+        return self._template.in_parts(messages) if self._template is not None else None
 
     def chat_text(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """What the chat template makes of `messages`. Raises InvalidRequest, UnsupportedCheckpoint."""

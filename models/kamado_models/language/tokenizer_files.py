@@ -18,6 +18,8 @@ from .vocabulary import Vocabulary, byte_level_bpe, sentencepiece_bpe, sentencep
 _MAX_MODEL_BYTES = 256 << 20
 _MAX_CONFIG_BYTES = 64 << 20
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_MARKS = {"prefix_token": "prefix", "suffix_token": "suffix", "middle_token": "middle", "eot_token": "end"}
+"""Of tokenizers of the kind of Code Llama's."""
 _MAX_IDS = 1 << 32
 
 
@@ -194,6 +196,8 @@ def tokenizer_from_files(checkpoint: Checkpoint) -> Tokenizer:
     bos_id = backend.token_to_id(special["bos_token"]) if "bos_token" in special else None
     if bos_id is None:
         bos_id = next(iter(_token_ids(checkpoint.config.get("bos_token_id"))), None)
+    texts = {mark: _token_text(tokenizer_config.get(name)) for name, mark in _MARKS.items()}
+    marks = {mark: backend.token_to_id(text) for mark, text in texts.items() if text is not None}
     add_bos = tokenizer_config.get("add_bos_token")
     if not isinstance(add_bos, bool):
         add_bos = None if from_json else "tokenizer.model" in checkpoint.files
@@ -204,4 +208,5 @@ def tokenizer_from_files(checkpoint: Checkpoint) -> Tokenizer:
         template=_template(checkpoint, tokenizer_config),
         template_variables=special,
         force_bos=add_bos,
+        marks={mark: token for mark, token in marks.items() if token is not None},
     )

@@ -19,6 +19,7 @@ from kamado.weights.stream import ReadableTensor, lazy_tensors
 
 from .config import transformers_classes
 from .gguf.tensors import tensors_from_gguf
+from .media.sizes import text_quant
 from .shape import tied_names
 from .tokenizer import load_tokenizer
 
@@ -40,7 +41,7 @@ def write_quantized(checkpoint: Checkpoint, quant: Quant, folder: Path) -> Mappi
         tied = tied_names(checkpoint)
         tensors = {name: tensor for name, tensor in stored.items() if name not in tied}
         _copy_files(checkpoint, folder)
-    written = write_quantized_tensors(folder / WEIGHTS, tensors, quant)
+    written = write_quantized_tensors(folder / WEIGHTS, tensors, text_quant(checkpoint.config, quant) or quant)
     told = {} if written.config is None else {"quantization_config": written.config}
     _write_json(folder / "config.json", {**checkpoint.config, **told})
     return written.kept

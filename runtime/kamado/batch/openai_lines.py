@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..turns import split_turns
 
 _CHAT_URL = "/v1/chat/completions"
 _TEXT_URL = "/v1/completions"
@@ -40,7 +41,6 @@ _ONLY_VALUES: Mapping[str, Callable[[Any], bool]] = {
     "modalities": lambda value: value == ["text"],
     "echo": lambda value: value is False,
     "best_of": lambda value: value == 1 and value is not True,
-    "suffix": lambda value: value == "",
     "tools": lambda value: value == [],
     "tool_choice": lambda value: value == "none",
     "parallel_tool_calls": lambda value: isinstance(value, bool),
@@ -92,7 +92,7 @@ def _chat_options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completion_options(given: dict[str, Any]) -> dict[str, Any]:
-    options = _common_options(given, {"prompt", "logprobs"})
+    options = _common_options(given, {"prompt", "logprobs", "suffix"})
     prompt = given.get("prompt")
     if isinstance(prompt, str):
         options["prompt"] = prompt
@@ -102,6 +102,8 @@ def _completion_options(given: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("prompt must be one text or one list of token ids; give several prompts in several lines")
     if "logprobs" in given:
         options["logprobs"] = given["logprobs"]
+    if given.get("suffix", "") != "":
+        options["suffix"] = given["suffix"]
     options.setdefault("max_tokens", _COMPLETION_TOKENS)
     return options | {"chat": False} if "prompt" in options else options
 
@@ -116,7 +118,8 @@ def _common_options(given: Mapping[str, Any], own: set[str]) -> dict[str, Any]:
 
 
 def _plain_messages(messages: Any) -> Any:
-    """Messages with contents given as lists of text parts joined; other shapes are left for the model to judge."""
+    """Messages with contents given as lists of text parts joined; whether a model takes other parts is for it to say.
+    Raises InvalidRequest for what is no part."""
     if not isinstance(messages, list):
         return messages
     return [_plain_message(turn) if isinstance(turn, dict) else turn for turn in messages]
@@ -126,9 +129,12 @@ def _plain_message(turn: Mapping[str, Any]) -> dict[str, Any]:
     content = turn.get("content")
     if not isinstance(content, list):
         return dict(turn)
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise InvalidRequest(f"only text parts can be used in messages, not {part!r:.80}")
-        texts.append(part["text"])
-    return {**turn, "content": "".join(texts)}
+    texts = [part["text"] for part in content if _is_text(part)]
+    if len(texts) == len(content):
+        return {**turn, "content": "".join(texts)}
+    split_turns([turn])
+    return dict(turn)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)

@@ -1,6 +1,7 @@
-"""Batches of pictures: what a line asks for, the files of its answer, and the line of results.jsonl.
+"""Batches of pipelines, which make pictures, videos or sounds: what a line asks for, the files of its answer, and the
+line of results.jsonl.
 
-A picture is on the disk, whole, before the journal knows of it. Killed in between, the line is answered again, into the
+A file is on the disk, whole, before the journal knows of it. Killed in between, the line is answered again, into the
 same file.
 """
 
@@ -14,10 +15,11 @@ from typing import Any
 
 from ..checkpoint.reference import must_be_path
 from ..errors import InvalidRequest
-from ..media.inputs import INPUTS
+from ..outputs import Output, Picture
 from ..picture_requests import ALIASES, PICTURE_OPTION_NAMES
 from ..requests import TEXT_OPTION_NAMES
 from ..results import Result
+from ..turns import relative_to
 from .openai_lines import is_openai_line
 
 MEDIA_NAME = "media"
@@ -29,31 +31,33 @@ _SLUG_CHARACTERS = 40
 class PictureAnswers:
     """See kamado.batch.runner.Answers."""
 
-    def __init__(self, folder: Path, inputs: Path, file_format: str = "png") -> None:
-        """`folder` is the batch's; relative paths of input pictures and of adapters start from `inputs`;
-        `file_format`: see FORMATS."""
+    def __init__(
+        self, folder: Path, inputs: Path, file_format: str | None = FORMATS[0], *, kind: str = "image"
+    ) -> None:
+        """`folder` is the batch's; relative paths of input files and of adapters start from `inputs`; `kind`: what the
+        model makes; `file_format`: the suffix of files without the dot, None: the usual one. Of pictures: see
+        FORMATS."""
         self._folder = folder
         self._inputs = inputs
         self._format = file_format
-        self.identity: Mapping[str, Any] = {"makes": "image", "format": file_format}
+        self._kind = kind
+        self.identity: Mapping[str, Any] = {"makes": kind, "format": file_format}
 
     def options(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Answers. Names that are nobody's go to the model's pipeline, which judges them."""
         if is_openai_line(document):
             raise InvalidRequest(
-                'OpenAI lines ask for text, and this model makes pictures; write {"id", "prompt", ...}'
+                f'OpenAI lines ask for text, and this model makes {self._made()}; write {{"id", "prompt", ...}}'
             )
         options = {key: value for key, value in document.items() if key != "id"}
         for name in options:
             if name in TEXT_OPTION_NAMES - PICTURE_OPTION_NAMES:
-                raise InvalidRequest(f"{name} is for text models, and this model makes pictures")
+                raise InvalidRequest(f"{name} is for text models, and this model makes {self._made()}")
             if not name.isidentifier() or name in ("self", "preview_every"):
                 raise InvalidRequest(f"unknown option: {name[:200]}")
         if "adapters" in options:
             options["adapters"] = self._placed(options["adapters"])
-        return {
-            name: self._opened(value) if ALIASES.get(name, name) in INPUTS else value for name, value in options.items()
-        }
+        return {name: self._opened(ALIASES.get(name, name), value) for name, value in options.items()}
 
     def seed(self, number: int) -> int:
         """See Answers. 32 bits are enough, and fit into the programs that people use."""
@@ -61,24 +65,20 @@ class PictureAnswers:
 
     def prepare(self, is_new: bool) -> None:
         """See Answers."""
-        media = self._folder / MEDIA_NAME
-        if not media.is_dir():
-            return
-        if is_new and any(not path.name.startswith(".") for path in media.iterdir()):
-            raise InvalidRequest(f"{media} has files of no batch; give another folder, or --restart to write there")
-        for path in media.glob(".*.part"):  # what a kill left half written
-            path.unlink()
+        clean_media(self._folder / MEDIA_NAME, is_new)
 
     def keep(self, line_id: str | int, result: Result) -> dict[str, Any]:
-        """See Answers. Writes the pictures."""
-        from ..media.pictures import save_picture
+        """See Answers. Writes the files."""
+        from ..media.saving import default_suffix, save_output
 
         (self._folder / MEDIA_NAME).mkdir(exist_ok=True)
         files = []
-        for position, (index, image) in enumerate(zip(result.indices, result.images, strict=True)):
+        made: list[Output] = [*(Picture(image=image) for image in result.images)] or list(result.outputs)
+        for position, (index, output) in enumerate(zip(result.indices, made, strict=True)):
             number = f".{index + 1}" if result.num_asked > 1 else ""
-            name = f"{MEDIA_NAME}/{safe_name(line_id)}{number}.{self._format}"
-            save_picture(image, self._folder / name, result.picture_recipe(position))
+            suffix = default_suffix(output) if self._format is None else f".{self._format}"
+            name = f"{MEDIA_NAME}/{safe_name(line_id)}{number}{suffix}"
+            save_output(output, self._folder / name, result.recipe_of(position))
             files.append(name)
         document = {
             "id": line_id,
@@ -95,14 +95,18 @@ class PictureAnswers:
         """See Answers."""
         return {"id": line_id, "status": "failed", "files": [], "seeds": [], "error": message, "recipe": None}
 
-    def _opened(self, value: Any) -> Any:
-        """Input pictures; relative paths start where the input file lies. Raises InvalidRequest."""
-        from ..media.pictures import open_picture
+    def _made(self) -> str:
+        return "pictures" if self._kind == "image" else self._kind
 
+    def _opened(self, name: str, value: Any) -> Any:
+        """Input files; relative paths start where the input file lies. Raises InvalidRequest."""
+        from ..media.inputs import MEDIA_INPUTS, opened_media
+
+        if name not in MEDIA_INPUTS or value is None:
+            return value
         if isinstance(value, list):
-            return [self._opened(item) for item in value]
-        is_path = isinstance(value, str) and "://" not in value[:16] and value[:5].lower() != "data:"
-        return None if value is None else open_picture(self._inputs / value if is_path else value)
+            return [self._opened(name, item) for item in value]
+        return opened_media({name: relative_to(self._inputs, value)}, MEDIA_INPUTS)[name]
 
     def _placed(self, value: Any) -> Any:
         """Adapters as requests have them (see `parse_adapter`), with paths that hold from any folder."""
@@ -125,6 +129,17 @@ class PictureAnswers:
             return None
         path = self._inputs / reference
         return str(path.absolute()) if reference and (must_be_path(reference) or _is_here(path)) else None
+
+
+def clean_media(media: Path, is_new: bool) -> None:
+    """Make a batch's folder of files ready. `is_new`: no batch was there. Raises InvalidRequest if it holds what
+    answers would replace."""
+    if not media.is_dir():
+        return
+    if is_new and any(not path.name.startswith(".") for path in media.iterdir()):
+        raise InvalidRequest(f"{media} has files of no batch; give another folder, or --restart to write there")
+    for path in media.glob(".*.part"):  # what a kill left half written
+        path.unlink()
 
 
 def _is_here(path: Path) -> bool:

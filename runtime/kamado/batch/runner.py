@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, InvalidRequest, KamadoError
-from ..files import remove_leftovers, replacing
+from ..files import make_folder, remove_leftovers, replacing
+from ..quant import recorded
 from ..results import Result
 from .journal import Journal, journal_lines
 from .lines import InputFile, InputLine, LineError, parse_line
@@ -71,6 +72,8 @@ class Progress:
     """Made in this run."""
     pictures: int = 0
     """Made in this run."""
+    outputs: int = 0
+    """Videos, sounds and others, made in this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ def open_batch(
     """
     source = InputFile(input_path)
     answers = answers or TextAnswers()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with _locked(folder):
         total = sum(1 for _ in source.lines())
         journal_path, results_path = folder / JOURNAL_NAME, folder / RESULTS_NAME
@@ -233,6 +236,7 @@ class Batch:
                     _check_made_alike(earlier, answer)
                     self.progress.completion_tokens += answer.usage.completion_tokens
                     self.progress.pictures += len(answer.images)
+                    self.progress.outputs += len(answer.outputs)
                 self._answer(line, self._kept(line_id, line.number, answer), on_progress)
         if source.sha256 != self._sha256:
             raise InvalidRequest(f"{self._input_path} was changed while it was being read; start again with --restart")
@@ -300,9 +304,10 @@ def _check_made_alike(earlier: Mapping[str, Any] | None, result: Result) -> None
     if then.get("model") != now.get("model"):
         raise InvalidRequest("the model's files are not those that gave the earlier answers; start anew with --restart")
     for name in ("device", "dtype", "quant", "kv_dtype"):
-        if then.get(name) != now.get(name):
+        was = recorded(then.get(name)) if name == "quant" else then.get(name)
+        if was != now.get(name):
             raise InvalidRequest(
-                f"the earlier answers were made with another {name} ({then.get(name)!r}, now {now.get(name)!r}); "
+                f"the earlier answers were made with another {name} ({was!r}, now {now.get(name)!r}); "
                 "give another folder, or --restart to throw them away"
             )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..requests import TEXT_OPTION_NAMES
 from ..results import Choice, Result
+from ..turns import KINDS, relative_to, turns_relative_to
 from .openai_lines import is_openai_line, options_of_openai_line
 
 MIN_LOGPROB = -9999.0
@@ -20,8 +22,21 @@ class TextAnswers:
 
     identity: Mapping[str, Any] = {"makes": "text"}
 
+    def __init__(self, inputs: Path = Path()) -> None:
+        """Relative paths of pictures, sounds and videos start from `inputs`."""
+        self._inputs = inputs
+
     def options(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Answers."""
+        options = self._asked(document)
+        if "messages" in options:
+            options["messages"] = turns_relative_to(self._inputs, options["messages"])
+        for kind in KINDS:
+            if kind in options:
+                options[kind] = relative_to(self._inputs, options[kind])
+        return options
+
+    def _asked(self, document: Mapping[str, Any]) -> dict[str, Any]:
         if is_openai_line(document):
             return options_of_openai_line(document)
         options = {key: value for key, value in document.items() if key != "id"}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..api import Model, Runtime
 
 
-_NATIVE = ("int8", "int4")
+_NATIVE = ("int8-weight-only", "int4")
 """Schemes that the kernels in C are for, beside int8-dynamic in groups."""
 
 
@@ -67,6 +67,8 @@ def _modules(loaded: Any) -> Iterator[Any]:
     """torch's modules of a loaded model."""
     if hasattr(loaded, "module"):
         yield loaded.module
+    elif hasattr(loaded, "modules"):
+        yield from loaded.modules
     elif hasattr(loaded, "direct_pipeline"):
         for part in loaded.direct_pipeline().components.values():
             if hasattr(part, "parameters"):

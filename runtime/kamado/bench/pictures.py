@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
@@ -11,17 +11,20 @@ from .counting import counted
 from .figures import joint_rate, mean_and_deviation, peak_memory_bytes
 from .options import BenchOptions, Row
 from .requests import Answered, run_together
+from .samples import medium
 
 if TYPE_CHECKING:
     from ..api import Model
 
 _PROMPT = "{number}: a lighthouse at dusk"
+_INPUTS = (("prompt",), (), ("prompt", "image"), ("image",), ("prompt", "image", "mask"), ("prompt", "video"))
+"""What models are tried with, in turn."""
 
 
 def bench_pictures(model: Model, options: BenchOptions, report: Callable[[str], None]) -> list[Row]:
     """One row for each number of pictures at the same time, without what all rows share. Raises what requests raise."""
     rows = []
-    pictures = _Pictures(model, options.picture)
+    pictures = Prompted(model, options.picture)
     report("one picture")
     with counted(model) as count:
         pictures.run(1)
@@ -57,37 +60,45 @@ def bench_pictures(model: Model, options: BenchOptions, report: Callable[[str], 
     return rows
 
 
-class _Pictures:
-    """Requests with a prompt and a seed of their own each, so that nothing is known of them before."""
+class Prompted:
+    """Requests with a seed of their own each, and a prompt, a picture or a video of noise where the model wants such,
+    so that nothing is known of them before."""
 
     def __init__(self, model: Model, options: Mapping[str, Any]) -> None:
         self._model = model
         self._options = options
         self._number = 0
-        self._takes_prompt: bool | None = None
+        self._inputs: Sequence[str] | None = None
+        """What the model is given; None: it was not asked yet."""
+        self.heard_s: float | None = None
+        """Nothing is put in that is as long as what comes out."""
 
     def run(self, batch: int) -> list[Answered]:
-        requests = []
-        for _ in range(batch):
-            self._number += 1
-            requests.append({**self._options, "seed": self._number})
-        if self._takes_prompt is None:
-            return self._first(requests)
-        return run_together(self._model, self._prompted(requests) if self._takes_prompt else requests)
+        """So many at the same time."""
+        seeds = range(self._number + 1, self._number + batch + 1)
+        self._number += batch
+        if self._inputs is None:
+            return self._first(seeds)
+        return run_together(self._model, self._requests(seeds, self._inputs))
 
-    def _first(self, requests: list[dict[str, Any]]) -> list[Answered]:
-        """Models without a text encoder refuse a prompt: what they say is raised only if they do not run without."""
-        try:
-            done = run_together(self._model, self._prompted(requests))
-        except InvalidRequest as error:
+    def _first(self, seeds: Sequence[int]) -> list[Answered]:
+        """Models refuse what they do not take, and ask for what they need: the first that goes is kept. What they say
+        to a prompt alone is raised if nothing goes."""
+        refused: InvalidRequest | None = None
+        for inputs in _INPUTS:
             try:
-                done = run_together(self._model, requests)
-            except InvalidRequest:
-                raise error from None
-            self._takes_prompt = False
-        else:
-            self._takes_prompt = True
-        return done
+                done = run_together(self._model, self._requests(seeds, inputs))
+            except InvalidRequest as error:
+                refused = refused or error
+            else:
+                self._inputs = inputs
+                return done
+        assert refused is not None, "each way was refused"
+        raise refused
 
-    def _prompted(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{"prompt": _PROMPT.format(number=request["seed"]), **request} for request in requests]
+    def _requests(self, seeds: Sequence[int], inputs: Sequence[str]) -> list[dict[str, Any]]:
+        found = []
+        for seed in seeds:
+            own = {name: _PROMPT.format(number=seed) if name == "prompt" else medium(name, seed) for name in inputs}
+            found.append({**own, **self._options, "seed": seed})
+        return found

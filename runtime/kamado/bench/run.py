@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DoesNotFit, InvalidRequest
+from ..families import find
 from ..memory.rates import Rates, measure_rates
 from .fallback import check_as_asked, kernel_of
+from .media import bench_media
 from .options import BenchOptions, Row
-from .pictures import bench_pictures
+from .pictures import Prompted, bench_pictures
 from .replay import Failed, replay_trace
+from .samples import Declared
 from .texts import bench_texts
 from .trace import Arrival
 from .traffic import text_traffic
@@ -63,7 +66,7 @@ def bench(
             traffic = text_traffic(model, held)
             found = bench_texts(model, options, traffic, report)
         else:
-            found = bench_pictures(model, options, report)
+            found = _bench_others(model, options, report)
         rows = [shared | row | _once(model, shared) for row in found]
         form, notes = _form(model, shared), _notes(model, rows)
     rates, note = _rates(runtime, report)
@@ -98,6 +101,20 @@ def bench_trace(
         row = shared | row | _once(model, shared)
         notes = _notes(model, [row])
     return Measured(rows=[_rounded(row)], failed=failed, notes=notes)
+
+
+def _bench_others(model: Model, options: BenchOptions, report: Callable[[str], None]) -> list[Row]:
+    """Rows of what makes no text."""
+    if model.takes is None:  # a pipeline of diffusers
+        pictures = "image" in model.capabilities
+        return (
+            bench_pictures(model, options, report)
+            if pictures
+            else bench_media(model, options, Prompted(model, options.picture), report)
+        )
+    family = find(model.checkpoint)
+    usual = family.sample_request(model.checkpoint) if hasattr(family, "sample_request") else {}
+    return bench_media(model, options, Declared(model, model.takes, usual, options.picture), report)
 
 
 @contextmanager

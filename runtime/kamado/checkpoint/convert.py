@@ -8,17 +8,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest, KamadoError, ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
-from ..files import flush, write_json
+from ..files import flush, make_folder, write_json
 from .folder import MAX_INDEX_BYTES, PICKLE_SUFFIXES, list_folder
 from .paths import below
 from .safetensors_header import looks_like_pickle, read_safetensors_header
-from .store import translated_os_errors
 from .strict_json import read_json_object
 
 CHILD = Path(__file__).with_name("convert_child.py")
@@ -54,8 +54,8 @@ def convert_pickles(source: Path, folder: Path, *, timeout_s: float = TIMEOUT_S)
         raise ModelNotFound(f"{source} does not exist")
     if folder.exists():
         raise InvalidRequest(f"{folder} is there already; name a new folder")
-    with translated_os_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
+    with _told(source, folder):
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             done = _convert_folder(source, stage, timeout_s) if source.is_dir() else [
@@ -75,12 +75,15 @@ def _convert_folder(source: Path, stage: Path, timeout_s: float) -> list[Convert
     done: list[Converted] = []
     for name in listing.pickles:
         path = below(source, name)
-        with path.open("rb") as file:
-            if not looks_like_pickle(file.read(4)):
-                continue
+        if not _is_pickle(path):
+            continue
         target = stage / os.path.dirname(name) / _new_name(os.path.basename(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         done.append(_convert_file(path, target, timeout_s))
+    if not done:
+        raise UnsupportedCheckpoint(
+            f"{source} holds no pickles to convert: {listing.pickles[0]} is none by its content"
+        )
     for name in listing.readable:
         path = below(source, name)
         target = stage / os.path.dirname(name) / _new_name(os.path.basename(name))
@@ -112,7 +115,30 @@ def _convert_index(path: Path, target: Path) -> None:
     write_json(target, {**index, "weight_map": {key: _new_name(str(value)) for key, value in weight_map.items()}})
 
 
+@contextmanager
+def _told(source: Path, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or folder)
+        is_source = path == source or source in path.parents
+        told = f"{path} cannot be read" if is_source else f"{folder} cannot be written"
+        raise KamadoError(f"{told}: {error.strerror or error}") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return looks_like_pickle(file.read(4))
+    except OSError as error:
+        raise UnsupportedCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def _convert_file(source: Path, target: Path, timeout_s: float) -> Converted:
+    if not _is_pickle(source):
+        raise UnsupportedCheckpoint(
+            f"{source} is no pickle of weights, by its content; give a file that torch.save wrote"
+        )
     size = source.stat().st_size
     with tempfile.TemporaryDirectory(prefix="kamado-convert-") as scratch:
         answer = _run_child(source.absolute(), target.absolute(), 2 * size + (64 << 20), Path(scratch), timeout_s)

@@ -23,10 +23,14 @@ _NESTS = ("state_dict", "model", "params_ema", "params", "g_ema", "generator", "
 def main(source: str, target: str, max_bytes: int) -> dict[str, Any]:
     """Convert; the answer as a dictionary."""
     _limit(max_bytes)
+    import argparse
+
     import safetensors.torch
     import torch
 
     torch.set_num_threads(1)
+    # What programs for training keep their settings in: names and values, and no code of its own.
+    torch.serialization.add_safe_globals([argparse.Namespace])
     _watch(target)
     try:
         found = _load(torch, source)
@@ -37,11 +41,15 @@ def main(source: str, target: str, max_bytes: int) -> dict[str, Any]:
                 "error": f"it holds more than tensors ({wants[0] if wants else 'an unknown opcode'})",
                 "unsafe": True,
             }
-        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200], "unsafe": False}
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return {"error": f"it is damaged, or not one that torch.save wrote ({reason})", "unsafe": False}
     tensors, dropped = _tensors(torch, found)
     if not tensors:
         return {"error": "it holds no dictionary of tensors", "unsafe": False}
-    safetensors.torch.save_file(tensors, target)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if size > max_bytes:  # shapes cost nothing to claim: one number may be said to fill a tensor of any size
+        return {"error": f"its tensors would take {size} bytes, and the file has far fewer", "unsafe": False}
+    safetensors.torch.save_file(_apart(tensors), target)
     return {"tensors": len(tensors), "dropped": dropped[:20]}
 
 
@@ -89,29 +97,40 @@ def _load(torch: Any, source: str) -> Any:
 
 
 def _tensors(torch: Any, found: Any) -> tuple[dict[str, Any], list[str]]:
-    """The dictionary of tensors in what was loaded, made contiguous, each with memory of its own."""
+    """The dictionary of tensors in what was loaded, and tensors beside it (a mean of styles, for one); and the names of
+    what else is in it."""
+    beside: dict[str, Any] = {}
     for _ in range(3):
-        if not isinstance(found, dict) or any(isinstance(value, torch.Tensor) for value in found.values()):
-            break
-        nested = next((found[name] for name in _NESTS if isinstance(found.get(name), dict)), None)
+        nests = found if isinstance(found, dict) else {}
+        nested = next((nests[name] for name in _NESTS if isinstance(nests.get(name), dict)), None)
         if nested is None:
             break
+        beside |= {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
         found = nested
     if not isinstance(found, dict):
         return {}, []
+    found = {**beside, **found}
     tensors: dict[str, Any] = {}
     dropped: list[str] = []
-    storages: set[int] = set()
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
             dropped.append(str(name)[:80])
-            continue
-        plain = value.detach().contiguous()
+        else:
+            tensors[name] = value.detach()
+    return tensors, dropped
+
+
+def _apart(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors, contiguous, each with memory of its own."""
+    found: dict[str, Any] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.contiguous()
         address = plain.untyped_storage().data_ptr()
         whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
-        tensors[name] = plain if whole and address not in storages else plain.clone()
+        found[name] = plain if whole and address not in storages else plain.clone()
         storages.add(address)
-    return tensors, dropped
+    return found
 
 
 if __name__ == "__main__":

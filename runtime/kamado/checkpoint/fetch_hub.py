@@ -36,6 +36,7 @@ MAX_SIDE_FILE_BYTES = 256 << 20
 MAX_CODE_FILE_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 _HIDDEN = re.compile(r"(?:^|/)\.[^./]")
+_STEP = re.compile(r"\d+_\w+/model\.safetensors")
 _PAUSE_S = 0.5
 
 
@@ -101,6 +102,8 @@ def choose_files(model: RemoteModel) -> tuple[RemoteFile, ...]:
             chosen |= _choose_weights(weights | side, f"{folder}/")
     else:
         chosen = _choose_weights(weights | side, "")
+        if "modules.json" in files:  # sentence-transformers: steps with weights have folders of their own
+            chosen |= {name for name in weights if _STEP.fullmatch(name)}
     ggufs = sorted(name for name in files if _suffix(name) == ".gguf")
     if not chosen and len(ggufs) == 1:
         chosen = set(ggufs)

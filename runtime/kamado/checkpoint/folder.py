@@ -17,9 +17,10 @@ from .types import TensorEntry
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 READABLE_SUFFIXES = frozenset(
-    {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".bpe", ".spm", ".md"}
+    {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".bpe", ".spm", ".md", ".npy", ".npz"}
 )
-"""Files of a checkpoint that are data and may be read. Code (`.py`), pickles and everything unknown stay out."""
+"""Files of a checkpoint that are data and may be read. Code (`.py`), pickles and everything unknown stay out. Who opens
+numpy's files (`.npy`, `.npz`: voices) refuses those that hold pickles."""
 ADAPTER_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors")
 """What diffusers and peft call the file of an adapter, where there are several."""
 MAX_FILES = 10_000
@@ -39,6 +40,8 @@ class Listing:
     readable: tuple[str, ...]
     safetensors: tuple[str, ...]
     gguf: tuple[str, ...]
+    ncnn: tuple[str, ...]
+    """Graphs (`.param`); the `.bin` files beside them are among the pickles by their names."""
     pickles: tuple[str, ...]
     code: tuple[str, ...] = field(default=())
 
@@ -69,6 +72,7 @@ def list_folder(root: Path) -> Listing:
         readable=of(READABLE_SUFFIXES),
         safetensors=of(frozenset({".safetensors"})),
         gguf=of(frozenset({".gguf"})),
+        ncnn=of(frozenset({".param"})),
         pickles=of(PICKLE_SUFFIXES),
         code=tuple(by_suffix.get(".py", ())),
     )

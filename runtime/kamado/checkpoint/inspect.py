@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ModelNotFound, UnsafeCheckpoint, UnsupportedCheckpoint
 from .folder import ADAPTER_NAMES, PICKLE_SUFFIXES, Listing, list_folder, read_weights, refuse_pickles, wants_code
 from .gguf_header import read_gguf_header
+from .ncnn_header import read_ncnn_header
 from .paths import below
 from .recommended import FILE as RECOMMENDED
 from .recommended import read_recommended
@@ -37,16 +38,16 @@ def inspect(
     progress: Progress | None = None,
     detail: Detail | None = None,
 ) -> Checkpoint:
-    """Header data of a checkpoint: of a `Path` to a folder, a `.safetensors` or a `.gguf` file, or of any reference as
-    a `str`, which is resolved first, and pulled if it is not here and `offline` allows it.
+    """Header data of a checkpoint: of a `Path` to a folder or a file (`.safetensors`, `.gguf`, ncnn's `.param`), or of
+    any reference as a `str`, which is resolved first, and pulled if it is not here and `offline` allows it.
 
     `reference` is what the person typed, if that was something else. Raises ModelNotFound, UnsupportedCheckpoint
     (damaged or incomplete, saying what) and UnsafeCheckpoint (pickles only, or names that leave the folder).
 
     Layouts: `transformers` (config.json and safetensors), `diffusers` (model_index.json; tensors are keyed
     `component/tensor.name`, and `metadata["components"]` holds each component's config), `component` (a model of
-    diffusers without a pipeline), `safetensors`, `gguf` (a file, or a folder that holds no other). If the checkpoint
-    asks for code of its own, `metadata["wants_code"]` lists where; that code is listed, and never run here.
+    diffusers without a pipeline), `safetensors`, `gguf`, `ncnn` (a file, or a folder that holds no other). If the
+    checkpoint asks for code of its own, `metadata["wants_code"]` lists where; that code is listed, and never run here.
     """
     if isinstance(what, str):
         from .resolve import recommended, resolve
@@ -95,12 +96,20 @@ def _single_file(path: Path, reference: str, revision: str | None) -> Checkpoint
             reference=reference, root=path, layout="gguf" if is_gguf else "safetensors", config={},
             metadata=header.metadata, tensors=_some(header.tensors, path), files={}, revision=revision,
         )  # fmt: skip
+    if suffix == ".param":
+        graph = read_ncnn_header(path)
+        return Checkpoint(
+            reference=reference, root=path, layout="ncnn", config={}, metadata={"layers": graph.layers},
+            tensors=_some(dict(graph.tensors), path), files={path.name: path}, revision=revision,
+        )  # fmt: skip
+    if suffix == ".bin" and path.with_suffix(".param").is_file():
+        return _single_file(path.with_suffix(".param"), reference, revision)
     if suffix in PICKLE_SUFFIXES:
         raise UnsafeCheckpoint(
             f"{path} is a pickle, and loading a pickle can run code. "
             f"If you trust it: kamado convert-pickle {path} FOLDER"
         )
-    raise UnsupportedCheckpoint(f"{path} is not a checkpoint: a folder, a .safetensors or a .gguf file is needed")
+    raise UnsupportedCheckpoint(f"{path} is not a checkpoint: a folder, a .safetensors, .gguf or .param file is needed")
 
 
 def _some(tensors: dict[str, TensorEntry], path: Path) -> dict[str, TensorEntry]:
@@ -132,6 +141,11 @@ def _folder(root: Path, reference: str, revision: str | None) -> Checkpoint:
         raise UnsupportedCheckpoint(
             f"{root} has weights, but config.json is missing; fetch it, or name the .safetensors file itself"
         )
+    graphs = listing.in_folder(listing.ncnn, "")
+    if len(graphs) == 1:
+        return _single_file(below(root, graphs[0]), reference, revision)
+    if graphs:
+        raise UnsupportedCheckpoint(f"{root} holds several networks of ncnn; name one: {', '.join(graphs[:6])}")
     if listing.pickles:
         refuse_pickles(root, list(listing.pickles))
     raise UnsupportedCheckpoint(

@@ -7,7 +7,7 @@ own name is taken unless another one is named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ def with_parts(
     components: Parts | None,
     base: PartReference | None = None,
     *,
+    known: Collection[str] = (),
     offline: bool = False,
     progress: Progress | None = None,
     detail: Detail | None = None,
 ) -> Checkpoint:
     """`checkpoint` with what `components` names as its `parts`, and with its `base`, pulled if need be. No class is
-    judged here.
+    judged here. `known`: the components that a model which is no pipeline takes from elsewhere (a vocoder).
 
     Raises InvalidRequest for what has no components or needs no base, ModelNotFound, UnsupportedCheckpoint,
     UnsafeCheckpoint.
@@ -56,7 +57,9 @@ def with_parts(
         checkpoint = replace(checkpoint, base=found)
     if not components:
         return checkpoint
-    if checkpoint.layout not in _LAYOUTS:
+    if checkpoint.layout not in _LAYOUTS and (foreign := sorted(set(components) - set(known))):
+        if known:
+            raise InvalidRequest(f"{checkpoint.reference} takes {', '.join(known)} from elsewhere, and no {foreign[0]}")
         raise InvalidRequest(f"{checkpoint.reference} is one model, so there are no components of it to be replaced")
     parts: dict[str, Checkpoint | None] = {}
     for name, reference in _flat(components).items():

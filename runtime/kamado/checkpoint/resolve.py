@@ -151,7 +151,7 @@ def find_local(sources: tuple[Source, ...]) -> Path | None:
             return source.reference.path
         entry = _stored(store, source)
         if entry is not None:
-            return entry.path
+            return _path(entry, source)
     for source in sources:
         if isinstance(source.reference, HubReference):
             snapshot = _cached_snapshot(source.reference)
@@ -164,6 +164,10 @@ def _stored(store: Store, source: Source) -> Entry | None:
     return None if isinstance(source.reference, PathReference) else store.find(source.reference)
 
 
+def _path(entry: Entry, source: Source) -> Path:
+    return entry.path if source.file is None else below(entry.path, source.file)
+
+
 def _nothing(text: str) -> None:
     """Nobody asked for details."""
 
@@ -172,7 +176,7 @@ def _pull(reference: str, sources: tuple[Source, ...], progress: Progress | None
     failures: list[KamadoError] = []
     for source in sources:
         try:
-            return _pull_one(source, progress, say).path
+            return _path(_pull_one(source, progress, say), source)
         except (ModelNotFound, UnsupportedCheckpoint) as error:
             failures.append(error)
             say(f"{source.reference}: {error}")

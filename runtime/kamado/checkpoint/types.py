@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Layout = Literal["transformers", "diffusers", "component", "safetensors", "gguf"]
+Layout = Literal["transformers", "diffusers", "component", "safetensors", "gguf", "ncnn"]
 Progress = Callable[[int, int], None]
 """Called as `progress(done_bytes, total_bytes)`; the total is 0 while it is not known."""
 Detail = Callable[[str], None]
@@ -48,7 +48,8 @@ class Checkpoint:
     config: Mapping[str, Any]
     """`config.json` or `model_index.json`; empty for a bare file."""
     metadata: Mapping[str, Any]
-    """GGUF key-values (long arrays as `GgufArray`), or safetensors `__metadata__`; otherwise empty."""
+    """GGUF key-values (long arrays as `GgufArray`), safetensors `__metadata__`, or the `layers` of ncnn's
+    graph; otherwise empty."""
     tensors: Mapping[str, TensorEntry] = field(repr=False)
     files: Mapping[str, Path] = field(repr=False)
     """Every other file of the checkpoint that may be read, by name relative to `root`, e.g. `tokenizer.json`."""

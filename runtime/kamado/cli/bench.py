@@ -12,10 +12,13 @@ from ..bench.options import BenchOptions, Row, parse_batches
 from ..bench.run import Measured, bench, bench_trace
 from ..bench.trace import read_trace
 from ..errors import InvalidRequest, KamadoError
+from ..media.inputs import opened_media
 from ..units import format_bytes, format_seconds
+from .bench_media import media_table, number, share
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
 from .kinds import opened, options_for
-from .loading import open_runtime, quiet_libraries, what_it_makes
+from .loading import abilities, open_runtime, quiet_libraries, what_it_makes
+from .media_options import Given, media_options
 from .picture_options import picture_options
 from .table import format_facts, format_table
 
@@ -34,6 +37,7 @@ _SHARES = ("p50", "p90", "p99")
 )
 @click.option("--concurrency", type=int, metavar="N", help="With --load: the most requests in flight.  [no limit]")
 @picture_options
+@media_options
 @model_options
 @common_options
 def bench_command(
@@ -46,34 +50,40 @@ def bench_command(
     reps: int | None,
     trace: Path | None,
     concurrency: int | None,
-    picture: dict[str, Any],
+    given: Given,
     load: LoadOptions,
     out: Output,
 ) -> None:
     """Measure how fast MODEL runs here, and what share that is of what the device can do.
 
-    Texts: prefill (pp512), decoding (tg128), decoding of several at once (batch8). Pictures: steps and seconds, with
-    the options of `kamado run`. --load plays a trace: lines like {"at": 0.5, "prompt_length": 200, "max_tokens": 50}.
+    Texts: prefill (pp512), decoding (tg128), decoding of several at once (batch8). Pictures, sounds, videos, vectors
+    and others: steps, seconds, seconds of sound, inputs, with the options of `kamado run`. --load plays a trace: lines
+    like {"at": 0.5, "prompt_length": 200, "max_tokens": 50}.
 
     Exit status 1 if the device, precision or quantization that was asked for is not what ran.
     """
     texts = {"-p": prompt_tokens, "-n": new_tokens, "-d": depth}
     tests = {**texts, "-b": batches, "--reps": reps}
     if trace is not None:
-        _check_alone("with --load,", {**tests, **{f"--{name.replace('_', '-')}": 1 for name in picture}})
+        _check_alone(
+            "with --load,", {**tests, **{f"--{name.replace('_', '-')}": 1 for name in (*given.picture, *given.media)}}
+        )
         _bench_trace(model, trace, concurrency, load, out)
         return
     _check_alone("--load is missing; without it", {"--concurrency": concurrency})
-    given = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "depth": depth, "reps": reps}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    typed = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "depth": depth, "reps": reps}
+    chosen: dict[str, Any] = {name: value for name, value in typed.items() if value is not None}
     if batches is not None:
         chosen["batches"] = parse_batches(batches)
     BenchOptions(**chosen)
-    makes = what_it_makes(model, load, out)
-    kind, options = options_for(makes, model, {}, picture)
-    if kind == "image":
-        _check_alone(f"{model} makes pictures;", texts)
-        chosen = {"batches": (1,), **chosen, "picture": opened(options)}
+    found = abilities(model, load, out)
+    kind, options = options_for(found, model, given)
+    if kind != "text":
+        what = "pictures" if "image" in found.makes else " and ".join(found.makes)
+        _check_alone(f"{model} makes {what};", texts)
+        several = found.makes[0] in ("embedding", "scores")
+        inputs = opened(options) if found.takes is None else opened_media(options, found.takes.inputs)
+        chosen = {"batches": (1, 8, 32) if several else (1,), **chosen, "picture": inputs}
     with open_runtime(load) as runtime, out.progress(None, f"bench {Path(model).name}", unit="tests") as update:
         measured = bench(
             runtime,
@@ -145,7 +155,8 @@ def describe(rows: Sequence[Row]) -> list[str]:
             ("peak memory", format_bytes(max(row["peak_memory_bytes"] for row in rows))),
         ]
     )
-    table = {"load": _load_table, "image": _image_table}.get(first["test"], _text_table)
+    other = media_table if "s_per_answer" in first else _text_table
+    table = other if other is media_table else {"load": _load_table, "image": _image_table}.get(first["test"], other)
     return [*head, "", *table(rows)]
 
 
@@ -170,11 +181,11 @@ def _text_table(rows: Sequence[Row]) -> list[str]:
     cells = [
         (
             row["test"],
-            *(_number(row[name]) for name in ("tokens_per_s", "stddev", "ttft_ms", "itl_ms_p50", "itl_ms_p99")),
-            _number(row["bandwidth_GB_s"]),
-            _share(row["bandwidth_utilization"]),
-            _number(row["operations_G_s"]),
-            _share(row["operations_utilization"]),
+            *(number(row[name]) for name in ("tokens_per_s", "stddev", "ttft_ms", "itl_ms_p50", "itl_ms_p99")),
+            number(row["bandwidth_GB_s"]),
+            share(row["bandwidth_utilization"]),
+            number(row["operations_G_s"]),
+            share(row["operations_utilization"]),
         )
         for row in rows
     ]
@@ -189,8 +200,8 @@ def _image_table(rows: Sequence[Row]) -> list[str]:
             f"{row['width']} x {row['height']}",
             str(row["steps"] or ""),
             str(row["batch"]),
-            *(_number(row[name]) for name in ("steps_per_s", "s_per_image", "stddev", "operations_G_s")),
-            _share(row["operations_utilization"]),
+            *(number(row[name]) for name in ("steps_per_s", "s_per_image", "stddev", "operations_G_s")),
+            share(row["operations_utilization"]),
         )
         for row in rows
     ]
@@ -204,21 +215,11 @@ def _load_table(rows: Sequence[Row]) -> list[str]:
         done = f"{row['requests'] - row['failed']} of {row['requests']} in {format_seconds(row['duration_s'])}{limit}"
         lines += format_facts(
             [
-                ("requests", f"{done}; {_number(row['requests_per_s'])}/s"),
-                ("tokens", f"{_number(row['tokens_per_s'])}/s made, {_number(row['prompt_tokens_per_s'])}/s read"),
+                ("requests", f"{done}; {number(row['requests_per_s'])}/s"),
+                ("tokens", f"{number(row['tokens_per_s'])}/s made, {number(row['prompt_tokens_per_s'])}/s read"),
             ]
         )
         names = {"ttft_ms": "first token ms", "itl_ms": "next token ms", "total_ms": "whole answer ms"}
-        cells = [(label, *(_number(row[f"{name}_{share}"]) for share in _SHARES)) for name, label in names.items()]
+        cells = [(label, *(number(row[f"{name}_{share}"]) for share in _SHARES)) for name, label in names.items()]
         lines += ["", *format_table(("", *_SHARES), cells, right=_SHARES)]
     return lines
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import InvalidRequest
+from .code_options import CODE_OPTIONS, code_given
 from .output import Output, Update
 
 __all__ = [
@@ -232,7 +233,7 @@ def model_options(command: Command) -> Command:
 
 _TEXT_NAMES = (
     *("system", "max_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
-    *("presence_penalty", "frequency_penalty", "seed", "n", "logprobs"),
+    *("presence_penalty", "frequency_penalty", "seed", "n", "logprobs", "repository", "filename", "stop_at"),
 )
 
 
@@ -246,6 +247,7 @@ def text_options(command: Command) -> Command:
     ) -> Any:
         values = {name: kwargs.pop(name) for name in _TEXT_NAMES}
         text: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        text |= code_given(kwargs.pop("suffix"), kwargs.pop("context_files"))
         if stop:
             text["stop"] = list(stop)
         if logit_bias:
@@ -280,6 +282,7 @@ def text_options(command: Command) -> Command:
         click.option("--logprobs", type=int, metavar="N", help="Report log-probabilities and N alternatives (--json)."),
         click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token."),
         click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template."),
+        *CODE_OPTIONS,
     ]
     shared = [
         click.option("--seed", type=int, metavar="N", help="Makes draws repeatable."),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.types import Progress
+from ..options import Options
 from ..units import format_bytes, format_seconds
 from .common import LoadOptions
 from .output import Output
@@ -25,8 +29,18 @@ def open_runtime(load: LoadOptions) -> Runtime:
     return Runtime(device=load.device, memory=load.memory, deterministic=load.deterministic)
 
 
-def what_it_makes(reference: str, load: LoadOptions, out: Output) -> Sequence[str]:
-    """What the model makes (`text`, `image`), by its headers. Pulls it, under a bar, if it is not here.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a model can be asked, by its headers."""
+
+    makes: Sequence[str]
+    """`text`, `image`, `audio`, ..."""
+    takes: Options | None = None
+    """See `Family.options`."""
+
+
+def abilities(reference: str, load: LoadOptions, out: Output) -> Abilities:
+    """Pulls the model, under a bar, if it is not here.
 
     Raises ModelNotFound, UnsupportedCheckpoint, UnsafeCheckpoint."""
     from ..checkpoint.inspect import inspect
@@ -34,7 +48,23 @@ def what_it_makes(reference: str, load: LoadOptions, out: Output) -> Sequence[st
 
     with pull_bar(out, f"pull {reference}") as progress:
         checkpoint = inspect(reference, offline=load.offline, progress=progress, detail=out.detail)
-    return find(checkpoint).makes(checkpoint)
+    family = find(checkpoint)
+    return Abilities(makes=family.makes(checkpoint), takes=family.options(checkpoint))
+
+
+def what_it_makes(reference: str, load: LoadOptions, out: Output) -> Sequence[str]:
+    """The same, of what it makes alone."""
+    return abilities(reference, load, out).makes
+
+
+def check_requests(reference: str, requests: Iterable[Mapping[str, Any]], load: LoadOptions, out: Output) -> None:
+    """Raise what is wrong with requests to the model, before anything is loaded or written; see `Runtime.check`."""
+    with (
+        open_runtime(load) as runtime,
+        quiet_libraries(out),
+        out.progress(None, f"checking {Path(reference).name}"),
+    ):
+        runtime.check(reference, requests, **load.of_model())
 
 
 @contextmanager
@@ -61,7 +91,7 @@ def loaded_model(
         what_it_makes(load.draft, load, out)  # pulls it
     with open_runtime(load) as runtime:
         started = time.monotonic()
-        with out.progress(None, f"loading {Path(reference).name}") as update:
+        with quiet_libraries(out), out.progress(None, f"loading {Path(reference).name}") as update:
             model = runtime.load(reference, **load.of_model(), **load.of_lanes(), request=request, progress=update)
         plan = model.plan
         if plan.outside_note:
@@ -87,7 +117,10 @@ def quiet_libraries(out: Output) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            if not sys.warnoptions:  # what python -W asks for is wanted
+                warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

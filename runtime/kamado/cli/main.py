@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 import click
@@ -21,7 +24,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     # name: where it is, relative to this package, and what it does
     "run": ("run:run", "Generate with any model; chat if no prompt is given."),
     "batch": ("batch:batch", "Answer a file of requests; goes on where it was stopped."),
-    "replay": ("replay:replay", "Make a picture again from the recipe in its file."),
+    "grid": ("grid:grid", "Try every combination of prompts, seeds and options, with a contact sheet."),
+    "chain": ("chain:chain", "Run several models, what one makes going into the next."),
+    "replay": ("replay:replay", "Make a picture, a sound, ... again from the recipe in its file."),
     "bench": ("bench:bench_command", "Measure how fast a model runs here."),
     "quantize": ("quantize:quantize", "Write a quantized checkpoint that loads at once."),
     "plan": ("plan:plan", "Show what would be loaded where, and whether it fits."),
@@ -73,7 +78,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 def cli() -> None:
     """Run open-weight generative models on your own machine.
 
-    MODEL is a catalog name (smollm2:135m), org/name[@revision] on a hub, a folder, or a .gguf or .safetensors file.
+    MODEL is a catalog name (smollm2:135m), org/name[@revision] on a hub, a folder, or a file (.gguf, .safetensors,
+    .param).
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 does not fit in memory, 4 no such model, 5 unsafe, 130 interrupted.
     """
@@ -84,7 +90,8 @@ def main(args: Sequence[str] | None = None) -> int:
     _prepare_streams()
     state = CliState()
     try:
-        status = _invoke(list(sys.argv[1:] if args is None else args), state)
+        with _tidy_when_terminated():
+            status = _invoke(list(sys.argv[1:] if args is None else args), state)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our stdout has left, as `head` does: nobody is there to be told.
@@ -111,6 +118,26 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """SIGTERM (`kill`, a shutdown) ends the command as Ctrl-C does: what it has half written is removed on the way out.
+    Only where the program has not decided otherwise, and threads other than the main one cannot hear signals."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: tidying up is not to be torn, too
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _invoke(args: list[str], state: CliState) -> int:

@@ -1,4 +1,4 @@
-"""The generation options of picture models."""
+"""The generation options of pipelines that make pictures, videos and sounds."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from ..picture_requests import ALIASES
 from .common import Command, apply_options
 
 _ONCE = (
-    *("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting"),
-    *("hires", "hires_strength", "hires_steps", "tiling", "step_cache"),
+    *("width", "height", "steps", "guidance", "negative", "scheduler", "mask", "strength", "weighting", "last_image"),
+    *("control_map", "hires", "hires_strength", "hires_steps", "tiling", "step_cache"),
 )
 _SEVERAL = ("image", "control", "control_scale", "adapters", "ip_adapter_image")
 PICTURE_FLAGS = (*_ONCE, *_SEVERAL, "outpaint")
 """Options of pictures that have a flag; others are given with --option."""
-_OWN_PLACE = {"self": "not an option", "prompt": "an argument", "seed": "--seed", "n": "--n"}
+_OWN_PLACE = {"self": "not an option", "seed": "--seed", "n": "--n"}
 
 _FILE = click.Path(path_type=Path)
 _OPTIONS = [
     click.option("--width", type=int, metavar="PIXELS", help="[the model's own]"),
     click.option("--height", type=int, metavar="PIXELS", help="[the model's own]"),
     click.option("--steps", type=int, metavar="N", help="Denoising steps."),
-    click.option("--guidance", type=float, metavar="X", help="How closely a picture follows the prompt."),
+    click.option("--guidance", type=float, metavar="X", help="How closely what is made follows the prompt."),
     click.option("--negative", metavar="TEXT", help="What a picture should not show."),
     click.option("--scheduler", metavar="NAME", help="Sampler: euler, dpm++-karras, ..."),
     click.option("--image", type=_FILE, multiple=True, metavar="FILE", help="Input picture. Repeatable."),
+    click.option("--last-image", type=_FILE, metavar="FILE", help="The picture that a video ends with."),
     click.option("--mask", type=_FILE, metavar="FILE", help="White where the input picture is painted anew."),
     click.option(
         "--outpaint", multiple=True, metavar="SIDE=PIXELS",
@@ -44,6 +45,7 @@ _OPTIONS = [
         "--control", type=_FILE, multiple=True, metavar="FILE",
         help="Edges, depth or a pose that a picture keeps to. Repeatable: one for each ControlNet.",
     ),
+    click.option("--control-map", metavar="NAME", help="Make a map of --control first: edges."),
     click.option(
         "--control-scale", type=float, multiple=True, metavar="X", help="How much a ControlNet counts. Repeatable."
     ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 from ..errors import InvalidRequest
 from .output import Output
@@ -34,6 +35,15 @@ def read_prompt(argument: str | None, *, raw: bool, out: Output) -> str:
     return prompt
 
 
+def read_before_cursor(argument: str | None, out: Output) -> str:
+    """The text before a cursor, to its last space: the argument, else stdin. Raises InvalidRequest if it is no text."""
+    if argument is not None:
+        check_text("PROMPT", argument)
+        return argument
+    stream = getattr(sys.stdin, "buffer", None)
+    return "" if stream is None else _read_text(stream, out, patient=True)
+
+
 def read_picture_prompt(argument: str | None, out: Output) -> str | None:
     """The prompt of a picture: the argument, else piped stdin without the line ends at its end. None if there is
     neither: some models need none. Raises InvalidRequest if it is not text."""
@@ -44,6 +54,12 @@ def read_picture_prompt(argument: str | None, out: Output) -> str | None:
     if stream is None or not _is_file_or_pipe(stream):
         return None
     return _read_text(stream, out, patient=False).rstrip("\r\n") or None
+
+
+def check_once(argument: str | None, options: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for a prompt that is an argument and an option of the model's own, too."""
+    if argument is not None and "prompt" in options:
+        raise InvalidRequest("the prompt was given twice: as an argument and with --option; leave one out")
 
 
 def check_text(name: str, text: str) -> None:

@@ -17,7 +17,7 @@ from .common import Output, SectionedCommand, common_options
     "-o", "out_path", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The new folder to write."
 )
 @click.option("--base", metavar="REF", help="The pipeline that supplies what a single file lacks.")
-@click.option("--device", default="auto", metavar="NAME", help="Where both are compared.  [auto]")
+@click.option("--device", default="auto", metavar="NAME", help="What it is for, and where both are compared.  [auto]")
 @click.option("--memory", metavar="SIZE", help="The most memory to use for comparing.  [most of what is free]")
 @click.option("--no-compare", is_flag=True, help="Do not compare the result with the original.")
 @click.option("--accept-loss", is_flag=True, help="Keep the result even if it is broken.")

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InvalidRequest
 from ..units import format_seconds
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
-from .loading import loaded_model, what_it_makes
-from .pictures import check_target, make
+from .loading import abilities, loaded_model
+from .pictures import check_folder, make
 
 if TYPE_CHECKING:
     from ..media.compare import Comparison
-    from ..replaying import Replay
+    from ..replaying import Replay, Replayable
 
 NOT_AS_EXPECTED = 1
+_PLURALS = {"vertex": "vertices"}
 _FILE = click.Path(path_type=Path)
 
 
@@ -31,6 +33,9 @@ _FILE = click.Path(path_type=Path)
 @click.option("--image", type=_FILE, multiple=True, metavar="FILE", help="The input picture, if there was one.")
 @click.option("--mask", type=_FILE, metavar="FILE", help="The mask, if there was one.")
 @click.option("--control", type=_FILE, multiple=True, metavar="FILE", help="What a ControlNet saw, if there was one.")
+@click.option("--audio", type=_FILE, multiple=True, metavar="FILE", help="The input sound, if there was one.")
+@click.option("--video", type=_FILE, multiple=True, metavar="FILE", help="The input video, if there was one.")
+@click.option("--input", "named", multiple=True, metavar="NAME=FILE", help="An input of another name.")
 @click.option(
     "--adapter-image", type=_FILE, multiple=True, metavar="FILE", help="What an IP-Adapter saw, if there was one."
 )
@@ -45,13 +50,14 @@ def replay(
     out_path: Path | None,
     model: str | None,
     adapters: tuple[str, ...],
+    named: tuple[str, ...],
     load: LoadOptions,
     out: Output,
     **given: Any,
 ) -> None:
-    """Make the picture FILE again from the recipe in it, and say whether every pixel is the same.
+    """Make FILE (a picture, a sound, a video, ...) again from the recipe in it, and say whether they are the same.
 
-    The model is loaded in the precision that it had; --dtype asks for another. A recipe knows input pictures by their
+    The model is loaded in the precision that it had; --dtype asks for another. A recipe knows input files by their
     hashes, so they must be given.
 
     Exit status: 0 if it was made, 1 if it differs from FILE although nothing that the recipe knows of is different. One
@@ -60,10 +66,11 @@ def replay(
     from ..replaying import replayable
 
     given["ip_adapter_image"] = given.pop("adapter_image")
+    given = {**{name: files for name, files in given.items() if files}, **_inputs(named)}
     found = replayable(
         file, out_path, model=model, components=load.components, base=load.base, adapters=adapters, inputs=given
     )
-    check_target(out_path or file.with_suffix(".png"))
+    check_folder(out_path or file)
     load = replace(
         load,
         dtype=load.dtype if load.dtype != "auto" else found.loading.get("dtype", "auto"),
@@ -73,11 +80,12 @@ def replay(
     )
     out.note(f"the recipe in {file} asks {found.reference} for it, with seed {found.options.get('seed', 'unknown')}")
     with found.explained():
-        makes = what_it_makes(found.reference, load, out)
-    found.check_makes(makes)
-    with loaded_model(found.reference, load, out, found.options) as (_, loaded):
-        options = dict(found.options)
-        again = found.finish(make(loaded, options.pop("prompt", None), options, out))
+        able = abilities(found.reference, load, out)
+    found.check_makes(able.makes, able.takes)
+    request = found.request(able.takes)
+    with loaded_model(found.reference, load, out, request) as (_, loaded):
+        options = dict(request)
+        again = found.finish(make(loaded, options.pop("prompt", None), options, out, what=_word(found)))
     out.text(f"{again.path}\n")
     for line in (*again.result.notes, *_verdict(file, again)):
         out.note(line)
@@ -89,13 +97,15 @@ def replay(
 
 def _verdict(file: Path, again: Replay) -> list[str]:
     lines = [f"different now: {difference}" for difference in again.differences]
+    what = again.comparison.what
     if again.equal:
-        return [*lines, f"equal: every pixel is that of {file}"]
+        return [*lines, f"equal: every {what} is that of {file}"]
     if again.equal is None:
-        return [*lines, f"{file} is in a format that loses detail, so whether the pixels are equal cannot be told"]
+        told = f"; {_apart(again.comparison)}" if again.comparison.different else ""
+        return [*lines, f"{file} is in a format that loses detail, so whether it is equal cannot be told{told}"]
     lines.append(f"not equal: {_apart(again.comparison)}")
     if again.rounding and again.comparison.within(again.rounding):
-        lines.append("that is rounding: the picture was made in a batch with others, which moves values a little")
+        lines.append("that is rounding: it was made in a batch with others, which moves values a little")
     elif not again.differences:
         most = f"a batch moves no value by more than {again.rounding}, and " if again.rounding else ""
         lines.append(f"{most}nothing that the recipe knows of is different: {file} was changed after it was made")
@@ -104,21 +114,39 @@ def _verdict(file: Path, again: Replay) -> list[str]:
 
 def _apart(comparison: Comparison) -> str:
     if not comparison.same_size:
-        return "the size is another one"
-    pixels = "1 pixel differs" if comparison.different_pixels == 1 else f"{comparison.different_pixels} pixels differ"
-    return f"{pixels}, by up to {comparison.largest} of 255"
+        return "the size is another one" if comparison.full else "it says something else"
+    count, what = comparison.different, comparison.what
+    differ = f"1 {what} differs" if count == 1 else f"{count} {_PLURALS.get(what, f'{what}s')} differ"
+    return f"{differ}, by up to {comparison.largest:g} of {comparison.full:g}"
+
+
+def _word(found: Replayable) -> str:
+    return "picture" if found.kind == "image" else "output"
+
+
+def _inputs(named: tuple[str, ...]) -> dict[str, Any]:
+    """`NAME=FILE` of inputs without a flag; of one name, a list."""
+    found: dict[str, Any] = {}
+    for item in named:
+        name, separator, path = item.partition("=")
+        if not separator or not name.isidentifier() or not path:
+            raise InvalidRequest(f"--input {item!r:.80}: write it as NAME=FILE")
+        found.setdefault(name, []).append(Path(path))
+    return found
 
 
 def _document(file: Path, reference: str, again: Replay) -> dict[str, Any]:
     """What --json prints."""
+    what = again.comparison.what
     return {
         "file": str(file),
         "model": reference,
         "files": [str(again.path)],
         "equal": again.equal,
         "same_size": again.comparison.same_size,
-        "different_pixels": again.comparison.different_pixels,
+        f"different_{_PLURALS.get(what, f'{what}s')}": again.comparison.different,
         "largest_difference": again.comparison.largest,
+        "full_scale": again.comparison.full,
         "rounding": again.rounding,
         "as_expected": again.as_expected,
         "differences": list(again.differences),

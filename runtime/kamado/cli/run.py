@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..batch.texts import choice_document
+from ..code_requests import CODE_OPTION_NAMES
 from ..errors import Cancelled, InvalidRequest, KamadoError
 from ..events import Event, Finished, Token
 from ..files import replacing
+from ..media.saving import media_suffixes
 from ..results import Failure, failure_notes
 from ..units import format_seconds
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options, text_options
-from .kinds import check_values, options_for
-from .loading import loaded_model, what_it_makes
+from .kinds import as_typed, check_values, options_for
+from .loading import abilities, loaded_model
+from .media import run_media
+from .media_options import INPUT_FLAGS, Given, media_options
 from .partly import check_whole
 from .picture_options import picture_options
-from .pictures import run_pictures
-from .prompt import read_prompt
+from .pictures import check_folder, run_pictures
+from .prompt import read_before_cursor, read_prompt
 from .speed import Speed
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("-o", "path", metavar="FILE", type=click.Path(path_type=Path), help="Write the answer to a file.")
 @text_options
 @picture_options
+@media_options
 @click.option(
     "--preview", "previews", metavar="DIR", type=click.Path(path_type=Path), help="Write unfinished pictures there."
 )
@@ -45,42 +50,57 @@ def run(
     prompt: str | None,
     *,
     path: Path | None,
-    text: dict[str, Any],
-    picture: dict[str, Any],
+    given: Given,
     previews: Path | None,
     load: LoadOptions,
     out: Output,
 ) -> None:
-    """Generate with MODEL: text or pictures, as it makes. Options of the other kind are an error.
+    """Generate with MODEL: text, pictures, sound, video, ..., as it makes. Options that it cannot use are an error.
 
     Text goes to stdout. Without PROMPT, stdin is the prompt; on a terminal, chat. With PROMPT and piped stdin, stdin
     follows the prompt as a document. Several answers (--n) are separated by lines `--- 2 ---`.
 
     Pictures go to FILE (.png, .webp or .jpg; several to FILE-1, FILE-2, ...), or to new files in the current folder,
-    and their paths to stdout. Each holds its recipe: `kamado replay` makes it again.
+    and their paths to stdout, and so do sounds, videos and meshes. Each holds its recipe: `kamado replay` makes a
+    picture again. Transcripts, scores and vectors go to stdout, or to FILE.
     """
-    check_values(text, picture)
+    check_values(given)
     if path is not None and not path.parent.is_dir():
         raise InvalidRequest(f"-o {path}: there is no folder {path.parent}")
     if path is not None and path.is_dir():
         raise InvalidRequest(f"-o {path} is a folder; give the name of a file")
-    kind, options = options_for(what_it_makes(model, load, out), model, text, picture)
+    found = abilities(model, load, out)
+    kind, options = options_for(found, model, given)
     if kind == "image":
-        run_pictures(model, prompt, path=path, previews=previews, options=options, load=load, out=out)
+        kinds = found.makes
+        run_pictures(model, prompt, path=path, previews=previews, kinds=kinds, options=options, load=load, out=out)
         return
     if previews is not None:
-        raise InvalidRequest(f"--preview is for picture models, and {model} makes text")
+        raise InvalidRequest(f"--preview is for picture models, and {model} makes {' and '.join(found.makes)}")
+    if found.takes is not None:
+        kinds, takes = found.makes, found.takes
+        run_media(model, prompt, path=path, kinds=kinds, takes=takes, options=options, load=load, out=out)
+        return
+    if not options.keys().isdisjoint(CODE_OPTION_NAMES):
+        _run_text(model, read_before_cursor(prompt, out), path, options, load, out)
+        return
+    if prompt is None and (shown := [name for name in INPUT_FLAGS if name in options]):
+        raise InvalidRequest(f"--{shown[0]} needs a PROMPT: what is asked about it")
     if prompt is None and _is_terminal(sys.stdin) and out.is_terminal and path is None and not out.is_json:
         from .chat import chat
 
         chat(model, options, load, out)
         return
-    _run_text(model, read_prompt(prompt, raw=text.get("chat") is False, out=out), path, options, load, out)
+    _run_text(model, read_prompt(prompt, raw=given.text.get("chat") is False, out=out), path, options, load, out)
 
 
 def _run_text(
     model: str, asked: str, path: Path | None, options: dict[str, Any], load: LoadOptions, out: Output
 ) -> None:
+    if path is not None:
+        if path.suffix.lower() in media_suffixes():
+            raise InvalidRequest(f"-o {path}: {model} makes text, which is no {path.suffix.lower()} file; name a .txt")
+        check_folder(path)
     with loaded_model(model, load, out, {"prompt": asked, **options}) as (_, loaded):
         if out.is_json or path is not None:
             result = loaded.generate(asked, **options)
@@ -173,7 +193,7 @@ def result_document(model: str, prompt: str, options: dict[str, Any], result: Re
     """What --json prints."""
     return {
         "model": model,
-        "request": {"prompt": prompt, **options},
+        "request": {"prompt": prompt, **as_typed(options)},
         "text": result.text,
         "choices": [choice_document(choice) for choice in result.choices],
         "failures": [failure.as_dict() for failure in result.failures],

@@ -249,7 +249,9 @@ def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         }
     try:
         family = find(checkpoint)
-        facts |= {"family": family.name, **family.describe(checkpoint)}
+        facts |= {"family": family.name, "tasks": ", ".join(family.tasks(checkpoint)), **family.describe(checkpoint)}
+        if (takes := family.options(checkpoint)) is not None:
+            facts["takes"] = ", ".join(sorted(takes.names))
     except UnsupportedCheckpoint as error:
         facts["family"] = f"none: {error}"
     if (quality := checkpoint.files.get(FILE)) is not None:

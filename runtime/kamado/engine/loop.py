@@ -24,7 +24,7 @@ class Loop:
     ) -> None:
         """`device`: the lanes', as torch says it."""
         self.residency = residency
-        self.scheduler = Scheduler(residency.limits, residency.is_interactive)
+        self.scheduler = Scheduler(residency.limits, residency.is_interactive, residency.owner)
         self.clock = clock
         self.forwards = Forwards(residency, device)
         self._device = device
@@ -48,10 +48,10 @@ class Loop:
         begin = self.clock()
         with self.residency.hold(lane_name) as lane:
             results = self.forwards.run(lane, batch)
-        self.scheduler.charge(account, self.clock() - begin)
         for entry, result in zip(batch, results, strict=True):
             events += self._settle(entry, result)
         self.scheduler.settled(batch)
+        self.scheduler.charge(account, self.clock() - begin)  # with what tasks computed
         return events
 
     def cancel(self, request_id: str, error: KamadoError | None = None) -> list[Event]:

@@ -1,13 +1,15 @@
 """Which works run next, together. Knows costs, keys and fairness; not what a work computes.
 
-Across lanes: the lane that has used the least time runs next (start-time fair queueing: a lane that comes back from
-idling starts level with the busiest-starved one, it is owed nothing). A forward that only prepares one of another lane
-counts for that one's time, and comes before it, so that all who were prepared share it. But after a step of a lane that
-nobody watches, it is the turn of one that somebody does, so that a token waits for one step of a picture at most.
-Within a lane: the
-task that has waited the most steps leads, its key decides the batch, and tasks with state in memory and cheap works
-come first. Memory is granted in order of arrival: an older task may take it from a younger one, which then computes its
-state again later.
+Across lanes: one of the model that has used the least time runs next (start-time fair queueing: a model that comes
+back from idling starts level with the least favoured, it is owed nothing; where all were idle, nobody owes anything).
+Of one model's lanes, the one comes next that somebody has waited longest for. A forward that only prepares one of
+another lane counts for that one's time, and comes before it, so that all who were prepared share it. But between two
+steps of a lane that somebody watches comes one of each other model at most, so that a token waits for one step of a
+picture at most; as long as the watched one's model has not used `MOST_AHEAD_S` more than the least favoured, so that a
+chat that never ends takes its share and no more.
+Within a lane: the task that has waited the most steps leads, its key decides the batch, and tasks with state in memory
+and cheap works come first. Memory is granted in order of arrival: an older task may take it from a younger one, which
+then computes its state again later.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..contracts import Task, Work
+
+MOST_AHEAD_S = 1.0
+"""How much more time than the least favoured model that of a lane that somebody watches may use, by coming first."""
 
 
 @dataclass(slots=True)
@@ -45,17 +50,21 @@ class Scheduler:
     """Not thread safe: the loop's thread owns it."""
 
     def __init__(
-        self, limits: Callable[[str], tuple[int, int]], is_interactive: Callable[[str], bool] = lambda lane: True
+        self,
+        limits: Callable[[str], tuple[int, int]],
+        is_interactive: Callable[[str], bool] = lambda lane: True,
+        owner: Callable[[str], str] = lambda lane: lane,
     ) -> None:
-        """`limits(lane)` gives the lane's step budget and its most rows."""
+        """`limits(lane)` gives the lane's step budget and its most rows, `owner(lane)` the model that it is of."""
         self._limits = limits
         self._is_interactive = is_interactive
-        self._somebody_waited = False
-        """Whether the last step was one of a lane that nobody watches."""
+        self._owner = owner
+        self._had_turns: set[str] = set()
+        """The models of lanes that nobody watches, of which a step was run since the last one that somebody does."""
         self._queues: dict[tuple[str, str], _Queue] = {}
         """By lane and account."""
         self._used_s: defaultdict[str, float] = defaultdict(float)
-        """By account."""
+        """By model, since all were idle."""
         self._arrivals = 0
         self._step = 0
         self.num_preemptions = 0
@@ -87,25 +96,38 @@ class Scheduler:
         self._follow()
 
     def charge(self, account: str, seconds: float) -> None:
-        """So much time was used that counts for this lane."""
-        self._used_s[account] += seconds
+        """So much time was used that counts for this lane's model."""
+        self._used_s[self._owner(account)] += seconds
 
     def pick(self) -> tuple[str, list[Entry]] | None:
         """The next lane and the works (in `Entry.work`) of one forward, memory acquired. None: nothing can run."""
         self._step += 1
         self._follow()
-        for queue in sorted((queue for queue in self._queues.values() if queue.entries), key=self._urgency):
+        waiting = [queue for queue in self._queues.values() if queue.entries]
+        least_s = min((self._used_s[self._owner(queue.account)] for queue in waiting), default=0.0)
+        somebody_waits = any(self._comes_first(queue, least_s) for queue in waiting)
+        for queue in sorted(waiting, key=lambda queue: self._urgency(queue, somebody_waits)):
             batch = self._pick_from(queue)
             if batch:
-                self._somebody_waited = not self._is_interactive(queue.lane)
+                if self._is_interactive(queue.lane):
+                    self._had_turns.clear()
+                else:
+                    self._had_turns.add(self._owner(queue.account))
                 return queue.lane, batch
             if self._follow():  # tasks gave a preparation up for what was not enough all the same
                 return self.pick()
         return None
 
-    def _urgency(self, queue: _Queue) -> tuple[bool, float, bool, str]:
-        is_late = self._somebody_waited and not self._is_interactive(queue.lane)
-        return is_late, self._used_s[queue.account], queue.lane == queue.account, queue.lane
+    def _comes_first(self, queue: _Queue, least_s: float) -> bool:
+        """Whether somebody watches the lane, and it has not used too much by coming first."""
+        return self._is_interactive(queue.lane) and self._used_s[self._owner(queue.account)] - least_s <= MOST_AHEAD_S
+
+    def _urgency(self, queue: _Queue, somebody_waits: bool) -> tuple[bool, float, bool, int, str]:
+        owner = self._owner(queue.account)
+        had_turn = somebody_waits and owner in self._had_turns and not self._is_interactive(queue.lane)
+        waited_since = min(entry.last_step for entry in queue.entries)
+        prepares = queue.lane != queue.account
+        return had_turn, self._used_s[owner], not prepares, waited_since, queue.lane
 
     def _follow(self) -> bool:
         """Tasks that now need another lane move to that lane's queue. False: there are none. Queues without tasks go:
@@ -114,22 +136,29 @@ class Scheduler:
         for key, queue in list(self._queues.items()):
             for entry in [entry for entry in queue.entries if (entry.task.lane, entry.task.account) != key]:
                 queue.entries.remove(entry)
-                self._enqueue(entry, stays_active=entry.task.account == queue.account)
+                self._enqueue(entry, stays_active=self._owner(entry.task.account) == self._owner(queue.account))
                 moved = True
             if not queue.entries:
                 del self._queues[key]
         return moved
 
     def _enqueue(self, entry: Entry, *, stays_active: bool = False) -> None:
-        """`stays_active`: its account was not idle, also where it was the only task."""
+        """`stays_active`: its model was not idle, also where it was the only task."""
         task = entry.task
         queue = self._queues.setdefault((task.lane, task.account), _Queue(task.lane, task.account))
-        busy = {other.account for other in self._queues.values() if other.entries}
-        if not stays_active and task.account not in busy and busy:
-            least = min(self._used_s[account] for account in busy)
-            self._used_s[task.account] = max(self._used_s[task.account], least)
+        if not stays_active:
+            self._rouse(self._owner(task.account))
         queue.entries.append(entry)
         queue.entries.sort(key=lambda item: item.arrival)
+
+    def _rouse(self, owner: str) -> None:
+        """A model gets a task: one that was idle starts level with the least favoured."""
+        busy = {self._owner(queue.account) for queue in self._queues.values() if queue.entries}
+        if not busy:
+            self._used_s.clear()
+            self._had_turns.clear()
+        elif owner not in busy:
+            self._used_s[owner] = max(self._used_s[owner], min(self._used_s[other] for other in busy))
 
     def _pick_from(self, queue: _Queue) -> list[Entry]:
         budget, max_rows = self._limits(queue.lane)

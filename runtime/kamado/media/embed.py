@@ -3,6 +3,7 @@
 | file | the recipe as JSON | the `parameters` text for other programs |
 |---|---|---|
 | PNG | iTXt chunk `kamado` | text chunk `parameters` |
+| GIF (animations) | comment, see `tags.py` | none |
 | WebP, JPEG | XMP property `recipe` of the namespace `XMP_NAMESPACE` | EXIF `UserComment`, UTF-16 after `UNICODE` |
 
 XMP keeps the caption fields that galleries show (`ImageDescription`, JPEG comments) free, and programs that do not know
@@ -25,6 +26,7 @@ from ..errors import InvalidRequest
 from ..units import format_bytes
 from .parameters import parameters_text
 from .recipe import recipe_json
+from .tags import untagged
 
 XMP_NAMESPACE = "urn:kamado:recipe#"
 MAX_XMP_BYTES = 4 << 20
@@ -67,7 +69,10 @@ def embedded_json(info: Mapping[Any, Any]) -> str | None:
     if isinstance(chunk, str):
         return chunk
     xmp = info.get("xmp")
-    return _from_xmp(xmp) if isinstance(xmp, bytes) and len(xmp) <= MAX_XMP_BYTES else None
+    if isinstance(xmp, bytes) and len(xmp) <= MAX_XMP_BYTES:
+        return _from_xmp(xmp)
+    comment = info.get("comment")
+    return untagged(comment.decode("ascii", "replace")) if isinstance(comment, bytes) else None
 
 
 def _most_xmp(is_jpeg: bool) -> int:

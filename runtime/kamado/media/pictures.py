@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +14,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import InvalidRequest, KamadoError
 from ..files import replacing
-from ..units import format_bytes
 from .embed import embedded_json, metadata
-from .recipe import parse_recipe
+from .opening import check_target, opened_file, opened_source
+from .opening import shown as name
+from .recipe import MAX_RECIPE_BYTES, parse_recipe
+from .tags import MAX_TAG_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +29,6 @@ MAX_FILE_BYTES = 1 << 29
 """Of a picture file that is read: MAX_PIXELS of 8 bytes."""
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 WRITE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_SHOWN_CHARACTERS = 120
 _SLACK = 1e-3
 """How far a float picture may leave [0, 1] before it is taken for one of another range."""
 _TURNS = {
@@ -48,18 +46,7 @@ _TURNS = {
 def check_picture_path(path: str | os.PathLike[str]) -> str:
     """`PNG`, `WEBP` or `JPEG`, by the suffix of a path to save to. Raises InvalidRequest for another suffix, a missing
     folder, or a folder in its place: worth asking before the picture is made."""
-    path = Path(path)
-    file_format = WRITE_FORMATS.get(path.suffix.lower())
-    if file_format is None:
-        raise InvalidRequest(f"{path} is no picture file that can be written; use {', '.join(WRITE_FORMATS)}")
-    try:
-        if path.is_dir():
-            raise InvalidRequest(f"{path} is a folder; name a file")
-        if not path.parent.is_dir():
-            raise InvalidRequest(f"the folder {path.parent} does not exist; make it first")
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be written: {error.strerror or error}") from error
-    return file_format
+    return WRITE_FORMATS[check_target(path, WRITE_FORMATS, "picture")]
 
 
 def save_picture(
@@ -99,21 +86,22 @@ def save_picture(
         with replacing(Path(path)) as file:
             file.write(encoded.getbuffer())
     except (PermissionError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InvalidRequest(f"{_shown(path)} cannot be written: {error}") from error
+        raise InvalidRequest(f"{name(path)} cannot be written: {error}") from error
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The recipe in a picture file. What it says is a stranger's word. No pixels are decoded, unless a PNG file has no
     recipe before its pixels. Raises InvalidRequest."""
-    shown = _shown(path)
-    with _file(path, shown) as file, _opened(file, shown) as image:
+    shown = name(path)
+    with opened_file(path, "pictures", MAX_FILE_BYTES) as file, _opened(file, shown) as image:
         text = embedded_json(image.info)
         if text is None and image.format == "PNG":
             image.load()  # reads the chunks behind the pixels too
             text = embedded_json(image.info)
     if text is None:
         raise InvalidRequest(f"{shown} carries no recipe")
-    return parse_recipe(text, what=f"the recipe in {shown}")
+    limit = MAX_TAG_BYTES if image.format == "GIF" else MAX_RECIPE_BYTES
+    return parse_recipe(text, what=f"the recipe in {shown}", limit=limit)
 
 
 def open_picture(source: Any) -> Image.Image:
@@ -126,18 +114,9 @@ def open_picture(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         with _errors("the picture"):
             return _upright(source, "the picture")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decoded(io.BytesIO(source), f"the picture of {format_bytes(len(source))}")
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return _decoded(io.BytesIO(_data_url(source)), "the picture in the data URL")
-    if isinstance(source, str) and "://" in source[:16]:
-        raise InvalidRequest(
-            f"{_shown(source)} is an address, and no picture is ever fetched; save it and give its path"
-        )
-    if isinstance(source, (str, os.PathLike)):
-        shown = _shown(source)
-        with _file(source, shown) as file:
-            return _decoded(file, shown)
+    with opened_source(source, "picture", "pictures", MAX_FILE_BYTES) as opened:
+        if opened is not None:
+            return _decoded(*opened)
     import numpy as np
 
     if isinstance(source, np.ndarray):
@@ -145,6 +124,16 @@ def open_picture(source: Any) -> Image.Image:
     raise InvalidRequest(
         f"a picture must be a PIL image, a path, bytes, a data URL or an array, not {type(source).__name__}"
     )
+
+
+def open_stored(path: str | os.PathLike[str]) -> Image.Image:
+    """As `open_picture`, but a grey picture of 16 bits keeps them (mode `I;16`). Raises InvalidRequest."""
+    shown = name(path)
+    with opened_file(path, "pictures", MAX_FILE_BYTES) as file, _opened(file, shown) as image:
+        if not image.mode.startswith("I;16"):
+            return _upright(image, shown)
+        image.load()
+        return image.copy()
 
 
 def flattened(image: Image.Image, mode: str, ground: str = "white") -> Image.Image:
@@ -179,30 +168,13 @@ def picture_digest(image: Image.Image) -> str:
 
 
 @contextmanager
-def _file(path: str | os.PathLike[str], shown: str) -> Iterator[BinaryIO]:
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidRequest(f"{shown} is no file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise InvalidRequest(
-                f"{shown} has {format_bytes(status.st_size)}; pictures up to {format_bytes(MAX_FILE_BYTES)} are read"
-            )
-        file = Path(path).open("rb")  # noqa: SIM115 - closed below; errors of the body are not errors of opening
-    except FileNotFoundError as error:
-        raise InvalidRequest(f"{shown} does not exist; check the path") from error
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    with file:
-        yield file
-
-
-@contextmanager
 def _errors(shown: str) -> Iterator[None]:
     try:
         yield
     except KamadoError:
         raise
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest(f"{shown} has too many pixels; pictures up to {MAX_PIXELS} pixels are read") from error
     except UnidentifiedImageError as error:
         raise InvalidRequest(f"{shown} is no picture of a kind that is read: {', '.join(READ_FORMATS)}") from error
     except Exception as error:  # whatever decoders make of damaged files
@@ -263,18 +235,6 @@ def _opaque(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _data_url(text: str) -> bytes:
-    header, comma, body = text.partition(",")
-    if not comma or not header.lower().endswith(";base64"):
-        raise InvalidRequest(f"{_shown(text)} is no data URL of a picture; it must start like data:image/png;base64,")
-    if len(body) > MAX_FILE_BYTES // 3 * 4:
-        raise InvalidRequest(f"the data URL is longer than that of {format_bytes(MAX_FILE_BYTES)}")
-    try:
-        return base64.b64decode("".join(body.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"the data URL holds no valid base64: {error}") from error
-
-
 def _from_array(array: NDArray[Any]) -> Image.Image:
     import numpy as np
 
@@ -292,9 +252,3 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         raise InvalidRequest(f"a picture array must be uint8, bool or float in [0, 1], not {array.dtype}")
     eight = deep.astype(np.uint8) * np.uint8(255 if array.dtype == np.bool_ else 1)
     return Image.fromarray(eight[..., 0] if deep.shape[-1] == 1 else eight)
-
-
-def _shown(name: str | os.PathLike[str]) -> str:
-    text = os.fspath(name)
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

@@ -27,6 +27,7 @@ from typing import Any
 from ..checkpoint.reference import HubReference, PypiReference, parse_reference
 from ..checkpoint.strict_json import parse_json_object
 from ..errors import InvalidRequest, ModelNotFound, UnsupportedCheckpoint
+from ..quant import recorded
 from ..units import format_bytes
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -61,10 +62,10 @@ def recipe_json(recipe: Mapping[str, Any]) -> str:
     return text
 
 
-def parse_recipe(text: str, *, what: str) -> dict[str, Any]:
-    """The recipe in a JSON text; `what` names it in errors. Raises InvalidRequest."""
-    if len(text) > MAX_RECIPE_BYTES or len(data := text.encode("utf-8", "replace")) > MAX_RECIPE_BYTES:
-        raise InvalidRequest(f"{what} is larger than {format_bytes(MAX_RECIPE_BYTES)}, which no recipe should be")
+def parse_recipe(text: str, *, what: str, limit: int = MAX_RECIPE_BYTES) -> dict[str, Any]:
+    """The recipe in a JSON text of at most `limit` bytes; `what` names it in errors. Raises InvalidRequest."""
+    if len(text) > limit or len(data := text.encode("utf-8", "replace")) > limit:
+        raise InvalidRequest(f"{what} is larger than {format_bytes(limit)}, which no recipe should be")
     try:
         return parse_json_object(data, what=what)
     except UnsupportedCheckpoint as error:
@@ -113,7 +114,7 @@ def recipe_loading(recipe: Mapping[str, Any]) -> dict[str, Any]:
     as {name: reference or None}, `base`, and `adapters` as [{"reference", "weight"}]. The permission to run a
     checkpoint's code is never among it."""
     found: dict[str, Any] = {"dtype": recipe["dtype"]} if isinstance(recipe.get("dtype"), str) else {}
-    quant = recipe.get("quant")
+    quant = recorded(recipe.get("quant"))
     if isinstance(quant, Mapping) or (isinstance(quant, str) and not quant.endswith(".toml")):  # no file is opened
         found["quant"] = quant
     components = {
@@ -149,6 +150,8 @@ def differences(recipe: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     then_inputs, now_inputs = _digests(recipe.get("inputs")), _digests(current.get("inputs"))
     found += _bounded("inputs", _changes("input ", then_inputs, now_inputs, digests=True))
     flat = {name: recipe[name] for name in _FLAT if recipe.get(name) is not None}
+    if "quant" in flat:
+        flat["quant"] = recorded(flat["quant"])
     found += list(_changes("", flat, current))
     versions = _changes("version of ", _mapping(recipe.get("versions")), _mapping(current.get("versions")))
     return found + _bounded("versions", versions)

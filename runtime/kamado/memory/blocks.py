@@ -110,8 +110,8 @@ class BlockTable:
 class PagedMemory:
     """`SequenceMemory` over a block pool, with a prefix cache keyed by content.
 
-    The name of a page is SHA-256 over the salt (weights and adapter), the name of the page before it and its own
-    tokens, so equal names mean equal state.
+    The name of a page is SHA-256 over the salt (weights and adapter), the name of the page before it, its own tokens
+    and what these stand for (`TokenSequence.contents`), so equal names mean equal state.
     """
 
     chunked = True
@@ -146,7 +146,7 @@ class PagedMemory:
             return 0
         known, last_unknown = 0, -1
         for page in range((len(sequence.tokens) - 1) // self.block_tokens):
-            table.names.append(self._page_name(table, sequence.tokens, page))
+            table.names.append(self._page_name(table, sequence, page))
             block = self.pool.find(table.names[page])
             if block is None:
                 last_unknown = page
@@ -204,7 +204,7 @@ class PagedMemory:
             self.pool.release(table.blocks.pop())
         full = sequence.num_computed // self.block_tokens if self.share_prefixes else 0
         for page in range(len(table.names), full):
-            name = self._page_name(table, sequence.tokens, page)
+            name = self._page_name(table, sequence, page)
             table.names.append(name)
             self.pool.publish(table.blocks[page], name)
         for page in range(table.num_past, self._num_past(sequence.num_computed)):
@@ -254,7 +254,12 @@ class PagedMemory:
             return 0
         return max(num_computed + 1 - self.window_tokens, 0) // self.block_tokens
 
-    def _page_name(self, table: BlockTable, tokens: Sequence[int], page: int) -> bytes:
+    def _page_name(self, table: BlockTable, sequence: TokenSequence, page: int) -> bytes:
         start = page * self.block_tokens
-        own = array("q", tokens[start : start + self.block_tokens])
-        return sha256((table.names[page - 1] if page else self._salt) + own.tobytes()).digest()
+        end = start + self.block_tokens
+        name = sha256(table.names[page - 1] if page else self._salt)
+        name.update(array("q", sequence.tokens[start:end]).tobytes())
+        for first, last, content in sequence.contents:
+            if first < end and start < last:
+                name.update(array("q", (first - start, last - start)).tobytes() + content)
+        return name.digest()

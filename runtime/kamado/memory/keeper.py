@@ -328,7 +328,7 @@ class Keeper:
             if tenant.gone or tenant.place != "loading":
                 raise InvalidRequest(f"{tenant.plan.reference} was unloaded while it was read")
             for lane in loaded.lanes:
-                self._residency.add(lane)
+                self._residency.add(lane, tenant.owner)
             tenant.loaded, tenant.place = loaded, "in"
             tenant.users = 1
             tenant.last_used = self._clock()

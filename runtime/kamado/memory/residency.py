@@ -13,18 +13,20 @@ class Residency:
 
     def __init__(self) -> None:
         self._lanes: dict[str, Lane] = {}
+        self._owners: dict[str, str] = {}
         self.reclaimers: list[Callable[[str], bool]] = []
         """Each frees something that nobody uses now, and says whether there was anything. Called with the lane that
         needs the memory, on the loop's thread, while that lane is held."""
 
-    def add(self, lane: Lane) -> None:
-        """From now on works of that lane can run."""
+    def add(self, lane: Lane, owner: str | None = None) -> None:
+        """From now on works of that lane can run. `owner`: its model, where that has others."""
         assert lane.name not in self._lanes, f"lane {lane.name} is there already"
         self._lanes[lane.name] = lane
+        self._owners[lane.name] = owner or lane.name
 
     def remove(self, name: str) -> None:
         """The lane is gone; its works can no longer run."""
-        del self._lanes[name]
+        del self._lanes[name], self._owners[name]
 
     def has(self, name: str) -> bool:
         """Whether the lane is there."""
@@ -38,6 +40,10 @@ class Residency:
     def is_interactive(self, name: str) -> bool:
         """See `Lane.interactive`."""
         return self._lanes[name].interactive
+
+    def owner(self, name: str) -> str:
+        """The model that the lane is of; the lane itself once it is gone."""
+        return self._owners.get(name, name)
 
     def reclaim(self, lane: str) -> bool:
         """The lane ran out of memory: free something that nobody uses now. False: there is nothing."""

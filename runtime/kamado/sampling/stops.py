@@ -1,8 +1,41 @@
-"""Stop strings in text that arrives in pieces (Aho and Corasick 1975). No torch."""
+"""Where an answer ends, in text that arrives in pieces: at stop strings (Aho and Corasick 1975), at the end of a block
+of code. No torch."""
 
 from __future__ import annotations
 
 from collections import deque
+
+from .block import BlockEnd
+
+BLOCK = "block"
+"""In place of a stop string, where the end of a block ended the answer."""
+
+
+class AnswerEnd:
+    """Finds whichever of both comes first; see StopMatcher and BlockEnd."""
+
+    def __init__(self, stops: tuple[str, ...], block: BlockEnd | None = None) -> None:
+        self._stops = StopMatcher(stops)
+        self._block = block
+
+    def feed(self, text: str) -> tuple[str, str | None]:
+        """More text. Returns what is now known to belong to the answer, and what ended it: a stop, BLOCK, or None."""
+        known, hit = self._stops.feed(text)
+        if self._block is None:
+            return known, hit
+        known, has_ended = self._block.feed(known)
+        if hit is not None and not has_ended:
+            rest, has_ended = self._block.flush()
+            known += rest
+        return known, BLOCK if has_ended else hit
+
+    def flush(self) -> str:
+        """The text has ended: what was held back belongs to the answer after all."""
+        held = self._stops.flush()
+        if self._block is None:
+            return held
+        known, has_ended = self._block.feed(held)
+        return known if has_ended else known + self._block.flush()[0]
 
 
 class StopMatcher:

@@ -9,7 +9,8 @@ from ..contracts import Accepted, Task, Work
 from ..events import Event, Finished, FinishReason, Token, TokenLogprob
 from ..media.detokenize import IncrementalDetokenizer
 from ..requests import TextOptions
-from ..sampling.stops import StopMatcher
+from ..sampling.block import BlockEnd
+from ..sampling.stops import AnswerEnd
 from ..sequence import Drawn, SequenceMemory, TextStep, TokenSequence
 from ..speculation.costs import LaneSpeculation
 from ..speculation.draft import Draft, DraftModel, Guests
@@ -54,11 +55,14 @@ class TextTask:
         source: Sequence[int] = (),
         deadline: float | None = None,
         index: int = 0,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
+        """`ends`: tokens that end this answer, beside those of the model."""
         self.id = request_id
         self.account = model.lane
         self.deadline = deadline
         self._model = model
+        self._ends = ends
         self.options = options
         self._unspawned = options.n - 1 if index == 0 else 0
         self._cached_tokens: int | None = None
@@ -79,7 +83,7 @@ class TextTask:
         self.sequence.most_tokens = len(prompt) + self._left()
         self._draft = self._new_draft()
         self._detokenizer = IncrementalDetokenizer(model.decode, prompt)
-        self._stops = StopMatcher(options.stop)
+        self._stops = AnswerEnd(options.stop, _block_end(options))
 
     @property
     def lane(self) -> str:
@@ -94,7 +98,7 @@ class TextTask:
             return self._draft.work(budget)
         sequence = self.sequence
         missing = len(sequence.tokens) - sequence.num_computed
-        num_new = min(missing, budget) if self._model.memory.chunked else missing
+        num_new = sequence.uncut(min(missing, budget)) if self._model.memory.chunked else missing
         if self._model.stepwise:
             num_new = min(num_new, max(sequence.num_prompt - sequence.num_computed, 1))
         if self._pace is None or not self._guesses_now():
@@ -235,7 +239,7 @@ class TextTask:
             account=model.lane,
             speculation=model.speculation,
             vocab_size=model.vocab_size,
-            end_ids=frozenset() if self.options.ignore_eos else model.eos_ids,
+            end_ids=frozenset() if self.options.ignore_eos else model.eos_ids | self._ends,
         )
 
     def _acquire(self, num_tokens: int) -> bool:
@@ -250,7 +254,7 @@ class TextTask:
         """Take over the longest prefix that memory knows: what is left of the work."""
         sequence = self.sequence
         sequence.num_computed = self._model.memory.attach(sequence)
-        return self._work(min(work.cost, len(sequence.tokens) - sequence.num_computed))
+        return self._work(sequence.uncut(min(work.cost, len(sequence.tokens) - sequence.num_computed)))
 
     def _without_proposals(self, work: Work) -> Work:
         step: TextStep = work.payload
@@ -266,8 +270,9 @@ class TextTask:
     def _sibling(self, index: int) -> TextTask:
         options = replace(self.options, n=1)
         prompt = self.sequence.tokens[: self.sequence.num_prompt]
+        source, deadline = self.sequence.source, self.deadline
         return TextTask(
-            self.id, self._model, options, prompt, source=self.sequence.source, deadline=self.deadline, index=index
+            self.id, self._model, options, prompt, source=source, deadline=deadline, index=index, ends=self._ends
         )
 
     def _advance(self, drawn: Drawn) -> list[Event]:
@@ -278,7 +283,7 @@ class TextTask:
         restart = self._model.memory.restart_tokens
         if restart is not None and len(sequence.tokens) == restart + 1:
             self.release()
-        if token in self._model.eos_ids and not self.options.ignore_eos:
+        if (token in self._model.eos_ids or token in self._ends) and not self.options.ignore_eos:
             tail, hit = self._stops.feed(self._detokenizer.flush())
             event = self._token(drawn, tail)
             if hit is not None:
@@ -322,3 +327,10 @@ class TextTask:
             proposed_tokens=self._pace.num_proposed if self._pace is not None else 0,
             accepted_tokens=self._pace.num_accepted if self._pace is not None else 0,
         )
+
+
+def _block_end(options: TextOptions) -> BlockEnd | None:
+    if options.stop_at is None:
+        return None
+    assert options.prompt is not None, "it is checked that there is a text before the cursor"
+    return BlockEnd(options.prompt, is_last=not options.suffix)

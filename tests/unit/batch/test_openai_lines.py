@@ -52,11 +52,12 @@ def test_completions() -> None:
         (CHAT, {"messages": [], "top_logprobs": 2}, "needs logprobs"),
         (CHAT, {"messages": [], "logprobs": 1}, "true or false"),
         (CHAT, {"messages": [], "whatever": 1}, "whatever"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text parts"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "must have"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "smell"}]}]}, "has the type"),
         (TEXT, {"prompt": ["a", "b"]}, "one text"),
         (TEXT, {"prompt": "a", "echo": True}, "echo"),
         (TEXT, {"prompt": "a", "best_of": 4}, "best_of"),
-        (TEXT, {"prompt": "a", "suffix": "b"}, "suffix"),
+        (CHAT, {"messages": [], "suffix": "b"}, "suffix"),
     ],
 )
 def test_what_cannot_be_honoured_is_an_error(url: str, body: Any, words: str) -> None:

@@ -49,7 +49,7 @@ def model_of(layer: nn.Module, scheme: str, **changes: Any) -> TimedModel:
     return TimedModel(plan=make_plan(quant=parse_quant(scheme)), loaded=SimpleNamespace(module=layer), **changes)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "int4"])
 def test_kernels_in_c_that_are_not_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = model_of(quantized(scheme, tiled=False), scheme), {"quant": scheme}
     without_kernels(monkeypatch)
@@ -77,7 +77,7 @@ def test_what_the_kernels_are_not_for_is_measured_without(monkeypatch: pytest.Mo
     without_kernels(monkeypatch)
     for model, asked in [
         (model_of(quantized("nf4", tiled=False), "nf4"), "nf4"),
-        (model_of(quantized("int8", tiled=False), "int8"), None),
+        (model_of(quantized("int8-weight-only", tiled=False), "int8-weight-only"), None),
     ]:
         fallback.check_as_asked(BenchRuntime(), model, {"quant": asked})  # type: ignore[arg-type]
         assert fallback.kernel_of(model) == (None, 0.0)  # type: ignore[arg-type]

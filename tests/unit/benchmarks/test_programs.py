@@ -100,3 +100,11 @@ def test_growth(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_pictures(tmp_path: Path) -> None:
     said = run("pictures.py", tmp_path / "home", "--tests", "overhead", "--steps", 2, "--reps", 1)
     assert "'theirs': 'diffusers pipeline'" in said and "'goal': 1.0" in said
+
+
+def test_kinds(smollm2: Path, minilm: Path) -> None:
+    from kamado.checkpoint.store import Store
+
+    said = run("kinds.py", Store.open().home, "--seconds", 0.1, "--rounds", 1).splitlines()
+    assert [line.split()[0] for line in said] == ["chat", "picture", "speech", "embedding", "fairness:"]
+    assert all("slowdown" in line and "compared" in line for line in said[:4])

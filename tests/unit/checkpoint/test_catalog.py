@@ -16,6 +16,7 @@ from kamado.checkpoint.reference import HubReference, PathReference, PypiReferen
 from kamado.checkpoint.store import Store
 from kamado.errors import HubUnreachable, KamadoError, ModelNotFound
 
+TAG = "cp39-none-win_amd64"
 SHIPPED = Path(kamado_models.__file__).with_name("catalog.toml")
 TWO_SOURCES = """
 [models."tiny:1"]
@@ -54,6 +55,11 @@ def test_the_shipped_catalog_is_sound() -> None:
     ]
     assert default.sources[1].sha256 is not None
     assert "SmolLM2-135M-Instruct.Q4_1.gguf" in default.sources[1].files
+    for name in ("x4plus", "anime", "video"):
+        (source,) = models[f"realesrgan:{name}"].sources
+        assert isinstance(source.reference, PypiReference) and source.sha256 is not None and source.file is not None
+        assert source.reference.tag == "cp311-none-manylinux1_x86_64"
+        assert {*source.files} == {source.file, source.file.replace(".param", ".bin")}
     along = models["emoji-diffusion:64"]
     assert along.default_for == "image"
     assert along.defaults == {"steps": 25, "guidance": 1.5}
@@ -94,6 +100,11 @@ def test_what_comes_along_is_always_here(monkeypatch: pytest.MonkeyPatch, tmp_pa
         '[models.x]\nsources = [{reference = "a/b", sha256 = "short"}]',
         '[models.x]\nsources = [{reference = "a/b", size = -1}]',
         '[models.x]\nsources = [{reference = "a/b", files = {x = "short"}}]',
+        '[models.x]\nsources = [{reference = "a/b", file = "../x"}]',
+        f'[models.x]\nsources = [{{reference = "a/b", tag = "{TAG}", sha256 = "{"0" * 64}"}}]',
+        f'[models.x]\nsources = [{{reference = "pypi:a", tag = "{TAG}"}}]',
+        f'[models.x]\nsources = [{{reference = "pypi:a", tag = "--index-url=x", sha256 = "{"0" * 64}"}}]',
+        f'[models.x]\nsources = [{{reference = "pypi:a", tag = 3, sha256 = "{"0" * 64}"}}]',
     ],
 )  # fmt: skip
 def test_a_damaged_catalog_is_named(text: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import json
 import os
 import pickle
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +49,21 @@ def test_one_file(zipped: bool, tmp_path: Path) -> None:
     (done,) = convert_pickles(tmp_path / "net.pth", tmp_path / "out")
     assert (done.num_tensors, done.dropped, done.target) == (5, ("step",), tmp_path / "out" / "net.safetensors")
     assert_converted(done.target)
+
+
+def test_tensors_beside_the_dictionary_are_kept(tmp_path: Path) -> None:
+    torch.save({"g_ema": {"a": WEIGHT}, "g": {"a": 0 * WEIGHT}, "mean": WEIGHT, "step": 3}, tmp_path / "net.pt")
+    (done,) = convert_pickles(tmp_path / "net.pt", tmp_path / "out")
+    found = load_file(done.target)
+    assert set(found) == {"a", "mean"} and all(torch.equal(tensor, WEIGHT) for tensor in found.values())
+
+
+def test_settings_of_a_training_program_are_left_out(tmp_path: Path) -> None:
+    """As programs that read their command line with argparse save them."""
+    settings = argparse.Namespace(size=64, lr=0.002)
+    torch.save({"g_ema": {"a": torch.ones(2)}, "args": settings}, tmp_path / "net.pt")
+    (done,) = convert_pickles(tmp_path / "net.pt", tmp_path / "out")
+    assert list(load_file(done.target)) == ["a"]
 
 
 def test_a_folder_becomes_one_that_loads(tmp_path: Path) -> None:
@@ -91,6 +110,58 @@ def test_damaged_pickles(content: bytes, tmp_path: Path) -> None:
     with pytest.raises((UnsupportedCheckpoint, UnsafeCheckpoint)):
         convert_pickles(tmp_path / "x.bin", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("length", [1 << 26, 1 << 60])
+def test_shapes_that_one_number_fills(length: int, tmp_path: Path) -> None:
+    torch.save({"w": WEIGHT, "wide": torch.zeros(1).expand(length)}, tmp_path / "x.bin")
+    with pytest.raises(UnsupportedCheckpoint, match=r"its tensors would take \d+ bytes, and the file has far fewer"):
+        convert_pickles(tmp_path / "x.bin", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.parametrize("content", [b"", b"eleven plain words\n", b"\x89PNG\r\n\x1a\n", b"{}"], ids=repr)
+def test_what_is_no_pickle_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "m" / "pytorch_model.bin"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with pytest.raises(UnsupportedCheckpoint, match="is no pickle of weights"):
+        convert_pickles(file, tmp_path / "out")
+    with pytest.raises(UnsupportedCheckpoint, match=r"no pickles to convert: pytorch_model\.bin"):
+        convert_pickles(file.parent, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_disk_that_fails_is_not_blamed_on_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"w": WEIGHT}, tmp_path / "x.bin")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    with pytest.raises(KamadoError, match="out cannot be written: No space left on device"):
+        convert_pickles(tmp_path / "x.bin", tmp_path / "out")
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "m"
+    source.mkdir()
+    torch.save({"w": WEIGHT}, source / "pytorch_model.bin")
+    (source / "config.json").write_text("{}")
+
+    def fail(path: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(KamadoError, match=r"m/config\.json cannot be read: Permission denied"):
+        convert_pickles(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_cut_pickle_is_said_to_be_damaged(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(b"\x80\x02e.")
+    with pytest.raises(UnsupportedCheckpoint, match=r"damaged, or not one that torch\.save wrote"):
+        convert_pickles(tmp_path / "x.bin", tmp_path / "out")
 
 
 def test_a_pickle_without_tensors(tmp_path: Path) -> None:

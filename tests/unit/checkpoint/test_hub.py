@@ -278,6 +278,11 @@ CHOICES = {
         ["adapter_config.json", "adapter_model.safetensors"],
     ),
     "a lone GGUF": (["m.gguf", "config.json"], ["config.json", "m.gguf"]),
+    "steps of a sentence model": (
+        ["config.json", "model.safetensors", "modules.json", "2_Dense/model.safetensors", "2_Dense/config.json",
+         "2_Dense/pytorch_model.bin", "onnx/model.safetensors"],
+        ["config.json", "model.safetensors", "modules.json", "2_Dense/model.safetensors", "2_Dense/config.json"],
+    ),
     "components of a pipeline": (
         ["model_index.json", "v1.safetensors", "unet/config.json", f"{UNET}.safetensors", f"{UNET}.fp16.safetensors",
          f"{VAE}.fp16.safetensors"],

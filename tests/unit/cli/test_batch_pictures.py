@@ -37,7 +37,7 @@ def test_a_finished_batch_needs_no_model(
 ) -> None:
     args = ("batch", "fake", str(source), "-o", str(tmp_path / "out"))
     assert kamado(*args).status == 0
-    monkeypatch.setattr("kamado.cli.batch.what_it_makes", lambda *_: pytest.fail("nobody needs to know"))
+    monkeypatch.setattr("kamado.cli.batch.abilities", lambda *_: pytest.fail("nobody needs to know"))
     assert kamado(*args).status == 0
     assert len(pictures.requests) == 2
 
@@ -73,9 +73,9 @@ def test_options_that_cannot_be(
 def test_options_of_pictures_for_a_text_model(
     kamado: Kamado, model: FakeModel, runtime: FakeRuntime, source: Path, tmp_path: Path
 ) -> None:
-    for args in (("--steps", "3"), ("--format", "png")):
+    for args, words in ((("--steps", "3"), "picture models"), (("--format", "png"), "models that make files")):
         done = kamado("batch", "fake", str(source), "-o", str(tmp_path / "out"), *args)
-        assert done.status == 2 and f"{args[0]} is for picture models" in done.err
+        assert done.status == 2 and f"{args[0]} is for {words}" in done.err
     assert runtime.loaded == [] and model.requests == []
 
 

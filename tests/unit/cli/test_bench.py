@@ -12,6 +12,7 @@ import pytest
 from fake_bench import RATES, BenchRuntime, TimedModel
 from fake_model import make_plan
 from kamado.cli import bench as module
+from kamado.cli.loading import Abilities
 from kamado.memory.devices import fake_device
 from kamado.quant import parse_quant
 
@@ -25,6 +26,7 @@ def bench_runtime(monkeypatch: pytest.MonkeyPatch) -> BenchRuntime:
     fake = BenchRuntime()
     monkeypatch.setattr(module, "open_runtime", lambda load: fake)
     monkeypatch.setattr(module, "what_it_makes", lambda reference, load, out: fake.model.capabilities)
+    monkeypatch.setattr(module, "abilities", lambda reference, load, out: Abilities(makes=fake.model.capabilities))
     return fake
 
 

@@ -211,3 +211,11 @@ def test_batches_that_cannot_be(kamado: Kamado, source: Path, tmp_path: Path) ->
     assert kamado("batch", "fake", str(source), "-o", str(tmp_path / "o")).status == 0
     other = kamado("batch", "other", str(source), "-o", str(tmp_path / "o"))
     assert other.status == 2 and "another model ('fake', now 'other')" in other.err
+
+
+def test_a_batch_into_a_folder_that_cannot_be_made(kamado: Kamado, model: FakeModel, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Hi"}\n')
+    done = kamado("batch", "fake", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "in.jsonl" / "out"))
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "cannot be made" in done.err and "is a file; name another folder" in done.err
+    assert model.requests == []

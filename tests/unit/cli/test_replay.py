@@ -45,7 +45,7 @@ def test_loading_is_that_of_the_recipe_unless_typed(
     kamado("replay", "x.png", "--offline")
     assert runtime.loaded[-1][1] | {"progress": None} == runtime.loaded[-1][1] | {
         "dtype": "bfloat16",
-        "quant": "int8",
+        "quant": "int8-weight-only",  # which the name meant in recipes that hold it
         "offline": True,
         "allow_code": None,
         "progress": None,
@@ -84,7 +84,7 @@ def test_rounding_of_a_batch_is_status_0_and_said(kamado: Kamado, pictures: Fake
     save_picture(draw(7), "x.png", {**read_recipe("x.png"), "batched": True})
     done = kamado("replay", "x.png", "--json")
     assert done.status == 0 and "1 pixel differs, by up to 1 of 255" in done.err
-    assert "that is rounding: the picture was made in a batch with others" in done.err
+    assert "that is rounding: it was made in a batch with others" in done.err
     document = json.loads(done.out)
     assert document["rounding"] == 1 and document["as_expected"] is True and document["equal"] is False
     pictures.noise = 2
@@ -160,7 +160,7 @@ def test_a_model_that_is_not_here(kamado: Kamado, monkeypatch: pytest.MonkeyPatc
     def nowhere(*_: object) -> None:
         raise ModelNotFound("no model is called 'fake'")
 
-    monkeypatch.setattr("kamado.cli.replay.what_it_makes", nowhere)
+    monkeypatch.setattr("kamado.cli.replay.abilities", nowhere)
     done = kamado("replay", "x.png")
     assert done.status == 4 and "x.png was made with it; name it as it is called here (--model)" in done.err
 

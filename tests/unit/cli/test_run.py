@@ -231,3 +231,12 @@ def test_an_answer_cut_by_the_context_says_so(kamado: Kamado, monkeypatch: pytes
     monkeypatch.setattr(FakeModel, "answer", lambda self, resolved, asked, index: (["cut", " off"], "length"))
     assert "context is full" in kamado("run", "m", "hello").err
     assert kamado("run", "m", "hello", "--max-tokens", "2").err == ""
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.WAV", "x.mp4", "x.glb", "x.mid"])
+def test_text_is_not_written_as_something_else(
+    kamado: Kamado, model: FakeModel, runtime: FakeRuntime, tmp_path: Path, name: str
+) -> None:
+    done = kamado("run", "m", "hi", "-o", str(tmp_path / name))
+    assert done.status == 2 and "m makes text, which is no" in done.err and len(done.err.splitlines()) == 1
+    assert runtime.loaded == [] and not (tmp_path / name).exists()

@@ -165,12 +165,12 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_first(kamado: Kamado, r
     ("args", "words"),
     [
         (("--width", "64"), "--width is for picture models, and fake makes text"),
-        (("--image", "x.png"), "--image is for picture models"),
         (("--option", "labels=[1]"), "--option labels is for picture models"),
         (("--adapter", "x"), "--adapter is for picture models"),
         (("--adapter-image", "x.png"), "--adapter-image is for picture models"),
         (("--hires-steps", "2"), "--hires-steps is for picture models"),
         (("--preview", "there"), "--preview is for picture models"),
+        (("--option", 'prompt="x"'), "--option prompt cannot be used: it is an argument"),
         (("--n", "200"), "n must be a whole number from 1 to 128"),
     ],
 )
@@ -184,8 +184,10 @@ def test_a_text_model_takes_no_options_of_pictures(
 
 def test_a_model_of_another_kind(kamado: Kamado, pictures: FakePictureModel, runtime: FakeRuntime) -> None:
     pictures.capabilities = ("video",)
-    done = kamado("run", "fake", "hi")
-    assert done.status == 2 and "fake makes video" in done.err and runtime.loaded == []
+    done = kamado("run", "fake", "hi", "-o", "x.png")
+    assert done.status == 2 and "this makes video files, which end in .mp4" in done.err and runtime.loaded == []
+    done = kamado("run", "fake", "hi", "--voice", "anna")
+    assert done.status == 2 and "--voice cannot be used with fake, which makes video" in done.err
 
 
 def test_where_the_prompt_comes_from(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLQwenImage, UNet2DModel
+from diffusers import AutoencoderKL, AutoencoderKLLTXVideo, AutoencoderKLQwenImage, UNet2DModel
 
 from kamado.tasks.library.standin import ModelCall
 from kamado_models.diffusion.tiling import tiled_call
@@ -71,3 +71,25 @@ def test_what_has_no_tiles(method: str) -> None:
     assert tiled_call(_call(unet, method)) is None
     autoencoder = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
     assert tiled_call(_call(autoencoder, "forward")) is None
+
+
+def test_videos_are_cut_in_time_before_tiles_get_smaller() -> None:
+    model = AutoencoderKLLTXVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 5,
+    ).eval()
+    latents = torch.randn(1, 4, 4, 2, 2)
+    call: ModelCall | None = dataclasses.replace(_call(model), arguments={"z": latents})
+    seen, shapes = [], set()
+    with torch.inference_mode():
+        while call is not None:
+            module: Any = call.module
+            seen.append((module.use_tiling, module.use_framewise_decoding))
+            shapes.add(tuple(call.run().sample.shape))
+            call = tiled_call(call)
+    assert seen[:3] == [(False, False), (True, False), (True, True)] and set(seen[3:]) <= {(True, True)}
+    assert shapes == {(1, 3, 25, 64, 64)}
+    assert not model.use_framewise_decoding

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,16 @@ def test_a_bad_request_comes_before_loading(
     for _ in range(2):
         assert list(kamado.generate("toy", "x", max_tokens=5).tokens) == wanted("x", 5)
     assert len(family.loaded) == 1
+
+
+def test_what_is_no_request_is_found_by_a_check(runtime: kamado.Runtime, model: kamado.Model) -> None:
+    good = {"prompt": "x", "max_tokens": 5}
+    for check in (model.check, partial(runtime.check, "toy")):
+        check([good, good])
+        for wrong, says in (({**good, "max_tokens": 2000}, "1000"), ("x", "a request is a mapping like")):
+            with pytest.raises(InvalidRequest, match=says):
+                check(iter([good, wrong]))
+    assert model.jobs() == []
 
 
 def test_a_load_that_fails_leaves_nothing(runtime: kamado.Runtime) -> None:

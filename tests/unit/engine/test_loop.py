@@ -188,35 +188,6 @@ def test_stop_strings_end_an_answer_and_are_not_part_of_it() -> None:
     assert said == text[: text.index(stop)]
 
 
-def test_lanes_take_turns_by_the_time_they_use() -> None:
-    """A picture of 50 long steps and a chat of short ones: each gets half of the time."""
-    now = [0.0]
-    residency = Residency()
-    slow, quick = CountLane("slow"), CountLane("quick")
-    costs = {"slow": 1.0, "quick": 0.1}
-    for lane in (slow, quick):
-        run = lane.run
-
-        def timed(works, run=run, lane=lane):  # type: ignore[no-untyped-def]
-            now[0] += costs[lane.name]
-            return run(works)
-
-        lane.run = timed  # type: ignore[method-assign]
-        residency.add(lane)
-    loop = Loop(residency, clock=lambda: now[0])
-    loop.add(CountTask("picture", 50, lane="slow"))
-    for _ in range(10):
-        loop.step()
-    loop.add(CountTask("chat", 200, lane="quick"))
-    order = []
-    while len(loop.scheduler):
-        order += [e.request_id for e in loop.step() if isinstance(e, Progress)]
-    both = order[: len(order) - order[::-1].index("chat")]
-    assert 8 <= both.count("chat") / both.count("picture") <= 12
-    longest = max(len(run) for run in "".join("p" if o == "picture" else "c" for o in both).split("c"))
-    assert longest <= 2, "the chat stalled behind the picture"
-
-
 def test_models_that_came_and_left_make_no_step_longer() -> None:
     residency = Residency()
     loop = Loop(residency)
@@ -227,30 +198,6 @@ def test_models_that_came_and_left_make_no_step_longer() -> None:
             loop.step()
         residency.remove(f"model#{number}")
     assert len(loop.scheduler._queues) <= 1
-
-
-@pytest.mark.parametrize(("chat_s", "picture_s"), [(3, 1), (1, 1), (1, 5)])
-def test_what_somebody_watches_waits_for_one_step_of_others_at_most(chat_s: int, picture_s: int) -> None:
-    """Also where its own steps are the longer ones, and then without taking more than its turn."""
-    residency = Residency()
-    chat, picture, encoder = CountLane("chat"), CountLane("picture"), CountLane("encoder")
-    picture.interactive = encoder.interactive = False
-    order: list[CountLane] = []
-    for lane in (chat, picture, encoder):
-        residency.add(lane)
-        lane.run = lambda works, lane=lane: order.append(lane) or [None] * len(works)  # type: ignore[method-assign]
-    loop = Loop(residency, clock=lambda: 0.0)  # the time of a step is charged below
-    for lane in (chat, picture, encoder):
-        loop.add(CountTask(lane.name, 40, lane=lane.name))
-    while sum(lane is chat for lane in order) < 40:
-        picked = len(order)
-        loop.step()
-        assert len(order) == picked + 1
-        loop.scheduler.charge(order[-1].name, chat_s if order[-1] is chat else picture_s)
-    gaps = "".join("c" if lane is chat else "p" for lane in order).strip("p").split("c")
-    assert max(map(len, gaps)) == 1
-    others = sum(lane is not chat for lane in order)
-    assert others >= 40 * min(chat_s / picture_s, 1) * 0.8
 
 
 def test_keys_of_one_lane_take_turns() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +81,12 @@ class ToyFamily:
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         return {"architecture": "Toy"}
 
+    def tasks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        return ("text-generation",)
+
+    def options(self, checkpoint: Checkpoint) -> None:
+        return None
+
     def plan(self, checkpoint: Checkpoint, options: PlanOptions) -> Plan:
         lane = LanePlan(lane="lm", device="cpu", dtype="float32", weight_bytes=1000, activation_bytes=0)
         return Plan(
@@ -88,11 +94,12 @@ class ToyFamily:
             quant=None, lanes=(lane,), context_tokens=100, available_bytes=options.budget_bytes, minimum_bytes=1000,
         )  # fmt: skip
 
-    def check_request(
-        self, checkpoint: Checkpoint, plan: Plan, request: Mapping[str, Any], *, offline: bool = False
+    def check_requests(
+        self, checkpoint: Checkpoint, plan: Plan, requests: Iterable[Mapping[str, Any]], *, offline: bool = False
     ) -> None:
-        self.checked.append(request)
-        _check(request)
+        for request in requests:
+            self.checked.append(request)
+            _check(request)
 
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> SlowToy:
         _check(env.request or {})

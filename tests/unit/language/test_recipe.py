@@ -18,6 +18,8 @@ from kamado_models.language.model import _plain
         {"prompt": "a", "seed": 5, "chat": False, "n": 2, "stop": "x"},
         {"messages": [{"role": "user", "content": "a"}], "seed": 3, "logit_bias": {"7": 2.0}},
         {"prompt_tokens": [4, 0], "seed": 1, "ignore_eos": True, "logprobs": 0},
+        {"prompt": "", "seed": 1, "suffix": "b", "stop_at": "block"},
+        {"prompt": "a", "seed": 1, "files": {"a.py": "b"}, "repository": "r", "filename": "c.py"},
     ],
 )
 def test_it_resolves_to_the_same_request(asked: dict[str, Any]) -> None:

@@ -80,6 +80,16 @@ def test_request_of_a_recipe() -> None:
     assert recipe_loading(RECIPE) == {"dtype": "float32", "quant": "none"}
 
 
+@pytest.mark.parametrize("quant", ["int8", {"scheme": "int8", "group_size": 64}])
+def test_int8_of_older_recipes_is_the_exact_form(quant: Any) -> None:
+    """As it was then; recipes of today never hold the name."""
+    exact = "int8-weight-only" if quant == "int8" else {**quant, "scheme": "int8-weight-only"}
+    assert recipe_loading({**RECIPE, "quant": quant})["quant"] == exact
+    assert differences({**RECIPE, "quant": quant}, {**RECIPE, "quant": exact}) == []
+    (found,) = differences({**RECIPE, "quant": quant}, {**RECIPE, "quant": "int4"})
+    assert "int8-weight-only" in found and "int4 now" in found
+
+
 @pytest.mark.parametrize(
     ("reference", "revision", "pinned"),
     [
@@ -142,11 +152,11 @@ def test_the_base_of_a_single_file() -> None:
 def test_each_picture_of_a_request_has_its_own_recipe() -> None:
     recipe = {**RECIPE, "options": {**RECIPE["options"], "n": 4}}
     result = Result(request_id="r", images=(1, 2, 3), seeds=(1, 2, 4), batched=(False, True, True), recipe=recipe)
-    assert result.picture_recipe(0) == {**RECIPE, "options": {**RECIPE["options"], "n": 1}}
-    assert result.picture_recipe(2)["options"] == {**RECIPE["options"], "seed": 4, "n": 1}
-    assert result.picture_recipe(1)["batched"] is True
+    assert result.recipe_of(0) == {**RECIPE, "options": {**RECIPE["options"], "n": 1}}
+    assert result.recipe_of(2)["options"] == {**RECIPE["options"], "seed": 4, "n": 1}
+    assert result.recipe_of(1)["batched"] is True
     assert recipe["options"]["n"] == 4 and "batched" not in recipe
-    assert Result(request_id="r", images=(1,), seeds=(3,)).picture_recipe(0) == {"options": {"seed": 3, "n": 1}}
+    assert Result(request_id="r", images=(1,), seeds=(3,)).recipe_of(0) == {"options": {"seed": 3, "n": 1}}
 
 
 @pytest.mark.parametrize(

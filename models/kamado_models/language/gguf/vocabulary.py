@@ -29,6 +29,17 @@ _END_TOKENS = (
 )
 """Files often name one end token only, though their chat template ends a turn with another."""
 
+_MARKS = {
+    "prefix": ("fim_pre", "prefix"),
+    "suffix": ("fim_suf", "suffix"),
+    "middle": ("fim_mid", "middle"),
+    "pad": ("fim_pad",),
+    "repository": ("fim_rep",),
+    "file": ("fim_sep",),
+    "end": ("eot",),
+}
+"""Keys of the tokens around code that is to be filled in, newer ones first."""
+
 
 def _vocabulary(meta: GgufMetadata, model: str) -> Vocabulary:
     return Vocabulary(
@@ -71,6 +82,19 @@ def _end_ids(meta: GgufMetadata, vocabulary: Vocabulary) -> frozenset[int]:
         # gpt-oss: this one ends a message, not the answer.
         found.pop("<|end|>", None)
     return frozenset(end for end in (*ends, *found.values()) if end is not None and end < len(vocabulary.tokens))
+
+
+def _marks(meta: GgufMetadata, vocabulary: Vocabulary) -> dict[str, int]:
+    """See Tokenizer.marks."""
+    found = {
+        mark: [meta.optional_integer(f"tokenizer.ggml.{name}_token_id") for name in names]
+        for mark, names in _MARKS.items()
+    }
+    known = {
+        mark: next((token for token in tokens if token is not None and 0 <= token < len(vocabulary.tokens)), None)
+        for mark, tokens in found.items()
+    }
+    return {mark: token for mark, token in known.items() if token is not None}
 
 
 def _with_ends(backend: Any, bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> None:
@@ -116,4 +140,5 @@ def tokenizer_from_gguf(checkpoint: Checkpoint) -> Tokenizer:
         bos_id=special["bos"][1] if special["bos"] else None,
         template=meta.text("tokenizer.chat_template") if meta.has("tokenizer.chat_template") else None,
         template_variables={f"{key}_token": pair[0] for key, pair in special.items() if pair},
+        marks=_marks(meta, vocabulary),
     )

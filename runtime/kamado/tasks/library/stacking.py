@@ -137,13 +137,13 @@ class Stacker:
 
 def _part(name: str, value: Any, rows: int, lead: Any) -> tuple[str, tuple[tuple[Any, ...], ...]]:
     """Of one argument: its structure, and of each leaf what becomes of it, with what must be equal for that."""
+    if isinstance(value, _LEAVES):  # as below, at once: this is asked in every step
+        return "*", (_leaf(name, value, rows),)
     if _is_row_list(value, rows, lead):
         items = {
             (tuple(item.shape), item.dtype, item.device) if isinstance(item, Tensor) else repr(item) for item in value
         }
         return type(value).__name__, (("joined", frozenset(items)),)
-    if isinstance(value, _LEAVES):  # as below, at once: this is asked in every step
-        return "*", (_leaf(name, value, rows),)
     leaves, spec = pytree.tree_flatten(value)
     return str(spec), tuple(_leaf(name, leaf, rows) for leaf in leaves)
 

@@ -21,8 +21,10 @@ from .views import Views
 
 M = TypeVar("M", bound=nn.Module)
 
-_ENTRIES = ("forward", "encode", "decode")
-"""Methods that the loop runs, where a class has them. `encode` and `decode` are autoencoders'."""
+_RENDERING = ("decode_to_image", "decode_to_mesh")
+_ENTRIES = ("forward", "encode", "decode", *_RENDERING)
+"""Methods that the loop runs, where a class has them. `encode` and `decode` are autoencoders', the last two those of
+renderers, which write into their own weights first."""
 _MOVES = ("to", "cuda", "cpu", "xpu", "half", "float", "double", "bfloat16")
 """Methods that would change weights which all requests share."""
 _CONTEXTS = ("cache_context",)
@@ -100,8 +102,8 @@ def dissolve(stand: nn.Module) -> None:
 
 
 def _is_entry(model: nn.Module, name: str) -> bool:
-    if name == "forward":
-        return True
+    if name == "forward" or name in _RENDERING:
+        return callable(getattr(type(model), name, None))
     return callable(getattr(type(model), "encode", None)) and callable(getattr(type(model), "decode", None))
 
 

@@ -27,6 +27,8 @@ _READERS = frozenset(
 )
 """Functions of diffusers and transformers that walk through all modules, often, and set nothing on those that the
 request has not set up itself: a view of each would be a waste."""
+_ALL_MODULES: Mapping[str, Any] = {"memo": None, "prefix": "", "remove_duplicate": True}
+"""What `named_modules` takes by default."""
 _WALKS = frozenset(
     id(getattr(nn.Module, name).__code__)
     for name in ("modules", "parameters", "named_parameters", "buffers", "named_buffers", "_named_members")
@@ -40,6 +42,8 @@ class Views(Generic[M]):
     def __init__(self, model: M, replaced: Mapping[str, Any]) -> None:
         """`replaced`: methods of the model's own view that are others."""
         self._model = model
+        self._walk: list[tuple[str, nn.Module]] = []
+        """All modules, once somebody has walked through them."""
         self._views: dict[int, _View] = {}
         self.root: M = self._view(model)  # type: ignore[assignment]
         """The view of the model itself."""
@@ -87,7 +91,10 @@ class Views(Generic[M]):
 
     def _as_they_are(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """The modules: views where there are any."""
-        for name, module in self._model.named_modules(*args, **kwargs):
+        plain = not args and all(kwargs.get(name, value) == value for name, value in _ALL_MODULES.items())
+        if plain and not self._walk:
+            self._walk = list(self._model.named_modules())
+        for name, module in self._walk if plain else self._model.named_modules(*args, **kwargs):
             view = self._views.get(id(module))
             yield name, module if view is None else view.module
 

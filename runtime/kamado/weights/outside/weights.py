@@ -76,11 +76,13 @@ class OutsideWeights:
         outside = {id(parameter) for block in blocks for parameter in block.parameters}
         moved: dict[int, Tensor] = {}  # what several modules have stays one
         for holder, name, tensor in all_tensors(whole):
-            if id(tensor) in outside or tensor.device.type == torch.device(self._device).type:
+            is_there = tensor.device.type == torch.device(self._device).type
+            # A buffer that was put aside is copied: nothing brings it.
+            if id(tensor) in outside or (is_there and not any(map(self._store.holds, tensors_of(tensor)))):
                 continue
             there = moved.get(id(tensor))
             if there is None:
-                there = rebuilt(tensor, lambda part: part.to(self._device))
+                there = rebuilt(tensor, lambda part: part.to(self._device, copy=True))
                 if id(tensor) in shared:
                     moved[id(tensor)] = there
             set_tensor(holder, name, there)

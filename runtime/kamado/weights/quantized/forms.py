@@ -31,7 +31,7 @@ def _floats(weight: Tensor, scheme: Scheme) -> Packed:
 
 
 HANDLERS: Mapping[str, Quantizer] = {
-    "int8": _integers,
+    "int8-weight-only": _integers,
     "int8-dynamic": lambda weight, scheme: quantize_dynamic(weight, group_size=scheme.group_size),
     "int4": _integers,
     "nf4": _codebook,

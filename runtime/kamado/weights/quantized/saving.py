@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import UnsupportedCheckpoint
-from ...quant import Quant, role_of
+from ...quant import Quant, role_of, scheme_named
 from ..saving import SafetensorsWriter
 from ..stream import ReadableTensor
 from . import saving_bitsandbytes, saving_compressed
@@ -38,12 +38,14 @@ class Written:
 
 def layout_of(quant: Quant) -> Layout:
     """The layout in which such weights are written. Raises UnsupportedCheckpoint where somebody asks for two."""
-    layout = LAYOUTS[quant.scheme]
-    for pattern, name in quant.overrides:
-        if name in LAYOUTS and LAYOUTS[name] is not layout:
+    schemes = [(pattern, scheme_named(name)) for pattern, name in (("", quant.scheme), *quant.overrides)]
+    (_, first), *others = [(pattern, scheme) for pattern, scheme in schemes if scheme is not None]
+    layout = LAYOUTS[first.name]
+    for pattern, scheme in others:
+        if LAYOUTS[scheme.name] is not layout:
             raise UnsupportedCheckpoint(
-                f"{quant.scheme} and {name} ({pattern}) are of two layouts ({layout.name}; {LAYOUTS[name].name}), a "
-                f"checkpoint has one; override with {', '.join(layout.schemes)}"
+                f"{first.name} and {scheme.name} ({pattern}) are of two layouts ({layout.name}; "
+                f"{LAYOUTS[scheme.name].name}), a checkpoint has one; override with {', '.join(layout.schemes)}"
             )
     return layout
 

@@ -79,7 +79,7 @@ def _format(scheme: Scheme) -> str:
 
 LAYOUT = Layout(
     name="compressed-tensors",
-    schemes=("int8", "int8-dynamic", "int4", "fp8", "fp8-dynamic"),
+    schemes=("int8-weight-only", "int8-dynamic", "int4", "fp8", "fp8-dynamic"),
     most_parts=3,
     longest_ending=len(".weight_packed"),
     parts=_parts,

@@ -18,18 +18,19 @@ from kamado.weights.quantized.reading import quantizing
 from kamado.weights.quantized.tensor import QuantTensor, held_bytes
 
 EXPERTS, OUT, IN = 4, 48, 64
-SOME = ("int8", "int4", "nf4", "fp8")
+EXACT = "int8-weight-only"
+SOME = (EXACT, "int4", "nf4", "fp8")
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def matrix(name: str = "int8", seed: int = 0, out: int = OUT) -> QuantTensor:
+def matrix(name: str = EXACT, seed: int = 0, out: int = OUT) -> QuantTensor:
     return QuantTensor(quantize(drawn(out, IN, seed=seed), SCHEMES[name]), torch.float32)
 
 
-def stack(name: str = "int8", out: int = OUT) -> QuantTensor:
+def stack(name: str = EXACT, out: int = OUT) -> QuantTensor:
     made = torch.stack([matrix(name, seed, out) for seed in range(EXPERTS)])
     assert isinstance(made, QuantTensor)
     return made
@@ -94,7 +95,7 @@ CONVERSIONS: dict[str, Callable[[Callable[[int], Any]], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("forms", [("int8",) * 4, ("nf4",) * 4, ("int8", "nf4", "none", "int4"), ("none", "fp8") * 2])
+@pytest.mark.parametrize("forms", [(EXACT,) * 4, ("nf4",) * 4, (EXACT, "nf4", "none", "int4"), ("none", "fp8") * 2])
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_what_a_loader_does_keeps_the_form(name: str, forms: tuple[str, ...]) -> None:
     given: list[Tensor] = [
@@ -117,7 +118,7 @@ def test_what_a_loader_does_keeps_the_form(name: str, forms: tuple[str, ...]) ->
 
 
 def test_matrices_of_one_form_become_one_and_others_stay_pieces() -> None:
-    one, other = matrix("int8", 0).packed, matrix("int8", 1).packed
+    one, other = matrix(EXACT, 0).packed, matrix(EXACT, 1).packed
     both = joined([one, other])
     assert type(both) is type(one) and both.nbytes == one.nbytes + other.nbytes
     mixed = joined([both, matrix("nf4").packed])
@@ -131,7 +132,7 @@ def test_matrices_of_one_form_become_one_and_others_stay_pieces() -> None:
 def test_bytes_are_those_of_the_matrices() -> None:
     experts = stack()
     assert held_bytes([experts, experts.mT, experts[1]]) == EXPERTS * matrix().packed.nbytes
-    assert SCHEMES["int8"].num_bytes(experts.shape) == experts.packed.nbytes
+    assert SCHEMES[EXACT].num_bytes(experts.shape) == experts.packed.nbytes
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -20,7 +20,9 @@ EXACT = sorted(name for name in NAMES if not SCHEMES[name].dynamic)
 """Whose products are those of the restored matrix."""
 
 
-def made(name: str = "int8", dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = (48, 128)) -> QuantTensor:
+def made(
+    name: str = "int8-weight-only", dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = (48, 128)
+) -> QuantTensor:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     return QuantTensor(quantize(weight.flatten(1), SCHEMES[name]), dtype, shape)
 
@@ -51,7 +53,7 @@ def test_linear(name: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(functional.linear(x, weight=weight, bias=bias), wanted)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "nf4", "fp8"])
+@pytest.mark.parametrize("name", ["int8-weight-only", "int4", "nf4", "fp8"])
 def test_linear_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x, bias = made(name), some(5, 128), some(48)
     wanted = functional.linear(x, weight.dequantize(), bias)

@@ -1,0 +1,1 @@
+"""Generators of adversarial networks, and networks that restore or translate pictures."""

@@ -1,0 +1,1 @@
+"""Autoencoders as models of their own."""

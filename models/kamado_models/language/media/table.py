@@ -1,0 +1,65 @@
+"""Models that see or hear, known by their model type before anything is loaded. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ENCODER = "encoder"
+"""Name of the lane of what sees and hears."""
+SEES = ("image",)
+SEES_VIDEO = ("image", "video")
+HEARS = ("audio",)
+
+SENSES: Mapping[str, tuple[str, ...]] = {
+    "audioflamingo3": HEARS,
+    "aya_vision": SEES,
+    "gemma3": SEES,
+    "gemma4": SEES,
+    "glmasr": HEARS,
+    "idefics3": SEES,
+    "internvl": SEES_VIDEO,
+    "llava": SEES,
+    "llava_next": SEES,
+    "llava_onevision": SEES_VIDEO,
+    "mistral3": SEES,
+    "paligemma": SEES,
+    "qwen2_5_vl": SEES_VIDEO,
+    "qwen2_5_omni_thinker": (*SEES_VIDEO, *HEARS),
+    "qwen2_audio": HEARS,
+    "qwen2_vl": SEES_VIDEO,
+    "qwen3_vl": SEES_VIDEO,
+    "smolvlm": SEES,
+    "vipllava": SEES,
+}
+"""What prompts of a model type may hold beside text. The tests compare every one of these with transformers'
+`generate`."""
+
+OUTSIDE: Mapping[str, str] = {"voxtral": "mistral-common", "voxtral_realtime": "mistral-common"}
+"""Model types that are known and not run, by the package that makes their prompts and has no place here yet."""
+
+THINKERS = {"qwen2_5_omni": "qwen2_5_omni_thinker"}
+"""Model types of several models, by the type of that which makes text."""
+THINKER = "thinker."
+"""What the names of that one's tensors begin with."""
+
+
+def thinker_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration of the model that makes text, of a model that also speaks; None for others."""
+    inner, kind = config.get("thinker_config"), THINKERS.get(str(config.get("model_type")))
+    if kind is None or not isinstance(inner, Mapping):
+        return None
+    return {**inner, "model_type": kind, "architectures": ["Qwen2_5OmniThinkerForConditionalGeneration"]}
+
+
+def senses_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the model that a `config.json` describes; empty for one of text alone, or of a type that is not known."""
+    return SENSES.get(str(config.get("model_type")), ())
+
+
+def tasks_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what it can be asked for, as model hubs call them."""
+    senses = senses_of(config)
+    named = {"image": "image-text-to-text", "video": "video-text-to-text", "audio": "audio-text-to-text"}
+    found = tuple(named[sense] for sense in senses)
+    return (*found, "any-to-any") if "audio" in senses and "image" in senses else found

@@ -1,0 +1,1 @@
+"""Models that say what is where in a picture: depth, segments, poses."""
