@@ -14,13 +14,13 @@ decode-int8            int8, one stream                  llama.cpp Q8_0         
 decode-int4            int4, one stream                  llama.cpp Q4_0            1.0
 prefill-int8           int8, prompt of 512               llama.cpp Q8_0            2.0
 streams-int8           int8, 16 streams                  llama.cpp Q8_0            2.0
-decode-int8-dynamic    int8-dynamic, one stream          llama.cpp Q8_0            1.0
-prefill-int8-dynamic   int8-dynamic, prompt of 512       llama.cpp Q8_0            2.0
-streams-int8-dynamic   int8-dynamic, 16 streams          llama.cpp Q8_0            2.0
+decode-exact           int8-weight-only, one stream      llama.cpp Q8_0            1.0
+prefill-exact          int8-weight-only, prompt of 512   llama.cpp Q8_0            1.0
+streams-exact          int8-weight-only, 16 streams      llama.cpp Q8_0            1.0
 decode-generate        int8, one stream                  `generate` in float32     7
 loop                   float32, a request as a whole     `generate` in float32     1.0: never slower
 
-llama.cpp rounds activations to 8 bits beside Q8_0, as `int8-dynamic` does; `int8` rounds them to 16.
+llama.cpp rounds activations to 8 bits beside Q8_0, as `int8` does on a CPU; `int8-weight-only` rounds them to 16.
 
 Decoding is tokens a second behind the first token of each answer, all streams together; prefill is tokens of the prompt
 over the time to the first token; `loop` is tokens made over the time of the whole call. Both sides have the same
@@ -82,9 +82,9 @@ ROWS = {
     "decode-int8": Row(quant="int8", peer="q8_0", work="decode", goal=1.0, aim=1.3),
     "prefill-int8": Row(quant="int8", peer="q8_0", work="prefill", goal=2.0),
     "streams-int8": Row(quant="int8", peer="q8_0", work="decode", many=True, goal=2.0),
-    "decode-int8-dynamic": Row(quant="int8-dynamic", peer="q8_0", work="decode", goal=1.0),
-    "prefill-int8-dynamic": Row(quant="int8-dynamic", peer="q8_0", work="prefill", goal=2.0),
-    "streams-int8-dynamic": Row(quant="int8-dynamic", peer="q8_0", work="decode", many=True, goal=2.0),
+    "decode-exact": Row(quant="int8-weight-only", peer="q8_0", work="decode", goal=1.0),
+    "prefill-exact": Row(quant="int8-weight-only", peer="q8_0", work="prefill", goal=1.0),
+    "streams-exact": Row(quant="int8-weight-only", peer="q8_0", work="decode", many=True, goal=1.0),
     "decode-generate": Row(quant="int8", peer="generate", work="decode", goal=7.0),
     "loop": Row(quant=None, peer="generate", work="request", goal=1.0),
 }

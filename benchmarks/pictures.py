@@ -2,10 +2,11 @@
 
     python benchmarks/pictures.py [--model emoji-diffusion:64 | --layout sd15] [--device cpu] [--steps 25] [--reps 10]
                                   [--write NAME]
-                                  [--tests overhead host together chat] [--chat smollm2:135m]
+                                  [--tests overhead loop host together chat] [--chat smollm2:135m]
 
-overhead   one request through the loop, beside the bare pipeline called directly with the same components, in turns:
-           pictures a second, and their ratio. Never slower is the goal.
+overhead   one request through the loop, beside diffusers' pipeline as that loads it, in turns: pictures a second, and
+           their ratio. Never slower is the goal.
+loop       the same beside a pipeline over the same components, whose weights Kamado has laid out: what the loop costs.
 host       the same in calls of functions, Python's and C's, for each step and for a picture beside its steps: figures
            that a busy machine does not change.
 together   eight requests with prompts and seeds of their own at once, over one after another, both through Kamado.
@@ -59,12 +60,38 @@ def compared(test: str, names: tuple[str, str], pairs: list[tuple[float, float]]
 
 
 def overhead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One request, through the loop and directly, in turns."""
+    """One request, through the loop and by diffusers alone, in turns."""
+    from diffusers import DiffusionPipeline
+
+    dtype = getattr(torch, model.plan.dtype)
+    pipeline = DiffusionPipeline.from_pretrained(model.checkpoint.root, torch_dtype=dtype).to(model.plan.device)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def as_by_itself(*given: Any, **options: Any) -> None:
+        # The loop's thread is in torch's inference mode; diffusers by itself only leaves gradients out.
+        with torch.inference_mode(False):
+            pipeline(*given, **options)
+
+    return beside("overhead", model, as_by_itself, arguments)
+
+
+def loop(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One request, through the loop and by a pipeline over the same components, in turns."""
+    return beside("loop", model, direct_pipeline(model), arguments)
+
+
+def direct_pipeline(model: kamado.Model) -> Any:
+    """diffusers' pipeline over the model's components."""
     from kamado_models.diffusion.model import PipelineModel
 
-    loaded = model.loaded
-    assert isinstance(loaded, PipelineModel)
-    pipeline = loaded.direct_pipeline()
+    assert isinstance(model.loaded, PipelineModel)
+    return model.loaded.direct_pipeline()
+
+
+def beside(
+    test: str, model: kamado.Model, pipeline: Callable[..., Any], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """A row: one request through the loop, and by the pipeline."""
 
     def through(seed: int) -> float:
         forget(model)
@@ -80,7 +107,7 @@ def overhead(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[st
 
     pairs = in_turns(through, directly, arguments.reps)
     sides = {"ours": "kamado", "theirs": "diffusers pipeline"}
-    return [{"test": "overhead", **sides, **summary(pairs, goal=1.0, unit="pictures_per_s")}]
+    return [{"test": test, **sides, **summary(pairs, goal=1.0, unit="pictures_per_s")}]
 
 
 def forget(model: kamado.Model) -> None:
@@ -90,11 +117,7 @@ def forget(model: kamado.Model) -> None:
 
 def host(model: kamado.Model, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Calls of functions on the loop's thread, C's among them, through the loop and directly."""
-    from kamado_models.diffusion.model import PipelineModel
-
-    loaded = model.loaded
-    assert isinstance(loaded, PipelineModel)
-    pipeline = loaded.direct_pipeline()
+    pipeline = direct_pipeline(model)
 
     def through(steps: int) -> None:
         model.generate(PROMPTS[0], steps=steps, guidance=GUIDANCE, seed=1)
@@ -198,7 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=counting, default=25)
     parser.add_argument("--reps", type=counting, default=12)
     parser.add_argument(
-        "--tests", nargs="+", choices=("overhead", "host", "together", "chat"), default=["overhead", "together"]
+        "--tests", nargs="+", choices=("overhead", "loop", "host", "together", "chat"), default=["overhead", "together"]
     )
     parser.add_argument("--write", metavar="NAME", help="append to benchmarks/results/NAME.jsonl")
     arguments = parser.parse_args()
@@ -214,7 +237,7 @@ def main() -> None:
             if test == "chat":
                 rows += chat(runtime, model, arguments)
             else:
-                rows += {"overhead": overhead, "host": host, "together": together}[test](model, arguments)
+                rows += {"overhead": overhead, "loop": loop, "host": host, "together": together}[test](model, arguments)
             print(*rows, sep="\n", flush=True)
     if arguments.write:
         shared = {"model": arguments.layout or model_name(arguments.model), "steps": arguments.steps}
