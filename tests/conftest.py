@@ -149,10 +149,11 @@ def measured_peaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where runtimes of this process keep prepared weights: not in the person's own store."""
+    """Where runtimes of this process keep prepared weights: not in the person's own store. Its disk is never full."""
     home = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kamado.weights.prepared.folder.prepared_home", lambda: home)
+        patch.setattr("kamado.weights.prepared.folder.room_bytes", lambda folder: 1 << 40)
         yield home
 
 

@@ -32,7 +32,8 @@ DEFAULT_LIMIT = 32 << 30
 _SUFFIX = ".safetensors"
 _LEFTOVER_S = 24 * 3600.0
 _FREE_SHARE = 20
-"""One of so many parts of the disk stays free."""
+_FREE_BYTES = 4 << 30
+"""One of so many parts of the disk stays free, or so much, whichever is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ def limit_bytes() -> int:
 def prepared_home() -> Path:
     """The home whose prepared weights this process uses."""
     return default_home()
+
+
+def room_bytes(folder: Path) -> int:
+    """How much the disk of `folder` has room for; less than 0 if more ought to be free than is."""
+    disk = shutil.disk_usage(folder)
+    return disk.free - min(disk.total // _FREE_SHARE, _FREE_BYTES)
 
 
 class PreparedFolder:
@@ -132,9 +139,8 @@ class PreparedFolder:
     def _make_room(self, nbytes: int) -> bool:
         """As the limit and the disk allow. False: nothing was removed."""
         limit, entries = limit_bytes(), self.entries()
-        disk = shutil.disk_usage(self.folder)
         held = sum(entry.nbytes for entry in entries)
-        needed = max(held + nbytes - limit, disk.total // _FREE_SHARE + nbytes - disk.free)
+        needed = max(held + nbytes - limit, nbytes - room_bytes(self.folder))
         if nbytes > limit or needed > held:
             return False
         for entry in entries:

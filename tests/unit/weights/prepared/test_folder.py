@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from kamado.checkpoint.store import Store
 from kamado.errors import InvalidRequest
 from kamado.weights.prepared import folder as folder_module
 from kamado.weights.prepared import keeping as keeping_module
-from kamado.weights.prepared.folder import DEFAULT_LIMIT, LIMIT, PreparedFolder, limit_bytes
+from kamado.weights.prepared.folder import DEFAULT_LIMIT, LIMIT, PreparedFolder, limit_bytes, room_bytes
 from kamado.weights.prepared.keeping import Keeping
 
 
@@ -43,11 +44,19 @@ def test_least_recently_used_goes_first(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = PreparedFolder(tmp_path)
     first = put(folder, 1, 1000)
-    usage = folder_module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(folder_module.shutil, "disk_usage", lambda path: usage._replace(total=20_000, free=1500))
+    monkeypatch.setattr(folder_module, "room_bytes", lambda path: 500)
     second = put(folder, 2, 1000)
     assert [entry.path for entry in folder.entries()] == [second], f"{first} made room"
     assert not put(folder, 3, 2000).exists()
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "room"), [(20_000, 1500, 500), (1 << 40, 6 << 30, 2 << 30), (252 << 30, 3 << 30, -(1 << 30))]
+)
+def test_what_stays_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, total: int, free: int, room: int) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(total=total, free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert room_bytes(tmp_path) == room
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
