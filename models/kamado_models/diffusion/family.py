@@ -19,6 +19,7 @@ from kamado.quant import Quant
 from kamado.units import format_bytes
 
 from ..environment import environment_kept
+from ..library.diffusers_code import diffusers_code
 from .extents import Extent
 from .learning import lane_peak
 from .original.assemble import described, is_original
@@ -122,9 +123,7 @@ class DiffusionFamily:
     ) -> None:
         """See Family."""
         with environment_kept():
-            from ..language.materialize import library_call
-
-            with library_call():  # importing diffusers prints
+            with diffusers_code():
                 from .loading import check_requests
 
             check_requests(assembled(with_tokenizers(checkpoint, offline=offline)), plan, requests, offline=offline)
@@ -139,9 +138,7 @@ class DiffusionFamily:
     def load(self, checkpoint: Checkpoint, plan: Plan, env: LoadEnvironment) -> LoadedModel:
         """See Family."""
         with environment_kept():
-            from ..language.materialize import library_call
-
-            with library_call():  # importing diffusers prints
+            with diffusers_code():
                 from .loading import load
 
             return load(assembled(with_tokenizers(checkpoint, offline=env.offline)), plan, env)
@@ -151,9 +148,7 @@ class DiffusionFamily:
     ) -> Mapping[str, int]:
         """See Family. Single files become folders."""
         with environment_kept():
-            from ..language.materialize import library_call
-
-            with library_call():  # importing diffusers prints
+            with diffusers_code():
                 from .writing import write_quantized
 
             return write_quantized(assembled(with_tokenizers(checkpoint, offline=offline)), quant, folder)
@@ -161,9 +156,7 @@ class DiffusionFamily:
     def compare(self, reference: tuple[Checkpoint, Plan], other: tuple[Checkpoint, Plan]) -> Mapping[str, float]:
         """See Family. Pictures from the same seeds."""
         with environment_kept():
-            from ..language.materialize import library_call
-
-            with library_call():
+            with diffusers_code():
                 from .quality import picture_figures
 
             first, second = (assembled(with_tokenizers(each, offline=True)) for each, _ in (reference, other))

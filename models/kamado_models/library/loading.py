@@ -23,6 +23,7 @@ from kamado.weights.quantized.tensor import held_bytes
 from kamado.weights.quantized.tiled import tile_weights
 
 from ..language.materialize import library_call, materialize
+from .diffusers_code import diffusers_code
 from .kinds import Kind, Part
 from .lane import PartLane
 from .learning import PartLearning, peak_keys
@@ -125,8 +126,8 @@ class Loader:
         """A model of diffusers, by its configuration. Raises UnsupportedCheckpoint."""
         if part in self._parked:
             return self._parked[part]
-        from ..diffusion.components import build_components, load_weights
-
+        with diffusers_code():
+            from ..diffusion.components import build_components, load_weights
         whole = replace(
             self.checkpoint,
             layout="diffusers",

@@ -6,23 +6,19 @@ there, so that an answer would depend on who shares the batch.
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .bitsandbytes_import import import_bitsandbytes
+
 if TYPE_CHECKING:
     from .codebook import Codebook
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_HUB_PACKAGE = "kernels"
-"""A package through which bitsandbytes, while it is imported, would load code from a hub, for the CPU."""
-_importing = threading.Lock()
 
 
 def linear(x: Tensor, weight: Codebook, bias: Tensor | None) -> Tensor:
@@ -39,7 +35,7 @@ def linear(x: Tensor, weight: Codebook, bias: Tensor | None) -> Tensor:
 @cache
 def can_multiply(device: torch.device, dtype: torch.dtype, kind: str) -> bool:
     """Whether bitsandbytes is there for this device, and its products come out as they should."""
-    if device.type != "cuda" or dtype not in _DTYPES or not _imported():
+    if device.type != "cuda" or dtype not in _DTYPES or not import_bitsandbytes():
         return False
     from .codebook import quantize_codebook
 
@@ -56,29 +52,3 @@ def can_multiply(device: torch.device, dtype: torch.dtype, kind: str) -> bool:
         if not torch.allclose(found, wanted, rtol=0.02, atol=0.5):
             return False
     return True
-
-
-@cache
-def _imported() -> bool:
-    """Import bitsandbytes without its looking for anything outside, and without its complaint that it could not."""
-
-    def silent(record: logging.LogRecord) -> bool:
-        return False
-
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    with _importing:
-        absent: Any = object()
-        before = sys.modules.get(_HUB_PACKAGE, absent)
-        sys.modules[_HUB_PACKAGE] = None  # type: ignore[assignment]  # how Python is told that there is no such module
-        logger.addFilter(silent)
-        try:
-            import bitsandbytes
-        except (ImportError, OSError, RuntimeError):
-            return False
-        finally:
-            logger.removeFilter(silent)
-            if before is absent:
-                del sys.modules[_HUB_PACKAGE]
-            else:
-                sys.modules[_HUB_PACKAGE] = before
-    return hasattr(bitsandbytes, "matmul_4bit")

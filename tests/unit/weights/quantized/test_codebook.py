@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from kamado.weights.quantized import bitsandbytes_gpu
+from kamado.weights.quantized.bitsandbytes_import import import_bitsandbytes
 from kamado.weights.quantized.codebook import Codebook, quantize_codebook, table_of
 
 KINDS = ["nf4", "fp4"]
@@ -32,7 +33,7 @@ def awkward(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def functions() -> Any:
-    if not bitsandbytes_gpu._imported():
+    if not import_bitsandbytes():
         pytest.skip("bitsandbytes is not installed")
     from bitsandbytes import functional as found
 
