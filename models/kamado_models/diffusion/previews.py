@@ -3,6 +3,7 @@
 The colours of a picture are nearly a linear function of its latents (K. Turner, "Decoding latents to RGB without
 upscaling", 2022, in the forum of diffusers' authors). The function is fitted once for each model: a few smooth pictures
 go through its own autoencoder, and least squares does the rest. So fine-tuned and unknown autoencoders are served too.
+Autoencoders that are as small as those made for previews decode them themselves.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .table import makes
 
 TINY_DECODER = "preview_vae"
 """The component that makes previews where a checkpoint has it: an AutoencoderTiny (O. Bohan Boer, "TAESD", 2023)."""
+_SMALL = 3_000_000
+"""Parameters: a TAESD has 2.4 million."""
 _AUTOENCODERS = ("vae", "movq", "vqvae")
 _UNSCALED = "movq"
 """Kandinsky's pipelines decode latents as they are, whatever the scaling factor says."""
@@ -58,6 +61,7 @@ class Previews:
         self._tiny = components.get(TINY_DECODER)
         self._maps: dict[str, ColourMap | None] = {}
         """By autoencoder. None: it has no such map."""
+        self._small = {name for name in _AUTOENCODERS if _is_small(components.get(name))}
 
     def picture(
         self,
@@ -94,11 +98,14 @@ class Previews:
         if plane is None:
             return None
         if self._tiny is not None:
-            return _decoded(stand_in(self._tiny, lambda call: divert(TINY_DECODER, call)), plane)
+            tiny = stand_in(self._tiny, lambda call: divert(TINY_DECODER, call))
+            return _decoded(tiny, unscaled(plane, tiny.config))
         if fitted is None:
             return None
         raw = plane if name == _UNSCALED else unscaled(plane, autoencoder.config)
-        return _picture(fitted.colours(raw.float()), fitted.scale)
+        return (
+            _decoded(autoencoder, raw) if name in self._small else _picture(fitted.colours(raw.float()), fitted.scale)
+        )
 
 
 def clean_latents(scheduler: Any, result: Any, model_output: Any) -> Tensor:
@@ -252,9 +259,17 @@ def _rectangle(count: int, sizes: Sequence[tuple[float, float]]) -> tuple[int, i
     return count // height, height
 
 
-def _decoded(decoder: Any, plane: Tensor) -> Image.Image:
+def _is_small(autoencoder: Any) -> bool:
+    """Whether it decodes pictures, and does it about as fast as one that was made for previews."""
+    if autoencoder is None or any(isinstance(part, nn.Conv3d) for part in autoencoder.modules()):
+        return False
+    return bool(sum(weight.numel() for weight in autoencoder.parameters()) <= _SMALL)
+
+
+def _decoded(decoder: Any, raw: Tensor) -> Image.Image:
+    """Of latents (channels, height, width) as `decoder` takes them."""
     weight = next(decoder.parameters())
-    latents = unscaled(plane, decoder.config)[None].to(device_of(decoder), weight.dtype)
+    latents = raw[None].to(device_of(decoder), weight.dtype)
     return _picture(decoder.decode(latents).sample[0].movedim(0, -1).float(), 1)
 
 
