@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,13 +90,35 @@ def _called(file: Path, name: Path) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InvalidRequest unless a folder can be written to, or made. Nothing is made."""
+    """Raise InvalidRequest unless a folder can be written to, or made. Nothing stays."""
     above = (folder, *folder.absolute().parents)
     place = next(each for each in above if os.path.exists(each))
     if not place.is_dir():
         raise InvalidRequest(f"the folder {folder} cannot be made: {place} is a file; name another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InvalidRequest(f"the folder {place} cannot be written to; name another folder")
+    if (reason := _why_no_files(place)) is not None:
+        raise InvalidRequest(f"the folder {place} cannot be written to: {reason}; name another folder")
+
+
+def check_place(path: Path) -> None:
+    """Raise InvalidRequest unless `replacing(path)` can write, as far as that shows before. Nothing stays."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        return
+    if (reason := _why_no_files(path.parent)) is not None:
+        raise InvalidRequest(f"the folder {path.parent} cannot be written to: {reason}; name a file elsewhere (-o)")
+
+
+def _why_no_files(folder: Path) -> str | None:
+    """What the system says when a file is made there; None if it can be. Permissions do not tell of `/proc`."""
+    probe = folder / f".{secrets.token_hex(8)}{_SUFFIX}"
+    try:
+        os.close(os.open(probe, _NEW, 0o600))
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def make_folder(folder: Path) -> None:

@@ -142,7 +142,11 @@ def test_a_batch_of_every_kind_of_line(kamado: Kamado, smollm2: Path, tmp_path: 
     assert "Paris" in results[1]["text"] and results[2]["text"] == results[1]["text"]
     assert all(f"line {number}:" in results[number - 1]["error"] for number in (4, 5, 6))
     changed = kamado("batch", smollm2, source, "-o", folder, "--max-tokens", "3")
-    assert changed.returncode == 2 and b"another options" in changed.stderr and b"--restart" in changed.stderr
+    assert (
+        changed.returncode == 2
+        and b"other options: --max-tokens: not given, now 3" in changed.stderr
+        and b"--restart" in changed.stderr
+    )
 
 
 @pytest.mark.slow

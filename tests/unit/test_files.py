@@ -13,7 +13,7 @@ import pytest
 
 from kamado import files
 from kamado.errors import InvalidRequest
-from kamado.files import check_writable, make_folder, remove_leftovers, replacing, write_json, write_new
+from kamado.files import check_place, check_writable, make_folder, remove_leftovers, replacing, write_json, write_new
 
 
 def test_json_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
@@ -134,10 +134,29 @@ def test_a_folder_to_write_to_is_made_or_refused(tmp_path: Path, monkeypatch: py
         with pytest.raises(InvalidRequest, match="file is a file; name another folder"):
             make_folder(folder)
     check_writable(tmp_path / "new" / "newer")
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # tests may run as root
-    with pytest.raises(InvalidRequest, match=f"the folder {tmp_path} cannot be written to"):
+    real = os.open
+
+    def locked(path: str, *rest: Any, **more: Any) -> int:  # tests may run as root
+        if Path(path).parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", locked)
+    with pytest.raises(InvalidRequest, match=f"the folder {tmp_path} cannot be written to: Permission denied; name"):
         check_writable(tmp_path / "new" / "newer")
     monkeypatch.setattr(Path, "mkdir", lambda *args, **kwargs: os.open(tmp_path / "none" / "x", os.O_RDONLY))
     with pytest.raises(InvalidRequest, match="cannot be made: No such file or directory"):
         make_folder(tmp_path / "a" / "c")
     assert sorted(os.listdir(tmp_path)) == ["a", "file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_place_that_takes_no_files_is_refused_with_its_cause(tmp_path: Path) -> None:
+    """Root has every permission in /proc, and can make no file there."""
+    for check in (lambda: check_place(Path("/proc/x.png")), lambda: check_writable(Path("/proc"))):
+        with pytest.raises(InvalidRequest, match=r"the folder /proc cannot be written to: [A-Z][a-z ]+; name"):
+            check()
+    check_place(Path("/dev/null"))  # is written to as it is
+    check_place(tmp_path / "x.png")
+    check_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []

@@ -21,6 +21,8 @@ from ..files import flush, replacing
 
 SYNC_INTERVAL_S = 0.5
 _VERSION = 1
+_MOST_SHOWN = 4
+"""Differences between two batches that an error lists."""
 
 
 class Journal:
@@ -157,10 +159,24 @@ class Journal:
         for name in sorted({*found, *wanted}):
             if found.get(name) != wanted.get(name):
                 raise InvalidRequest(
-                    f"{self.path.parent} holds a batch with another {name.replace('_', ' ')} "
-                    f"({found.get(name)!r:.80}, now {wanted.get(name)!r:.80}); "
+                    f"{self.path.parent} holds a batch with {_difference(name, found.get(name), wanted.get(name))}; "
                     "give another folder, or --restart to throw its answers away"
                 )
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """What differs between two batches, in words."""
+    if not isinstance(was, dict) and not isinstance(now, dict):
+        return f"another {name.replace('_', ' ')} ({was!r:.80}, now {now!r:.80})"
+    was, now = was or {}, now or {}
+
+    def shown(values: Mapping[str, Any], key: str) -> str:
+        return f"{values[key]!r:.80}" if key in values else "not given"
+
+    changed = [key for key in sorted({*was, *now}) if (key in was, was.get(key)) != (key in now, now.get(key))]
+    parts = [f"{key}: {shown(was, key)}, now {shown(now, key)}" for key in changed[:_MOST_SHOWN]]
+    more = f"; and {len(changed) - _MOST_SHOWN} more" if len(changed) > _MOST_SHOWN else ""
+    return f"other {name.replace('_', ' ')}: {'; '.join(parts)}{more}"
 
 
 def journal_lines(path: Path) -> Iterator[Mapping[str, Any]]:

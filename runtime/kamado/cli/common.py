@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import click
 
 from ..errors import InvalidRequest
 from .code_options import CODE_OPTIONS, code_given
+from .naming import flags_of
 from .output import Output, Update
 
 __all__ = [
@@ -33,6 +34,8 @@ class CliState:
     """What `main` must know of a command that failed."""
 
     verbose: bool = False
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """What the library's options are called here; see `naming`."""
 
 
 class SectionedCommand(click.Command):
@@ -68,6 +71,13 @@ def _note_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bo
     return value
 
 
+def _note_flags() -> None:
+    ctx = click.get_current_context()
+    state = ctx.find_object(CliState)
+    if state is not None:
+        state.flags = flags_of(ctx)
+
+
 def common_options(command: Command) -> Command:
     """Adds --json, -q and -v, and calls the command with `out: Output`. Stands last, next to the function:
 
@@ -79,6 +89,7 @@ def common_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
+        _note_flags()
         return command(*args, out=Output(is_json=as_json, quiet=quiet, verbose=verbose), **kwargs)
 
     options = [

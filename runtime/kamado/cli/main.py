@@ -14,11 +14,13 @@ from typing import TextIO
 
 import click
 
-from ..errors import KamadoError
+from ..errors import InvalidRequest, KamadoError
 from .common import CliState
+from .naming import by_flags
 from .output import printable
 
 INTERRUPTED = 130
+_NO_FLAGS: Mapping[str, str] = {}
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     # name: where it is, relative to this package, and what it does
@@ -98,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> int:
         _discard(sys.stdout)
         return 1
     except BaseException as error:  # noqa: BLE001 - this is the last frame; KeyboardInterrupt and SystemExit end here too
-        status, lines = explain(error)
+        status, lines = explain(error, state.flags)
         for line in lines:
             click.echo(printable(line), err=True)
         if state.verbose and status != INTERRUPTED:
@@ -154,8 +156,8 @@ def _invoke(args: list[str], state: CliState) -> int:
     return 0
 
 
-def explain(error: BaseException) -> tuple[int, list[str]]:
-    """The exit status and the lines for stderr that an exception amounts to."""
+def explain(error: BaseException, flags: Mapping[str, str] = _NO_FLAGS) -> tuple[int, list[str]]:
+    """The exit status and the lines for stderr that an exception amounts to. `flags`: see `naming.by_flags`."""
     match error:
         case click.exceptions.NoArgsIsHelpError():
             return 2, [error.format_message()]
@@ -166,6 +168,8 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
             return error.exit_code, [f"kamado: {error.format_message()}"]
         case KeyboardInterrupt() | click.Abort():
             return INTERRUPTED, []
+        case InvalidRequest():
+            return error.exit_status, [f"kamado: {by_flags(str(error), flags)}"]
         case KamadoError():
             return error.exit_status, [f"kamado: {error}"]
         case SystemExit():

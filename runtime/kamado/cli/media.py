@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_new
+from ..files import check_place, write_new
 from ..options import Options
 from ..outputs import KINDS, Output, Picture, Transcript
 from ..results import Result, numbered_paths
@@ -17,7 +17,7 @@ from .common import Output as Channels
 from .kinds import as_typed
 from .loading import loaded_model
 from .partly import check_whole
-from .pictures import check_default, check_folder, check_path, make, slug
+from .pictures import check_default, check_path, make, slug
 from .prompt import check_once, read_picture_prompt
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def run_media(
     if path is None:
         check_default(kinds)
         if kinds[0] not in TEXTS:
-            check_folder(Path("x"))
+            check_place(Path("x"))
     else:
         check_path(path, kinds)
-        check_folder(path)
+        check_place(path)
     opened = opened_media(checked, takes.inputs)  # what cannot be opened is found out before loading
     with loaded_model(model, load, out, opened) as (_, loaded):
         others = {name: value for name, value in opened.items() if name != "prompt"}

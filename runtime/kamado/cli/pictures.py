@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
 from ..events import Event, Preview, Progress
-from ..files import make_folder, write_new
+from ..files import check_place, make_folder, write_new
 from ..outputs import KINDS, Audio, Picture, Video
 from ..outputs import Output as Made
 from ..results import Result, numbered_paths
@@ -118,14 +117,14 @@ def check_target(path: Path | None, kinds: Sequence[str] = ("image",), count: in
     from ..media.pictures import check_picture_path
 
     if path is None:
-        check_folder(Path("x"))
+        check_place(Path("x"))
         return
     if "image" not in kinds:
         check_path(path, kinds)
     else:
         for each in numbered_paths(path, count):
             check_picture_path(each)
-    check_folder(path)
+    check_place(path)
 
 
 def check_path(path: Path, kinds: Sequence[str], option: str = "-o") -> None:
@@ -145,12 +144,6 @@ def check_default(kinds: Sequence[str]) -> None:
     from ..media.saving import check_libraries, suffixes_of_kind
 
     check_libraries(kinds[0], next(iter(suffixes_of_kind(kinds[0])), ""))
-
-
-def check_folder(path: Path) -> None:
-    """Raise InvalidRequest unless files can be written beside `path`."""
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InvalidRequest(f"the folder {path.parent.absolute()} cannot be written to; name a file elsewhere (-o)")
 
 
 def slug(text: str) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InvalidRequest
+from ..files import check_place
 from ..units import format_seconds
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
 from .loading import abilities, loaded_model
-from .pictures import check_folder, make
+from .pictures import make
 
 if TYPE_CHECKING:
     from ..media.compare import Comparison
@@ -70,7 +71,7 @@ def replay(
     found = replayable(
         file, out_path, model=model, components=load.components, base=load.base, adapters=adapters, inputs=given
     )
-    check_folder(out_path or file)
+    check_place(out_path or file)
     load = replace(
         load,
         dtype=load.dtype if load.dtype != "auto" else found.loading.get("dtype", "auto"),

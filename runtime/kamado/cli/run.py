@@ -14,7 +14,7 @@ from ..batch.texts import choice_document
 from ..code_requests import CODE_OPTION_NAMES
 from ..errors import Cancelled, InvalidRequest, KamadoError
 from ..events import Event, Finished, Token
-from ..files import replacing
+from ..files import check_place, replacing
 from ..media.saving import media_suffixes
 from ..results import Failure, failure_notes
 from ..units import format_seconds
@@ -25,7 +25,7 @@ from .media import run_media
 from .media_options import INPUT_FLAGS, Given, media_options
 from .partly import check_whole
 from .picture_options import picture_options
-from .pictures import check_folder, run_pictures
+from .pictures import run_pictures
 from .prompt import read_before_cursor, read_prompt
 from .speed import Speed
 
@@ -100,7 +100,7 @@ def _run_text(
     if path is not None:
         if path.suffix.lower() in media_suffixes():
             raise InvalidRequest(f"-o {path}: {model} makes text, which is no {path.suffix.lower()} file; name a .txt")
-        check_folder(path)
+        check_place(path)
     with loaded_model(model, load, out, {"prompt": asked, **options}) as (_, loaded):
         if out.is_json or path is not None:
             result = loaded.generate(asked, **options)

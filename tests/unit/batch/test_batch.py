@@ -156,7 +156,8 @@ def test_an_empty_input_gives_empty_results(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"identity": {"model": "other"}}, "another model"),
-        ({"defaults": {"max_tokens": 5}}, "another options"),
+        ({"defaults": {"max_tokens": 5}}, "with other options: max_tokens: not given, now 5; give another folder"),
+        ({"identity": {"components": {"vae": ["x"]}}}, "with other components: vae: not given, now .'x'.; give"),
         ({"seed": 1}, "another seed"),
     ],
 )

@@ -161,6 +161,16 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_first(kamado: Kamado, r
     assert done.status == 2 and "cannot be written to" in done.err and runtime.loaded == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("kind", ["runtime", "pictures"])
+def test_a_place_that_takes_no_files_is_found_out_first(
+    kamado: Kamado, runtime: FakeRuntime, kind: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(kind)
+    done = kamado("run", "fake", "p", "-o", "/proc/x.png" if kind == "pictures" else "/proc/x.txt")
+    assert done.status == 2 and "the folder /proc cannot be written to: " in done.err and runtime.loaded == []
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -149,7 +149,7 @@ def test_texts(kamado: Kamado, texts: FakeModel, tmp_path: Path) -> None:
         (("--axis", "seed"), "write it like seed=1..8"),
         (("--axis", "seed=1,1"), "twice"),
         (("--axis", "seed=1..2", "--seed", "3"), "cannot have one value for all"),
-        (("--axis", "seed=1..2", "--n", "2"), "leave n out"),
+        (("--axis", "seed=1..2", "--n", "2"), "leave --n out"),
         (("--axis", "steps=4,0"), "--axis steps: steps must be"),
         (("--axis", "seed=1,-5"), "--axis seed: seed"),
         (("--axis", "temperature=0,1"), "--axis temperature: --temperature is for text models"),

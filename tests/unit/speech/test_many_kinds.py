@@ -70,7 +70,7 @@ def test_the_command_line_says_what_is_wrong(
         (("hello", "--voice", "eve"), "has no voice 'eve'; it has 0, 1"),
         (("hello", "--temperature", "1"), "cannot be used with"),
         (("hello", "-o", "x.png"), "this makes audio files, which end in .wav"),
-        (("",), "prompt"),
+        (("",), "PROMPT"),
     ):
         status = main(["run", str(folder), *arguments, "--device", "cpu"])
         told = capsys.readouterr().err
