@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import shutil
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -257,3 +259,90 @@ def test_plan_and_tasks(folder: Path, model: kamado.Model) -> None:
         assert runtime.stats()["held_bytes"] == pytest.approx(plan.total_bytes, rel=0.01)
         loaded.unload()
         assert runtime.stats()["held_bytes"] == 0
+
+
+def changed(folder: Path, target: Path, settings: dict[str, Any] | None) -> Path:
+    """A copy whose generation settings are `settings`; None: without."""
+    shutil.copytree(folder, target)
+    (target / "generation_config.json").unlink()
+    if settings is not None:
+        (target / "generation_config.json").write_text(json.dumps(settings))
+    return target
+
+
+LACKS: list[tuple[str, Any, dict[str, Any], str]] = [
+    # what is changed, to what (... : left out), what is asked, what is said
+    ("lang_to_id", ..., {"language": "de"}, "language 'de': .* no usable lang_to_id; fetch the file"),
+    ("lang_to_id", {"<|de|>": 1 << 40}, {"language": "de"}, "no usable lang_to_id"),
+    ("lang_to_id", ["<|de|>"], {"task": "translate"}, "no usable lang_to_id"),
+    ("task_to_id", ..., {"task": "translate"}, "task translate: .* no usable task_to_id"),
+    ("task_to_id", {"transcribe": 1}, {"task": "translate"}, "no usable task_to_id"),
+    ("no_timestamps_token_id", ..., {"timestamps": True}, "no usable no_timestamps_token_id; .* timestamps=false"),
+    ("no_timestamps_token_id", None, {"timestamps": "word"}, "no usable no_timestamps_token_id"),
+    ("no_timestamps_token_id", 1 << 40, {"fallback": True}, "fallback: .* no usable no_timestamps_token_id"),
+    ("alignment_heads", [[0, 2]], {"timestamps": "word"}, "no usable alignment_heads; .* timestamps=true"),
+    ("alignment_heads", "all", {"timestamps": "word"}, "no usable alignment_heads"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "options", "says"), LACKS)
+def test_what_generation_settings_lack_is_named(
+    folder: Path, tmp_path: Path, name: str, value: Any, options: dict[str, Any], says: str
+) -> None:
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {name: value}
+    if value is ...:
+        del settings[name]
+    less = changed(folder, tmp_path / "less", settings)
+    heard = {"audio": (recording(1.0), RATE)}
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        with pytest.raises(kamado.InvalidRequest, match=says):
+            runtime.load(less, request={**heard, **options})
+        assert isinstance(runtime.load(less).generate(**heard).text, str)
+
+
+def test_without_generation_settings(folder: Path, tmp_path: Path) -> None:
+    bare = changed(folder, tmp_path / "bare", None)
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        model = runtime.load(bare)
+        for seconds, options in ((1.0, {"language": "de"}), (1.0, {"timestamps": True}), (3.0, {})):
+            with pytest.raises(kamado.InvalidRequest, match=r"no generation_config\.json, .*; fetch it, or "):
+                model.generate(audio=(recording(seconds), RATE), **options)
+        result = model.generate(audio=(recording(1.0), RATE))
+    assert result.segments == () and result.outputs[0].language is None  # type: ignore[union-attr]
+
+
+def test_settings_that_say_they_were_made_of_the_configuration(
+    folder: Path, tmp_path: Path, model: kamado.Model
+) -> None:
+    settings = json.loads((folder / "generation_config.json").read_text())
+    derived = changed(folder, tmp_path / "derived", settings | {"_from_model_config": True})
+    heard = {"audio": (recording(3.0), RATE), "language": "de", "timestamps": "word"}
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        assert runtime.load(derived).generate(**heard).segments == model.generate(**heard).segments
+
+
+def test_the_library_has_nothing_to_warn_of(folder: Path, tmp_path: Path) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    english = whisper(tmp_path / "en", multilingual=False, alignment=False, seed=5)
+    settings = json.loads((english / "generation_config.json").read_text())
+    old = {"forced_decoder_ids": [[1, settings["no_timestamps_token_id"]]]}  # as the first checkpoints had it
+    early = changed(english, tmp_path / "early", settings | old)
+    (early / "config.json").write_text(json.dumps(json.loads((early / "config.json").read_text()) | old))
+    transformers_logging.warning_once.cache_clear()
+    logger.addHandler(listener)
+    try:
+        with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+            many, one = runtime.load(folder), runtime.load(early)
+            for options in ({}, {"max_tokens": 5}, {"timestamps": False}, {"timestamps": "word"}, {"fallback": True}):
+                many.generate(audio=(recording(1.5), RATE), **options)
+            told = one.generate(audio=(recording(1.5), RATE), timestamps=False)
+            plain = runtime.load(english).generate(audio=(recording(1.5), RATE), timestamps=False)
+    finally:
+        logger.removeHandler(listener)
+    assert said == [] and told.text == plain.text

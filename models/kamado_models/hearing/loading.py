@@ -19,7 +19,10 @@ def library_config(loader: Loader) -> Any:
 def stored_generation_config(checkpoint: Checkpoint, loader: Loader, model: Any) -> GenerationConfig:
     """What `generate` goes by: the checkpoint's own settings, or what follows from its configuration."""
     if "generation_config.json" in checkpoint.files:
-        found = loader.folder_call(GenerationConfig.from_pretrained, what="generation settings")
+        # A file that says it was made from the model's configuration would lose what is the model's own.
+        found = loader.folder_call(
+            GenerationConfig.from_pretrained, what="generation settings", _from_model_config=False
+        )
     else:
         found = GenerationConfig.from_model_config(model.config)
     return found  # type: ignore[no-any-return]

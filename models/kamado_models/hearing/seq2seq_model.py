@@ -98,4 +98,5 @@ class Seq2Seq:
             settings["max_new_tokens"] = asked["max_tokens"]
         elif self._is_moonshine:
             settings["max_new_tokens"] = max(math.ceil(_TOKENS_A_SECOND * seconds), 1)
-        return settings
+        # `generate` warns of two limits
+        return settings | ({"max_length": None} if "max_new_tokens" in settings else {})

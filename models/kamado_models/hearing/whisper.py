@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +65,12 @@ class WhisperKind:
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Kind."""
-        settings = generation_settings(checkpoint)
-        languages = settings.get("lang_to_id")
+        settings = usable_settings(checkpoint)
         return {
             "architecture": architecture_of(checkpoint),
             "parameters": num_parameters(checkpoint.tensors),
             "window_s": _WINDOW_S,
-            "languages": len(languages) if isinstance(languages, dict) else 1,
+            "languages": len(settings.get("lang_to_id", ())) or 1,
             "word_timestamps": bool(settings.get("alignment_heads")),
         }
 
@@ -103,7 +102,7 @@ class WhisperKind:
 
     def check(self, checkpoint: Checkpoint, asked: Mapping[str, Any]) -> None:
         """See Kind."""
-        check_settings(generation_settings(checkpoint), asked)
+        check_settings(checkpoint, asked)
 
 
 def generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -117,24 +116,78 @@ def generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return {}
 
 
+def usable_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """`generation_settings` without those of Whisper's own that do not fit the model."""
+    settings, config = dict(generation_settings(checkpoint)), checkpoint.config
+    vocabulary = number_in(config, "vocab_size", 51_866)
+    fits: dict[str, Callable[[Any], bool]] = {
+        "lang_to_id": lambda value: _are_tokens(value, vocabulary),
+        "task_to_id": lambda value: _are_tokens(value, vocabulary) and {"transcribe", "translate"} <= value.keys(),
+        "no_timestamps_token_id": lambda value: _is_below(value, vocabulary - 1),  # those of times come after it
+        "alignment_heads": lambda value: _are_heads(
+            value, number_in(config, "decoder_layers", 6), number_in(config, "decoder_attention_heads", 8)
+        ),
+    }
+    return {name: value for name, value in settings.items() if name not in fits or fits[name](value)}
+
+
+def _are_tokens(value: Any, vocabulary: int) -> bool:
+    return isinstance(value, dict) and bool(value) and all(_is_below(number, vocabulary) for number in value.values())
+
+
+def _are_heads(value: Any, layers: int, heads: int) -> bool:
+    """Whether it is a list of (layer, head)."""
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(each, list) and len(each) == 2 and _is_below(each[0], layers) and _is_below(each[1], heads)
+        for each in value
+    )  # fmt: skip
+
+
+def _is_below(value: Any, end: int) -> bool:
+    return type(value) is int and 0 <= value < end
+
+
 def is_multilingual(settings: Mapping[str, Any]) -> bool:
     """Whether the model can be told a language and a task."""
-    return bool(settings.get("lang_to_id")) and settings.get("is_multilingual", True) is not False
+    return bool(settings.get("lang_to_id")) and not is_english(settings)
 
 
-def check_settings(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def is_english(settings: Mapping[str, Any]) -> bool:
+    """Whether the model knows no other language."""
+    return settings.get("is_multilingual", True) is False
+
+
+def check_settings(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> None:
     """Raise InvalidRequest for what the model's generation settings say it cannot do."""
-    if not is_multilingual(settings):
+    settings = usable_settings(checkpoint)
+    if is_english(settings):
         if asked.get("language", "en").lower() not in ("en", "english"):
             raise InvalidRequest(f"language {asked['language']!r:.40}: this Whisper knows English alone; leave it out")
         if asked.get("task") == "translate":
             raise InvalidRequest("task translate: this Whisper knows English alone; leave it out")
+    elif "language" in asked and "lang_to_id" not in settings:
+        raise InvalidRequest(f"language {asked['language']!r:.40}: {lacks(checkpoint, 'lang_to_id')}, or leave it out")
+    elif asked.get("task") == "translate":
+        for name in ("lang_to_id", "task_to_id"):
+            if name not in settings:
+                raise InvalidRequest(f"task translate: {lacks(checkpoint, name)}, or leave it out")
+    _check_times(checkpoint, settings, asked)
+
+
+def _check_times(checkpoint: Checkpoint, settings: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     stamps = asked.get("timestamps")
-    if stamps in ("segment", "word") and "no_timestamps_token_id" not in settings:
-        raise InvalidRequest("timestamps: the model's generation_config.json has no time stamps; use timestamps=false")
-    if stamps == "word" and not settings.get("alignment_heads"):
-        raise InvalidRequest(
-            "timestamps word: the model's generation_config.json has no alignment_heads; use timestamps=true"
-        )
-    if asked.get("fallback") and "no_timestamps_token_id" not in settings:
-        raise InvalidRequest("fallback: the model's generation_config.json has no time stamps, which it needs")
+    if "no_timestamps_token_id" not in settings:
+        missing = lacks(checkpoint, "no_timestamps_token_id")
+        if stamps in ("segment", "word"):
+            raise InvalidRequest(f"timestamps: {missing}, or use timestamps=false")
+        if asked.get("fallback"):
+            raise InvalidRequest(f"fallback: {missing}, or leave it out")
+    if stamps == "word" and "alignment_heads" not in settings:
+        raise InvalidRequest(f"timestamps word: {lacks(checkpoint, 'alignment_heads')}, or use timestamps=true")
+
+
+def lacks(checkpoint: Checkpoint, name: str) -> str:
+    """That a generation setting is missing, and where to get it."""
+    if "generation_config.json" not in checkpoint.files:
+        return f"the model has no generation_config.json, which holds {name}; fetch it"
+    return f"the model's generation_config.json has no usable {name}; fetch the file that was published with the model"

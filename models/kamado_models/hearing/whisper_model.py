@@ -22,7 +22,7 @@ from ..library.kinds import Bench
 from ..library.loading import Loader
 from .common import clips
 from .loading import library_config, stored_generation_config
-from .whisper import generation_settings, is_multilingual
+from .whisper import generation_settings, is_english, is_multilingual, lacks, usable_settings
 
 _TEMPERATURE_STEP = 0.2
 _FALLBACK = {"logprob_threshold": -1.0, "compression_ratio_threshold": 1.35, "no_speech_threshold": 0.6}
@@ -36,14 +36,29 @@ def build(checkpoint: Checkpoint, loader: Loader) -> Whisper:
     tokenizer = loader.folder_call(AutoTokenizer.from_pretrained, what="tokenizer")
     config = library_config(loader)
     model = loader.pretrained("model", WhisperForConditionalGeneration, config, checkpoint.tensors)
+    settings = usable_settings(checkpoint)
     model.generation_config = stored_generation_config(checkpoint, loader, model)
-    return Whisper(model, extractor, tokenizer, generation_settings(checkpoint))
+    for name in generation_settings(checkpoint).keys() - settings.keys():
+        delattr(model.generation_config, name)
+    _forget_old_beginnings(model)
+    return Whisper(model, extractor, tokenizer, checkpoint, settings)
+
+
+def _forget_old_beginnings(model: Any) -> None:
+    """Early checkpoints force the token for "no time stamps". `generate` places it by itself, and warns of that."""
+    settings, config = model.generation_config, model.config
+    usual = [[1, getattr(settings, "no_timestamps_token_id", None)]]
+    for holder in (settings, config):
+        if getattr(holder, "forced_decoder_ids", None) == usual:
+            holder.forced_decoder_ids = None
 
 
 class Whisper:
     """See Generator."""
 
-    def __init__(self, model: Any, extractor: Any, tokenizer: Any, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: Any, extractor: Any, tokenizer: Any, checkpoint: Checkpoint, settings: Mapping[str, Any]
+    ) -> None:
         self.modules: Mapping[str, Any] = {"encoder": model.get_encoder(), "model": model}
         self._model = model
         self._extractor = extractor
@@ -51,6 +66,8 @@ class Whisper:
         self._generation: Any = model.generation_config
         self._many_languages = is_multilingual(settings)
         self._knows_times = "no_timestamps_token_id" in settings
+        self._no_times = lacks(checkpoint, "no_timestamps_token_id")
+        self._only = "en" if is_english(settings) else None
 
     def prepare(self, asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """See Generator."""
@@ -65,7 +82,8 @@ class Whisper:
             if is_long and stamps == "none":
                 raise InvalidRequest(
                     f"a recording of {len(samples) / self._extractor.sampling_rate:.0f} s is longer than this model's "
-                    f"window of {self._extractor.chunk_length} s, and several need time stamps; leave timestamps out"
+                    f"window of {self._extractor.chunk_length} s, and several need time stamps; "
+                    + ("leave timestamps out" if self._knows_times else f"{self._no_times}, or give less sound")
                 )
             features = self._extractor(
                 samples,
@@ -82,7 +100,7 @@ class Whisper:
         words = asked["timestamps"] == "word"
         stand = self._attentive(bench) if words else bench.model("model")
         try:
-            heard = _Heard(bench, self._tokenizer, self._model, streams=asked["timestamps"] == "segment")
+            heard = _Heard(bench, self._tokenizer, self._model, self._only, streams=asked["timestamps"] == "segment")
             stand.__class__ = _watched_class(type(stand), _Encoder(bench.model("encoder")), heard)
             made = stand.generate(
                 asked["features"].to(bench.device, bench.dtype),
@@ -208,21 +226,39 @@ def _watched_class(kind: Any, encoder: _Encoder, heard: _Heard) -> type:
     setting of its model, and calls of others would no longer be like its own."""
     names = {
         "get_encoder": lambda self, modality=None: encoder,
+        "_prepare_generation_config": _settled(kind._prepare_generation_config),
         "_retrieve_init_tokens": heard.first_tokens(kind._retrieve_init_tokens),
         "_retrieve_segment": staticmethod(heard.segments_of(kind._retrieve_segment)),
     }
     return type(kind.__name__, (kind,), names)
 
 
+def _settled(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`original`, which warns where Whisper's own `generate` gives it settings and changes to them, or two limits of
+    length: settings come first, then the changes, and of the limits the one that counts is left."""
+
+    def prepared(self: Any, generation_config: Any, **kwargs: Any) -> Any:
+        names = ("suppress_tokens", "begin_suppress_tokens") if generation_config is not None else ()
+        changes = {name: kwargs.pop(name) for name in names if name in kwargs}
+        settings, rest = original(self, generation_config, **kwargs)
+        settings.update(**changes)
+        if settings.max_new_tokens is not None:
+            settings.max_length = None
+        return settings, rest
+
+    return prepared
+
+
 class _Heard:
     """What comes out of `generate` on the way: the language, and segments as soon as their window is done."""
 
-    def __init__(self, bench: Bench, tokenizer: Any, model: Any, *, streams: bool) -> None:
-        """`streams`: segments go out at once."""
+    def __init__(self, bench: Bench, tokenizer: Any, model: Any, only: str | None, *, streams: bool) -> None:
+        """`only`: the language, where the model knows one. `streams`: segments go out at once."""
         self.language: str | None = None
         self.segments: list[Segment] = []
         self._bench = bench
         self._tokenizer = tokenizer
+        self._only = only
         self._streams = streams
         self._languages = {
             number: token[2:-2] for token, number in getattr(model.generation_config, "lang_to_id", {}).items()
@@ -234,7 +270,7 @@ class _Heard:
         def watched(*args: Any, **kwargs: Any) -> Any:
             tokens = original(*args, **kwargs)
             spoken = [self._languages[number] for number in tokens[0].tolist() if number in self._languages]
-            self.language = spoken[0] if spoken and spoken[0] in LANGUAGES else None if self._languages else "en"
+            self.language = spoken[0] if spoken and spoken[0] in LANGUAGES else self._only
             return tokens
 
         return watched

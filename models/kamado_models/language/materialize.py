@@ -33,6 +33,7 @@ RAISED_BY_MODELS = (ArithmeticError, AttributeError, LookupError, RuntimeError, 
 """What model classes raise for sizes that contradict each other."""
 _TALKATIVE = (
     "bitsandbytes.backends.cpu.ops",
+    "transformers.configuration_utils",
     "transformers.core_model_loading",
     "transformers.dynamic_module_utils",
     "transformers.modeling_utils",

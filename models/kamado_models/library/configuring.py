@@ -18,9 +18,12 @@ _MOST_LAYERS = 1000
 def config_of(checkpoint: Checkpoint, config_class: Any) -> Any:
     """The checkpoint's configuration as an object of transformers. Raises UnsupportedCheckpoint for what the class does
     not take, or more layers than could be built in a reasonable time."""
+    from ..language.materialize import library_call
+
     _check_layers(checkpoint, checkpoint.config)
     try:
-        return config_class.from_dict(dict(checkpoint.config))
+        with library_call():
+            return config_class.from_dict(dict(checkpoint.config))
     except Exception as error:  # whatever a class makes of absurd values
         raise _unreadable(checkpoint, "config.json", error) from error
 

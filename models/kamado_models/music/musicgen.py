@@ -103,6 +103,8 @@ class MusicgenKind(AudioKind):
             )
         if sounds := [name for name in ("audio", "melody") if name in asked and "notes" in asked]:
             raise InvalidRequest(f"give notes or {sounds[0]}, not both: notes become {sounds[0]}")
+        if _is_melody(checkpoint) and not asked.get("prompt", "").strip():
+            raise InvalidRequest("a melody is set to music as a prompt says; give one")
         if not asked.get("prompt", "").strip() and asked.get("guidance", 1.0) != 1.0:
             raise InvalidRequest("guidance is towards a prompt; give one, or leave guidance out")
 

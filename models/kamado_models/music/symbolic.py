@@ -171,6 +171,7 @@ class Composer:
             given,
             attention_mask=torch.ones_like(given),
             max_new_tokens=asked["new"],
+            max_length=None,  # `generate` warns of two limits
             stopping_criteria=[StepCounter(bench, asked["new"])],
             **({"do_sample": True} | drawing(asked)),
         )[0].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,22 @@ def test_a_melody_of_notes(runtime: kamado.Runtime, tmp_path: Path) -> None:
         model.generate(notes=Score(notes=notes))
     with pytest.raises(kamado.InvalidRequest, match="give notes or melody, not both"):
         model.generate("a tune", notes=Score(notes=notes), melody=(tone(0.1), RATE))
+
+
+def test_the_library_has_nothing_to_say(runtime: kamado.Runtime, tmp_path: Path) -> None:
+    folder, _ = write_musicgen(tmp_path / "music")
+    melody, _ = write_musicgen(tmp_path / "melody", melody=True)
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    transformers.utils.logging.warning_once.cache_clear()
+    logger.addHandler(listener)
+    try:
+        runtime.load(folder).generate("a tune", seconds=0.1)
+        runtime.load(melody).generate("a tune", seconds=0.1)
+    finally:
+        logger.removeHandler(listener)
+    assert said == []
+    with pytest.raises(kamado.InvalidRequest, match="a melody is set to music as a prompt says; give one"):
+        runtime.load(melody).generate(seconds=0.1)
