@@ -7,7 +7,11 @@ from .bark import BarkKind
 from .csm import CsmKind
 from .dia import DiaKind
 from .fastspeech2 import FastSpeech2Kind
+from .higgs import HiggsKind
 from .speecht5 import SpeechT5Kind
 from .vits import VitsKind
 
-FAMILY = LibraryFamily("speech", (BarkKind(), CsmKind(), DiaKind(), FastSpeech2Kind(), SpeechT5Kind(), VitsKind()))
+FAMILY = LibraryFamily(
+    "speech",
+    (BarkKind(), CsmKind(), DiaKind(), FastSpeech2Kind(), HiggsKind(), SpeechT5Kind(), VitsKind()),
+)
