@@ -23,10 +23,10 @@ class HiggsCodec(XcodecModel):
     """See transformers' HiggsAudioV2TokenizerModel: the same tensors, `encode` and `decode`."""
 
     config_class = HiggsAudioV2TokenizerConfig
-    _keys_to_ignore_on_load_unexpected = ("semantic_model.masked_spec_embed",)
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self._keys_to_ignore_on_load_unexpected = ["semantic_model.masked_spec_embed"]
         books = self.quantizer.quantizers
         self.quantizer.quantizers = nn.ModuleList([_Projected(config, each.codebook) for each in books])
 
