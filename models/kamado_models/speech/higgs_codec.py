@@ -26,7 +26,7 @@ class HiggsCodec(XcodecModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._keys_to_ignore_on_load_unexpected = ["semantic_model.masked_spec_embed"]
+        self._keys_to_ignore_on_load_unexpected = {"semantic_model.masked_spec_embed"}
         books = self.quantizer.quantizers
         self.quantizer.quantizers = nn.ModuleList([_Projected(config, each.codebook) for each in books])
 

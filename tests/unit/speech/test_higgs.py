@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import kamado
 from kamado_models.speech.higgs_codec import HiggsCodec
@@ -114,3 +115,15 @@ def test_a_codec_that_does_not_fit(runtime: kamado.Runtime, tmp_path: Path) -> N
     (folder / "audio_tokenizer").rename(tmp_path / "elsewhere")
     with pytest.raises(kamado.InvalidRequest, match="like audio_tokenizer=bosonai/higgs-audio-v2-tokenizer"):
         runtime.load(folder)
+
+
+def test_what_published_files_have_beside_the_model_is_left_there(runtime: kamado.Runtime, tmp_path: Path) -> None:
+    folder, _, _ = write_higgs(tmp_path / "higgs")
+    before = runtime.load(folder).generate("hello", seed=1).audio
+    for path, name in (
+        (folder / "model.safetensors", "audio_decoder_proj.audio_lm_head.weight"),
+        (folder / "audio_tokenizer" / "model.safetensors", "semantic_model.masked_spec_embed"),
+    ):
+        save_file({**load_file(path), name: torch.ones(8)}, path, {"format": "pt"})
+    with kamado.Runtime(device="cpu", memory="1GiB") as other:
+        assert numpy.array_equal(other.load(folder).generate("hello", seed=1).audio, before)
