@@ -11,16 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import hearing, more, omni, pictures, qwen
+from . import deepseek, glm, hearing, more, ocr, omni, pictures, qwen, resampled
 from .parts import Kind
 
-KINDS: Mapping[str, Kind] = {**pictures.KINDS, **more.KINDS, **qwen.KINDS, **hearing.KINDS, **omni.KINDS}
+KINDS: Mapping[str, Kind] = {
+    **pictures.KINDS,
+    **more.KINDS,
+    **qwen.KINDS,
+    **hearing.KINDS,
+    **omni.KINDS,
+    **glm.KINDS,
+    **ocr.KINDS,
+    **deepseek.KINDS,
+    **resampled.KINDS,
+}
 
 __all__ = ["KINDS", "Kind", "MediaOracle", "chat", "picture", "request", "sound", "video"]
 
 
 _WANT_TORCHVISION = (
-    *("Gemma4Processor", "InternVLProcessor", "LlavaOnevisionProcessor", "PixtralProcessor", "Qwen2VLProcessor"),
+    *(
+        "Gemma4Processor",
+        "Glm46VProcessor",
+        "Glm4vProcessor",
+        "InternVLProcessor",
+        "LlavaNextVideoProcessor",
+        "LlavaOnevisionProcessor",
+        "PixtralProcessor",
+        "Qwen2VLProcessor",
+    ),
     *("Qwen2_5OmniProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor", "SmolVLMProcessor"),
 )
 

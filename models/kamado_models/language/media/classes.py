@@ -15,6 +15,10 @@ from .frames import FrameProcessor
 
 _IMAGES_OF_PIXTRAL = "transformers.models.pixtral.image_processing_pixtral"
 
+_CROP_FRAMES = ("LlavaNextVideoProcessor",)
+"""Classes whose frames are not cut like pictures."""
+_OF_A_TILE = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
+
 
 def processor_class(name: str) -> Any:
     """The class of that name. Raises UnsupportedCheckpoint where it wants what is not here."""
@@ -73,8 +77,16 @@ def built(own: Any, folder: Path, videos: Mapping[str, Any]) -> Any:
     with without_words(own):
         processor = stand_in.from_args_and_dict([parts.get(name) for name in names], settings)
     if "video_processor" in names:
-        processor.video_processor = FrameProcessor(parts["image_processor"], videos)
+        images = parts["image_processor"]
+        processor.video_processor = FrameProcessor(_whole(images) if own.__name__ in _CROP_FRAMES else images, videos)
     return processor
+
+
+def _whole(images: Any) -> Any:
+    """What makes of a picture the middle of it, as large as a tile that the processor `images` cuts pictures into."""
+    from transformers import CLIPImageProcessor
+
+    return CLIPImageProcessor(**{name: getattr(images, name) for name in _OF_A_TILE})
 
 
 def _any_class(self: Any, name: str, argument: Any) -> type:

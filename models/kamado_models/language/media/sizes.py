@@ -13,7 +13,8 @@ from .table import senses_of
 
 ENCODERS = (
     *("*vision*", "*visual*", "*image*", "*audio*", "*speech*", "*projector*", "*connector*", "*perceiver*"),
-    *("*qformer*", "*resampler*"),
+    *("*qformer*", "*resampler*", "*aligner*", "*vqmodel*", "*generation_embeddings*", "*generation_head*"),
+    "*mlp_AR*",  # of PaddleOCR-VL
 )
 """Patterns of the names of tensors in front of the language model."""
 _MOST_PATCHES = 4096
@@ -46,7 +47,7 @@ def encoder_peak(config: Mapping[str, Any], dtype_bytes: int) -> int:
     alone."""
     if not senses_of(config):
         return 0
-    parts = [config.get(name) for name in ("vision_config", "audio_config")]
+    parts = [config.get(name) for name in ("vision_config", "high_res_vision_config", "audio_config")]
     return max((_peak(config, part, dtype_bytes) for part in parts if isinstance(part, Mapping)), default=0)
 
 
@@ -65,7 +66,7 @@ def _peak(config: Mapping[str, Any], part: Mapping[str, Any], dtype_bytes: int) 
 
 
 def _is_cut(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") in ("idefics3", "internvl") or "image_grid_pinpoints" in config
+    return config.get("model_type") in ("idefics3", "internvl", "ovis2") or "image_grid_pinpoints" in config
 
 
 def _first(part: Mapping[str, Any], names: Iterable[str], default: int) -> int:
