@@ -176,13 +176,14 @@ def test_bad_videos(runtime: kamado.Runtime, folders: dict[str, Path]) -> None:
     sees.unload()
 
 
-def test_of_a_model_that_also_speaks_what_thinks_is_run(runtime: kamado.Runtime, tmp_path: Path) -> None:
-    kind = KINDS["qwen2_5_omni_thinker"]
+@pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen3_omni_moe"])
+def test_of_a_model_that_also_speaks_what_thinks_is_run(runtime: kamado.Runtime, tmp_path: Path, name: str) -> None:
+    kind = KINDS[f"{name}_thinker"]
     (tmp_path / "whole").mkdir()
     thinker = kind.make(tmp_path / "thinker")
     options = chat(kind)
     wanted = MediaOracle(thinker).greedy(options, 6)
-    model = runtime.load(omni.wrapped(thinker, tmp_path / "whole"), kv_tokens=512)
+    model = runtime.load(omni.wrapped(thinker, tmp_path / "whole", name), kv_tokens=512)
     assert list(model.generate(**options, **HOW).tokens) == wanted
     assert model.tasks[-1] == "any-to-any"
     model.unload()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import deepseek, glm, hearing, more, ocr, omni, pictures, qwen, resampled
+from . import deepseek, glm, hearing, later, more, ocr, omni, pictures, qwen, resampled
 from .parts import Kind
 
 KINDS: Mapping[str, Kind] = {
@@ -24,6 +24,7 @@ KINDS: Mapping[str, Kind] = {
     **ocr.KINDS,
     **deepseek.KINDS,
     **resampled.KINDS,
+    **later.KINDS,
 }
 
 __all__ = ["KINDS", "Kind", "MediaOracle", "chat", "picture", "request", "sound", "video"]
@@ -31,6 +32,7 @@ __all__ = ["KINDS", "Kind", "MediaOracle", "chat", "picture", "request", "sound"
 
 _WANT_TORCHVISION = (
     *(
+        "Exaone4_5_Processor",
         "Gemma4Processor",
         "Glm46VProcessor",
         "Glm4vProcessor",
@@ -39,8 +41,9 @@ _WANT_TORCHVISION = (
         "LlavaOnevisionProcessor",
         "PixtralProcessor",
         "Qwen2VLProcessor",
+        "VideoLlavaProcessor",
     ),
-    *("Qwen2_5OmniProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor", "SmolVLMProcessor"),
+    *("Qwen2_5OmniProcessor", "Qwen2_5_VLProcessor", "Qwen3OmniMoeProcessor", "Qwen3VLProcessor", "SmolVLMProcessor"),
 )
 
 

@@ -22,9 +22,10 @@ from .parts import (
     unchecked,
     write_tokenizer,
 )
-from .qwen import MROPE
+from .qwen import MROPE, QWEN3_TEXT, QWEN3_VISION
 
 END_OF_SOUND = 4
+_WHOLE = {"qwen2_5_omni": "Qwen2_5OmniModel", "qwen3_omni_moe": "Qwen3OmniMoeForConditionalGeneration"}
 
 
 def _config() -> Any:
@@ -54,12 +55,51 @@ def _config() -> Any:
     )
 
 
+def _config_3() -> Any:
+    from transformers import Qwen3OmniMoeThinkerConfig
+
+    audio: dict[str, Any] = {
+        "d_model": 24, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 16,
+        "max_source_positions": 100, "output_dim": 32, "n_window": 50, "n_window_infer": 100,
+        "downsample_hidden_size": 8,
+    }  # fmt: skip
+    mixture = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+    return Qwen3OmniMoeThinkerConfig(
+        text_config=QWEN3_TEXT | mixture,
+        vision_config=QWEN3_VISION,
+        audio_config=audio,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        audio_token_id=AUDIO,
+        vision_start_token_id=BEGIN,
+        vision_end_token_id=END,
+        audio_start_token_id=MORE,
+        audio_end_token_id=END_OF_SOUND,
+    )
+
+
 def _qwen2_5_omni_thinker(folder: Path) -> Path:
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2VLImageProcessor, WhisperFeatureExtractor
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
     from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
 
-    size = {"shortest_edge": 14**2, "longest_edge": 36 * 14**2}
-    images = Qwen2VLImageProcessor(patch_size=7, merge_size=2, size=size)
+    made = _processor(Qwen2_5OmniProcessor, 7)
+    return _save(_config(), Qwen2_5OmniThinkerForConditionalGeneration, made, folder)
+
+
+def _qwen3_omni_moe_thinker(folder: Path) -> Path:
+    from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
+    from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import Qwen3OmniMoeProcessor
+
+    made = _processor(Qwen3OmniMoeProcessor, 8)
+    return _save(_config_3(), Qwen3OmniMoeThinkerForConditionalGeneration, made, folder)
+
+
+def _processor(own: Any, patch: int) -> Any:
+    """Of the class `own`, whose pictures' patches have `patch` pixels a side."""
+    from transformers import Qwen2VLImageProcessor, WhisperFeatureExtractor
+
+    size = {"shortest_edge": (2 * patch) ** 2, "longest_edge": 36 * (2 * patch) ** 2}
+    images = Qwen2VLImageProcessor(patch_size=patch, merge_size=2, size=size)
     sounds = WhisperFeatureExtractor(feature_size=16, chunk_length=2)
     tokens = write_tokenizer(
         image_token="<image>",
@@ -71,17 +111,20 @@ def _qwen2_5_omni_thinker(folder: Path) -> Path:
         audio_eos_token="<|im_start|>",
     )
     chat = template(image="<boi><image><eoi>", video="<boi><video><eoi>", audio="<more><audio><|im_start|>")
-    processor = unchecked(Qwen2_5OmniProcessor)(images, None, sounds, tokens, chat_template=chat)
-    save(_config(), Qwen2_5OmniThinkerForConditionalGeneration, processor, folder)
+    return unchecked(own)(images, None, sounds, tokens, chat_template=chat)
+
+
+def _save(config: Any, model_class: Any, processor: Any, folder: Path) -> Path:
+    save(config, model_class, processor, folder)
     path = folder / "preprocessor_config.json"
     told = json.loads(path.read_text())
-    sounds.save_pretrained(folder)  # both have their settings in one file
+    processor.feature_extractor.save_pretrained(folder)  # both have their settings in one file
     path.write_text(json.dumps({**json.loads(path.read_text()), **told}), encoding="utf-8")
     return folder
 
 
-def wrapped(thinker: Path, folder: Path) -> Path:
-    """The whole model as it is published: what speaks lies beside what thinks."""
+def wrapped(thinker: Path, folder: Path, whole: str) -> Path:
+    """The model of type `whole` as it is published: what speaks lies beside what thinks."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -91,11 +134,12 @@ def wrapped(thinker: Path, folder: Path) -> Path:
     tensors = {f"thinker.{name}": value for name, value in load_file(thinker / "model.safetensors").items()}
     save_file(tensors | {"talker.some.weight": torch.zeros(4, 4)}, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((thinker / "config.json").read_text())
-    whole = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "thinker_config": config}
-    (folder / "config.json").write_text(json.dumps(whole | {"talker_config": {}}), encoding="utf-8")
+    told = {"architectures": [_WHOLE[whole]], "model_type": whole, "thinker_config": config, "talker_config": {}}
+    (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
     return folder
 
 
 KINDS: Mapping[str, Kind] = {
     "qwen2_5_omni_thinker": Kind(make=_qwen2_5_omni_thinker, kinds=("image", "video", "audio")),
+    "qwen3_omni_moe_thinker": Kind(make=_qwen3_omni_moe_thinker, kinds=("image", "video", "audio")),
 }

@@ -15,8 +15,8 @@ _QWEN_TOKENS = {
     "vision_start_token_id": BEGIN,
     "vision_end_token_id": END,
 }
-_QWEN3_TEXT = TEXT | {"vocab_size": VOCABULARY, "rope_parameters": MROPE | {"mrope_interleaved": True}}
-_QWEN3_VISION: dict[str, Any] = {
+QWEN3_TEXT = TEXT | {"vocab_size": VOCABULARY, "rope_parameters": MROPE | {"mrope_interleaved": True}}
+QWEN3_VISION: dict[str, Any] = {
     "depth": 3, "hidden_size": 24, "intermediate_size": 32, "out_hidden_size": 32, "num_heads": 2, "patch_size": 8,
     "spatial_merge_size": 2, "temporal_patch_size": 2, "deepstack_visual_indexes": [0, 1],
     "num_position_embeddings": 16,
@@ -73,7 +73,7 @@ def _qwen2_5_vl(folder: Path) -> Path:
 def _qwen3_vl(folder: Path) -> Path:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    config = Qwen3VLConfig(text_config=_QWEN3_TEXT, vision_config=_QWEN3_VISION, **_QWEN_TOKENS)
+    config = Qwen3VLConfig(text_config=QWEN3_TEXT, vision_config=QWEN3_VISION, **_QWEN_TOKENS)
     return save(config, Qwen3VLForConditionalGeneration, _qwen_processor("qwen3_vl", 8), folder)
 
 
@@ -81,7 +81,7 @@ def _qwen3_vl_moe(folder: Path) -> Path:
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
     mixture = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
-    config = Qwen3VLMoeConfig(text_config=_QWEN3_TEXT | mixture, vision_config=_QWEN3_VISION, **_QWEN_TOKENS)
+    config = Qwen3VLMoeConfig(text_config=QWEN3_TEXT | mixture, vision_config=QWEN3_VISION, **_QWEN_TOKENS)
     return save(config, Qwen3VLMoeForConditionalGeneration, _qwen_processor("qwen3_vl", 8), folder)
 
 

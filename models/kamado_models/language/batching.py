@@ -20,10 +20,10 @@ _TYPES = {
     PAGED: (
         "aria_text biogpt cohere cohere2 deepseek_v2 deepseek_v3 ernie4_5 exaone4 gemma gemma2 gemma3_text "
         "gemma4_text glm glm4 glm4_moe glm4v_moe_text glm4v_text glm_ocr_text gpt2 gpt_bigcode gpt_neox gpt_oss "
-        "granite granitemoe granitemoehybrid llama llama4_text minicpm3 mistral mixtral nemotron olmo olmo2 olmo3 "
-        "olmoe opt paddleocr_vl paddleocr_vl_text phi phi3 phimoe qwen2 qwen2_5_omni_text qwen2_5_vl "
-        "qwen2_5_vl_text qwen2_moe qwen2_vl qwen2_vl_text qwen3 qwen3_moe qwen3_vl_moe_text qwen3_vl_text smollm3 "
-        "stablelm starcoder2"
+        "granite granite_docling_text granitemoe granitemoehybrid llama llama4_text minicpm3 mistral mixtral "
+        "nemotron olmo olmo2 olmo3 olmoe opt paddleocr_vl paddleocr_vl_text phi phi3 phimoe qwen2 "
+        "qwen2_5_omni_text qwen2_5_vl qwen2_5_vl_text qwen2_moe qwen2_vl qwen2_vl_text qwen3 qwen3_moe "
+        "qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text smollm3 stablelm starcoder2"
     ),
     ROWS_RAGGED: (
         "bamba bloom codegen falcon falcon_h1 gemma3n_text gpt_neo gptj jamba kimi_linear lfm2 lfm2_moe mpt "

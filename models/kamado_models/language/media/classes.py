@@ -15,7 +15,7 @@ from .frames import FrameProcessor
 
 _IMAGES_OF_PIXTRAL = "transformers.models.pixtral.image_processing_pixtral"
 
-_CROP_FRAMES = ("LlavaNextVideoProcessor",)
+_CROP_FRAMES = ("LlavaNextVideoProcessor", "VideoLlavaProcessor")
 """Classes whose frames are not cut like pictures."""
 _OF_A_TILE = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
 

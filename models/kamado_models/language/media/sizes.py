@@ -12,7 +12,7 @@ from kamado.quant import Quant
 from .table import senses_of
 
 ENCODERS = (
-    *("*vision*", "*visual*", "*image*", "*audio*", "*speech*", "*projector*", "*connector*", "*perceiver*"),
+    *("*vision*", "*visual*", "*image*", "*video*", "*audio*", "*speech*", "*projector*", "*connector*", "*perceiver*"),
     *("*qformer*", "*resampler*", "*aligner*", "*vqmodel*", "*generation_embeddings*", "*generation_head*"),
     "*mlp_AR*",  # of PaddleOCR-VL
 )

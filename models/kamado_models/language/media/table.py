@@ -17,6 +17,7 @@ SENSES: Mapping[str, tuple[str, ...]] = {
     "aya_vision": SEES,
     "deepseek_vl": SEES,
     "deepseek_vl_hybrid": SEES,
+    "exaone4_5": SEES,
     "gemma3": SEES,
     "gemma4": SEES,
     "glm46v": SEES,
@@ -24,6 +25,7 @@ SENSES: Mapping[str, tuple[str, ...]] = {
     "glm4v_moe": SEES,
     "glm_ocr": SEES,
     "glmasr": HEARS,
+    "granite_docling": SEES,
     "idefics2": SEES,
     "idefics3": SEES,
     "internvl": SEES_VIDEO,
@@ -41,9 +43,11 @@ SENSES: Mapping[str, tuple[str, ...]] = {
     "qwen2_5_vl": SEES_VIDEO,
     "qwen2_audio": HEARS,
     "qwen2_vl": SEES_VIDEO,
+    "qwen3_omni_moe_thinker": (*SEES_VIDEO, *HEARS),
     "qwen3_vl": SEES_VIDEO,
     "qwen3_vl_moe": SEES_VIDEO,
     "smolvlm": SEES,
+    "video_llava": SEES_VIDEO,
     "vipllava": SEES,
 }
 """What prompts of a model type may hold beside text. The tests compare every one of these with transformers'
@@ -52,18 +56,21 @@ SENSES: Mapping[str, tuple[str, ...]] = {
 OUTSIDE: Mapping[str, str] = {"voxtral": "mistral-common", "voxtral_realtime": "mistral-common"}
 """Model types that are known and not run, by the package that makes their prompts and has no place here yet."""
 
-THINKERS = {"qwen2_5_omni": "qwen2_5_omni_thinker"}
-"""Model types of several models, by the type of that which makes text."""
+THINKERS = {
+    "qwen2_5_omni": ("qwen2_5_omni_thinker", "Qwen2_5OmniThinkerForConditionalGeneration"),
+    "qwen3_omni_moe": ("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinkerForConditionalGeneration"),
+}
+"""Model types of several models: the type and the class of that which makes text."""
 THINKER = "thinker."
 """What the names of that one's tensors begin with."""
 
 
 def thinker_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The configuration of the model that makes text, of a model that also speaks; None for others."""
-    inner, kind = config.get("thinker_config"), THINKERS.get(str(config.get("model_type")))
-    if kind is None or not isinstance(inner, Mapping):
+    inner, found = config.get("thinker_config"), THINKERS.get(str(config.get("model_type")))
+    if found is None or not isinstance(inner, Mapping):
         return None
-    return {**inner, "model_type": kind, "architectures": ["Qwen2_5OmniThinkerForConditionalGeneration"]}
+    return {**inner, "model_type": found[0], "architectures": [found[1]]}
 
 
 def senses_of(config: Mapping[str, Any]) -> tuple[str, ...]:
