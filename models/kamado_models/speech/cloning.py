@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ..library.sound import Samples
 
 
-def _one_sound(name: str, value: Any) -> Any:
+def one_recording(name: str, value: Any) -> Any:
+    """See kamado.options.Check."""
     if isinstance(value, list):
         raise InvalidRequest(f"{name} must be one recording, not {len(value)}")
     return value
 
 
-CLONING: Mapping[str, Check] = {"voice": _one_sound, "voice_text": text(longest=5000)}
+CLONING: Mapping[str, Check] = {"voice": one_recording, "voice_text": text(longest=5000)}
 """`voice`: a recording of who shall speak. `voice_text`: what is said in it."""
 
 
@@ -32,6 +33,21 @@ def check_cloning(asked: Mapping[str, Any]) -> None:
     """Raise InvalidRequest where one of both options is missing."""
     if ("voice" in asked) != ("voice_text" in asked):
         raise InvalidRequest("voice is a recording and voice_text what is said in it: give both, or none")
+
+
+def heard(voice: Any, rate: int, longest_s: float, advice: str) -> Any:
+    """The samples (samples,) of a recording that was opened, at `rate` Hz, as numpy float32. Raises InvalidRequest for
+    one that is empty or longer than `longest_s`, with `advice`."""
+    from kamado.media.sounds import open_sound
+
+    sound = open_sound(voice, rate=rate, channels=1)
+    if not sound.samples.shape[1]:
+        raise InvalidRequest("voice has no samples in it")
+    if sound.duration_s > longest_s:
+        raise InvalidRequest(
+            f"voice is {sound.duration_s:.4g} s, and the model hears {longest_s:.4g} s at most: {advice}"
+        )
+    return sound.samples[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +69,8 @@ class CloningSpeaker(Speaker):
     def prepare(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Generator."""
         if "voice" in asked:
-            from kamado.media.sounds import open_sound
-
-            sound = open_sound(asked["voice"], rate=self.sample_rate, channels=1)
-            if not sound.samples.shape[1]:
-                raise InvalidRequest("voice has no samples in it")
-            if sound.duration_s > self.longest_voice_s:
-                raise InvalidRequest(
-                    f"voice is {sound.duration_s:.4g} s, and the model hears {self.longest_voice_s:.4g} s at most: "
-                    "cut it, and voice_text with it"
-                )
-            asked = {**asked, "before": Said(text=asked["voice_text"].strip(), samples=sound.samples[0])}
+            samples = heard(asked["voice"], self.sample_rate, self.longest_voice_s, "cut it, and voice_text with it")
+            asked = {**asked, "before": Said(text=asked["voice_text"].strip(), samples=samples)}
         return super().prepare(asked)
 
     def read(self, text: str, asked: Mapping[str, Any]) -> Any:

@@ -8,10 +8,20 @@ from .csm import CsmKind
 from .dia import DiaKind
 from .fastspeech2 import FastSpeech2Kind
 from .higgs import HiggsKind
+from .pocket import PocketKind
 from .speecht5 import SpeechT5Kind
 from .vits import VitsKind
 
 FAMILY = LibraryFamily(
     "speech",
-    (BarkKind(), CsmKind(), DiaKind(), FastSpeech2Kind(), HiggsKind(), SpeechT5Kind(), VitsKind()),
+    (
+        BarkKind(),
+        CsmKind(),
+        DiaKind(),
+        FastSpeech2Kind(),
+        HiggsKind(),
+        PocketKind(),
+        SpeechT5Kind(),
+        VitsKind(),
+    ),
 )
