@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,21 @@ CTC: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "lasr_ctc": (
+        "lasr_ctc",
+        {
+            "vocab_size": 30,
+            "encoder_config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+                "subsampling_conv_channels": 8,
+                "num_mel_bins": 80,
+                "conv_kernel_size": 5,
+            },
+        },
+    ),
 }
 
 
@@ -87,13 +103,17 @@ def ctc(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(name.encode()))
         model = AutoModelForCTC.from_config(AutoConfig.for_model(model_type, **sizes))
-        _enliven(model)
+        enliven(model)
     if name == "wav2vec2-bert":
         extractor: Any = SeamlessM4TFeatureExtractor()
     elif name == "parakeet_ctc":
         from transformers import ParakeetFeatureExtractor
 
         extractor = ParakeetFeatureExtractor(feature_size=80)
+    elif name == "lasr_ctc":
+        from transformers import LasrFeatureExtractor
+
+        extractor = LasrFeatureExtractor(feature_size=80)
     else:
         extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask="layer-norm" in name)
     extractor.save_pretrained(folder)
@@ -101,6 +121,8 @@ def ctc(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     if name == "parakeet_ctc":
         _piece_tokenizer(folder)
+    elif name == "lasr_ctc":
+        _lasr_tokenizer(folder)
     else:
         _letter_tokenizer(folder)
     return folder
@@ -121,7 +143,7 @@ def whisper(folder: Path, *, multilingual: bool = True, seed: int = 0, alignment
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration(config)
-        _enliven(model)
+        enliven(model)
         _listen(model.model)
     settings = model.generation_config
     settings._from_model_config = False  # else transformers makes it anew of what it knows itself
@@ -153,11 +175,11 @@ def moonshine(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MoonshineForConditionalGeneration(config)
-        _enliven(model, 0.5)
+        enliven(model, 0.5)
     model.generation_config.max_length = 40
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
-    _plain_tokenizer(folder)
+    plain_tokenizer(folder)
     return folder
 
 
@@ -174,12 +196,12 @@ def speech_to_text(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = Speech2TextForConditionalGeneration(config)
-        _enliven(model)
+        enliven(model)
     model.generation_config.max_length = 20
     model.generation_config.num_beams = 2
     model.save_pretrained(folder)
     Speech2TextFeatureExtractor(feature_size=20, num_mel_bins=20).save_pretrained(folder)
-    _plain_tokenizer(folder)
+    plain_tokenizer(folder)
     return folder
 
 
@@ -203,16 +225,16 @@ def seamless(folder: Path, *, whole: bool, version: str = "") -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         model = getattr(transformers, f"SeamlessM4T{version}{'Model' if whole else 'ForSpeechToText'}")(config)
-        _enliven(model)
+        enliven(model)
     model.generation_config.text_decoder_lang_to_code_id = {"eng": 30, "deu": 31}
     model.generation_config._from_model_config = False
     model.save_pretrained(folder)
     transformers.SeamlessM4TFeatureExtractor().save_pretrained(folder)
-    _plain_tokenizer(folder)
+    plain_tokenizer(folder)
     return folder
 
 
-def _enliven(model: Any, std: float = 0.3) -> None:
+def enliven(model: Any, std: float = 0.3) -> None:
     """Weights that make answers vary."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -254,7 +276,7 @@ def _letter_tokenizer(folder: Path) -> None:
     )
 
 
-def _plain_tokenizer(folder: Path) -> None:
+def plain_tokenizer(folder: Path, more: Sequence[str] = ()) -> Any:
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -262,7 +284,12 @@ def _plain_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[]))
     tokenizer.decoder = decoders.Metaspace()
     special = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    found.add_special_tokens({"additional_special_tokens": list(more)})
+    if more:
+        found.add_tokens(["\u2581"])
+    found.save_pretrained(folder)
+    return found
 
 
 def _piece_tokenizer(folder: Path) -> None:
@@ -274,6 +301,13 @@ def _piece_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(["<pad>"])
     ParakeetTokenizer(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+
+
+def _lasr_tokenizer(folder: Path) -> None:
+    from transformers import LasrTokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *("\u2581" + letter for letter in LETTERS[:13]), *LETTERS[:13]]
+    LasrTokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0).save_pretrained(folder)
 
 
 def _whisper_tokenizer(folder: Path) -> dict[str, int]:

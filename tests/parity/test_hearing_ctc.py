@@ -39,7 +39,8 @@ def test_text_and_words_are_those_of_the_pipeline(name: str, tmp_path: Path, mon
     if name == "parakeet_ctc":  # the pipeline believes that each sample gives a frame
         monkeypatch.setattr(type(listen), "_align_to", 1280)
     short, long = recording(1.3, 1), recording(7.0, 2)
-    stamps = {} if name == "parakeet_ctc" else {"return_timestamps": "word"}  # its tokenizer tells no offsets
+    # Tokenizers of pieces tell no offsets.
+    stamps = {} if name in ("parakeet_ctc", "lasr_ctc") else {"return_timestamps": "word"}
     expected = [listen(short.copy(), **stamps), listen(long.copy(), chunk_length_s=3.0, **stamps)]
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         model = runtime.load(folder)
@@ -48,14 +49,18 @@ def test_text_and_words_are_those_of_the_pipeline(name: str, tmp_path: Path, mon
             model.generate(audio=(long, RATE), timestamps="word", window=3.0),
         ]
     for result, wanted in zip(results, expected, strict=True):
-        assert result.text == wanted["text"].strip() and result.text
+        if name == "lasr_ctc":  # the pipeline keeps special tokens, which transformers' own examples leave out
+            text = wanted["text"].replace("</s>", "").replace("<unk>", "")
+            assert result.text.split() == text.split() and result.text
+        else:
+            assert result.text == wanted["text"].strip() and result.text
         assert all(0 <= word.start_s < word.end_s <= 7.1 for word in result.segments)
         if stamps:
             assert [word.text for word in result.segments] == [chunk["text"] for chunk in wanted["chunks"]]
             times = [(word.start_s, word.end_s) for word in result.segments]
             assert np.allclose(times, [chunk["timestamp"] for chunk in wanted["chunks"]])
         else:
-            assert " ".join(word.text for word in result.segments) == result.text
+            assert [word.text for word in result.segments] == result.text.split()
     assert len(results[1].segments) > 2
 
 

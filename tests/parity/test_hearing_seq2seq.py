@@ -1,8 +1,9 @@
-"""Moonshine, Speech2Text and SeamlessM4T: what transformers' `generate` gives for each piece of a recording."""
+"""Models that hear a recording piece by piece: what transformers' `generate` gives for each piece of a recording."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import kamado
 from kamado_models.hearing.common import quiet_pieces
 from tiny_hearing import RATE, moonshine, recording, seamless, speech_to_text
+from tiny_hearing_more import moonshine_streaming, prompted
 
 BUILT: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any]]] = {
     # name: (transformers' class, what writes it, what generate is told)
     "moonshine": ("MoonshineForConditionalGeneration", moonshine, {}),
+    "moonshine_streaming": ("MoonshineStreamingForConditionalGeneration", moonshine_streaming, {}),
     "speech_to_text": ("Speech2TextForConditionalGeneration", speech_to_text, {}),
     "seamless": ("SeamlessM4TForSpeechToText", lambda folder: seamless(folder, whole=False), {"tgt_lang": "deu"}),
     "seamless-whole": ("SeamlessM4TForSpeechToText", lambda folder: seamless(folder, whole=True), {"tgt_lang": "eng"}),
@@ -45,9 +48,10 @@ def test_each_piece_is_what_generate_gives(name: str, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
     def said(samples: Any) -> str:
-        inputs = extractor(samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+        more = {"pad_to_multiple_of": 80, "padding": True} if "streaming" in name else {}  # as its processor
+        inputs = extractor(samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True, **more)
         inputs = {key: inputs[key] for key in (oracle.main_input_name, "attention_mask")}
-        limit = {"max_new_tokens": math.ceil(6.5 * len(samples) / RATE)} if name == "moonshine" else {}
+        limit = {"max_new_tokens": math.ceil(6.5 * len(samples) / RATE)} if "moonshine" in name else {}
         text: str = tokenizer.decode(oracle.generate(**inputs, **settings, **limit)[0], skip_special_tokens=True)
         return text.strip()
 
@@ -71,6 +75,54 @@ def test_each_piece_is_what_generate_gives(name: str, tmp_path: Path) -> None:
     assert all(each.segments == result.segments for each in crowd)
 
 
+ASKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("canary", {}, {"source_language": "en"}),
+    (
+        "canary",
+        {"language": "de", "target_language": "en", "punctuation": False},
+        {"source_language": "de", "target_language": "en", "punctuation": False},
+    ),
+    ("cohere_asr", {"language": "de"}, {"language": "de"}),
+    ("cohere_asr", {"language": "en", "punctuation": False}, {"language": "en", "punctuation": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "settings"), ASKED)
+def test_prompts_are_those_of_the_processor(
+    name: str, options: dict[str, Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    import transformers
+
+    folder = prompted(name, tmp_path)
+    oracle = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+
+    def said(samples: Any) -> str:
+        if name == "canary":
+            inputs = processor.apply_transcription_request(audio=samples, **settings)
+        else:
+            inputs = processor(audio=samples, sampling_rate=RATE, **settings)
+        text: str = processor.decode(oracle.generate(**inputs)[0], skip_special_tokens=True)
+        return text.strip()
+
+    long = recording(7.0, 1)
+    expected = [said(long[begin:end]) for begin, end in quiet_pieces(long, RATE, 3.0)]
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        model = runtime.load(folder)
+        result = model.generate(audio=(long, RATE), window=3.0, **options)
+        for _ in range(2):
+            crowd = model.generate_many([{"audio": (long, RATE), "window": 3.0, **options}] * 3)
+        for wrong, says in [
+            ({"language": "xyz"}, "'xyz' is none of them"),
+            ({"language": "en", "timestamps": "word"}, "does not know when words were said"),
+            ({"language": "en", "target_language": "xyz"}, "target_language"),
+        ]:
+            with pytest.raises(kamado.InvalidRequest, match=says):
+                model.generate(audio=(long, RATE), **wrong)
+    assert [segment.text for segment in result.segments] == [text for text in expected if text]
+    assert len(set(expected)) > 1 and all(each.segments == result.segments for each in crowd)
+
+
 def test_cuts_are_where_it_is_quiet() -> None:
     samples = recording(20.0)
     pieces = quiet_pieces(samples, RATE, 6.0)
@@ -92,3 +144,36 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         ]:
             with pytest.raises(kamado.InvalidRequest, match=says):
                 runtime.load(folder, request={"audio": (recording(1.0), RATE), **options})
+
+
+LIES: list[tuple[str, str, dict[str, Any], str]] = [
+    # model type, file, what it says, what is said of that
+    (
+        "canary",
+        "chat_template.jinja",
+        {},
+        "the model's chat template, which makes its prompts, cannot be used: no more",
+    ),
+    ("canary", "config.json", {"encoder_config": {"model_type": "parakeet_encoder", "hidden_size": -1}}, "."),
+    ("canary", "config.json", {"encoder_config": "large", "d_model": [1]}, "."),
+    ("cohere_asr", "config.json", {"hidden_size": 1 << 50, "num_hidden_layers": "many"}, "."),
+    ("cohere_asr", "processor_config.json", {"max_audio_clip_s": 0.2, "overlap_chunk_second": 5.0}, "several pieces"),
+    ("cohere_asr", "processor_config.json", {"max_audio_clip_s": "long"}, "."),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "values", "says"), LIES)
+def test_files_that_lie_are_errors(name: str, file: str, values: dict[str, Any], says: str, tmp_path: Path) -> None:
+    folder = prompted(name, tmp_path)
+    if file.endswith(".jinja"):
+        (folder / file).write_text("{{ raise_exception('no more') }}")
+    else:
+        whole = json.loads((folder / file).read_text())
+        inner = whole["feature_extractor"] if file.startswith("processor") else whole
+        inner.update(values)
+        (folder / file).write_text(json.dumps(whole))
+    with (
+        kamado.Runtime(device="cpu", memory="1GiB") as runtime,
+        pytest.raises((kamado.InvalidRequest, kamado.UnsupportedCheckpoint, kamado.DoesNotFit), match=says),
+    ):
+        runtime.load(folder).generate(audio=(recording(2.0), RATE), language="en")

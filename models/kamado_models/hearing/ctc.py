@@ -21,6 +21,7 @@ ARCHITECTURES = frozenset(
     {
         *("Wav2Vec2ForCTC", "Wav2Vec2BertForCTC", "Wav2Vec2ConformerForCTC", "HubertForCTC", "WavLMForCTC"),
         *("Data2VecAudioForCTC", "SEWForCTC", "SEWDForCTC", "UniSpeechForCTC", "UniSpeechSatForCTC", "ParakeetForCTC"),
+        "LasrForCTC",
     }
 )
 WINDOW_S = 30.0

@@ -18,13 +18,15 @@ from ..library.kinds import Bench, architecture_of
 from ..library.loading import Loader
 from .common import Word, clips, lines, segment_of
 from .ctc import WINDOW_S
-from .loading import library_config
+from .loading import features_of, library_config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SHORTEST_S = 0.1
 """Shorter recordings are filled up with silence: convolutions need that much."""
+_SHORTEST_OF = {"lasr_ctc": 0.25}
+"""The same, of model types that need more."""
 _WORD_BEGINS = "\u2581"
 """What pieces of words begin with, in SentencePiece, at the beginning of a word."""
 
@@ -48,6 +50,9 @@ class CtcModel:
         self._tokenizer = tokenizer
         self._rate: int = extractor.sampling_rate
         self._samples_per_frame = _samples_per_frame(model.config, extractor)
+        self._skips = model.config.model_type == "lasr_ctc"
+        """Whether it writes special tokens, which are no text."""
+        self._shortest = int(_SHORTEST_OF.get(model.config.model_type, _SHORTEST_S) * self._rate)
 
     def prepare(self, asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """See Generator."""
@@ -58,7 +63,7 @@ class CtcModel:
     def generate(self, bench: Bench, asked: Mapping[str, Any]) -> Output:
         """See Generator."""
         stamps, frames = asked["timestamps"], []
-        words = _Words(self._tokenizer, self._samples_per_frame / self._rate, each=stamps == "word")
+        words = _Words(self._tokenizer, self._samples_per_frame / self._rate, each=stamps == "word", skips=self._skips)
         for number, (inputs, (total, left, right)) in enumerate(asked["windows"], start=1):
             given = {
                 name: tensor.to(bench.device, bench.dtype if tensor.is_floating_point() else None)
@@ -73,12 +78,12 @@ class CtcModel:
             for segment in words.add(heard, is_last=number == len(asked["windows"])):
                 part = Transcript(text=segment.text, segments=(segment,))
                 bench.emit(Media(bench.request_id, bench.index, "transcript", part, is_part=True))
-        text = self._tokenizer.decode(np.concatenate(frames), skip_special_tokens=False).strip()
+        text = self._tokenizer.decode(np.concatenate(frames), skip_special_tokens=self._skips).strip()
         return Transcript(text=text, segments=tuple(words.segments))
 
     def _windows(self, samples: NDArray[Any], window_s: float) -> Iterator[tuple[dict[str, Any], tuple[int, int, int]]]:
         """The inputs of each forward, with (frames, those at the left, those at the right that do not count)."""
-        samples = np.pad(samples, (0, max(int(_SHORTEST_S * self._rate) - len(samples), 0)))
+        samples = np.pad(samples, (0, max(self._shortest - len(samples), 0)))
         unit = self._samples_per_frame
         length = round(window_s * self._rate / unit) * unit
         side = round(window_s / 6 * self._rate / unit) * unit
@@ -97,21 +102,20 @@ class CtcModel:
                 break
 
     def _inputs(self, samples: NDArray[Any]) -> dict[str, Any]:
-        made = self._extractor(
-            samples, sampling_rate=self._rate, return_tensors="pt", return_attention_mask=True
-        )  # fmt: skip
+        made = features_of(self._extractor, samples)
         return {name: made[name] for name in (self._input_name, "attention_mask")}
 
 
 class _Words:
     """Frames into words, lines and times, window by window."""
 
-    def __init__(self, tokenizer: Any, frame_s: float, *, each: bool) -> None:
-        """`each`: one segment a word."""
+    def __init__(self, tokenizer: Any, frame_s: float, *, each: bool, skips: bool) -> None:
+        """`each`: one segment a word. `skips`: special tokens are no text."""
         self.segments: list[Any] = []
         self._tokenizer = tokenizer
         self._frame_s = frame_s
         self._each = each
+        self._skips = skips
         self._open: NDArray[Any] = np.zeros(0, np.int64)
         """Frames of the line that is not ended."""
         self._begin = 0
@@ -155,7 +159,9 @@ class _Words:
             else:
                 groups.append(([token], begin, place))
         found = [
-            Word(self._tokenizer.decode(tokens, group_tokens=False).strip(), begin, end)
+            Word(
+                self._tokenizer.decode(tokens, group_tokens=False, skip_special_tokens=self._skips).strip(), begin, end
+            )
             for tokens, begin, end in groups
         ]
         return [word for word in found if word.text]
@@ -163,7 +169,7 @@ class _Words:
 
 def _samples_per_frame(config: Any, extractor: Any) -> int:
     ratio = getattr(config, "inputs_to_logits_ratio", None)
-    if ratio is not None:
-        return int(ratio)
+    if ratio is not None:  # LASR counts those of its spectrogram
+        return int(ratio * extractor.hop_length if config.model_type == "lasr_ctc" else ratio)
     inner = getattr(config, "encoder_config", config)
     return int(inner.subsampling_factor * extractor.hop_length)

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig
 
 from kamado.checkpoint.types import Checkpoint
+from kamado.errors import InvalidRequest
 
 from ..library.loading import Loader
 
@@ -26,3 +27,14 @@ def stored_generation_config(checkpoint: Checkpoint, loader: Loader, model: Any)
     else:
         found = GenerationConfig.from_model_config(model.config)
     return found  # type: ignore[no-any-return]
+
+
+def features_of(extractor: Any, samples: Any, **settings: Any) -> Any:
+    """What a model takes of `samples` [samples], in a batch of one. Raises InvalidRequest."""
+    try:
+        return extractor(
+            samples, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True, **settings
+        )
+    except Exception as error:  # whatever it makes of settings that are no such
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InvalidRequest(f"the model's feature extractor cannot be used for this recording: {said}") from error

@@ -3,13 +3,14 @@ torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest
-from kamado.options import Options, number, text, whole
+from kamado.options import Options, flag, number, text, whole
 
+from ..library.configuring import number_in, section_of
 from ..library.kinds import About, Part, architecture_of, num_parameters
 from .common import TASK, recordings, time_stamps
 from .whisper import generation_settings
@@ -25,21 +26,35 @@ SEAMLESS: Mapping[str, str] = {
     "SeamlessM4Tv2ForSpeechToText": "SeamlessM4Tv2ForSpeechToText",
     "SeamlessM4Tv2Model": "SeamlessM4Tv2ForSpeechToText",
 }
+COHERE, CANARY = "CohereAsrForConditionalGeneration", "CanaryForConditionalGeneration"
+LANGUAGES: Mapping[str, tuple[str, ...]] = {
+    # those that prompts of an architecture can name, as transformers' processors have them
+    COHERE: ("ar", "de", "el", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "vi", "zh"),
+    CANARY: (
+        *("bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hr", "hu", "it", "lt", "lv", "mt", "nl", "pl"),
+        *("pt", "ro", "ru", "sk", "sl", "sv", "uk"),
+    ),
+}
+_RAW = frozenset({"MoonshineForConditionalGeneration", "MoonshineStreamingForConditionalGeneration"})
+"""Hear samples, not a spectrogram."""
 CLASSES: Mapping[str, str] = {
     **SEAMLESS,
-    "MoonshineForConditionalGeneration": "MoonshineForConditionalGeneration",
-    "Speech2TextForConditionalGeneration": "Speech2TextForConditionalGeneration",
+    **{name: name for name in (*_RAW, *LANGUAGES, "Speech2TextForConditionalGeneration")},
 }
 PIECE_S = 30.0
 _USED = ("shared.", "speech_encoder.", "text_decoder.", "lm_head.")
 """What of a SeamlessM4T listens and writes."""
 _RATE = 16_000
-_SAMPLES_A_FRAME = {"MoonshineForConditionalGeneration": 384, "Speech2TextForConditionalGeneration": 640}
+_SAMPLES_A_FRAME = {
+    "MoonshineForConditionalGeneration": 384,
+    "Speech2TextForConditionalGeneration": 640,
+    **dict.fromkeys(LANGUAGES, 1280),
+}
 _USUAL_SAMPLES_A_FRAME = 320
 
 
 class Seq2SeqKind:
-    """See Kind. Moonshine, Speech2Text, SeamlessM4T."""
+    """See Kind. Moonshine, Speech2Text, SeamlessM4T, Canary, Cohere ASR."""
 
     name = "seq2seq"
     about = About(
@@ -71,6 +86,10 @@ class Seq2SeqKind:
         }
         if languages(checkpoint):
             checks["language"] = text(longest=100)
+        if architecture_of(checkpoint) in LANGUAGES:
+            checks["punctuation"] = flag
+        if architecture_of(checkpoint) == CANARY:
+            checks["target_language"] = text(longest=100)
         return Options(
             what="a speech recognition model", checks=checks, inputs={"audio": "audio"}, needs=("audio",),
             aliases={"max_new_tokens": "max_tokens"},
@@ -87,18 +106,23 @@ class Seq2SeqKind:
 
     def parts(self, checkpoint: Checkpoint) -> Mapping[str, Part]:
         """See Kind."""
-        config = checkpoint.config
-        sizes = (config.get(name) for name in ("hidden_size", "d_model"))
-        width = next((size for size in sizes if isinstance(size, int) and size > 0), 1024)
-        frames = int(PIECE_S * _RATE) // _SAMPLES_A_FRAME.get(architecture_of(checkpoint), _USUAL_SAMPLES_A_FRAME)
-        is_raw = architecture_of(checkpoint) == "MoonshineForConditionalGeneration"
+        config, architecture = checkpoint.config, architecture_of(checkpoint)
+        inner = section_of(config, "encoder_config")
+        width = max(*(number_in(each, "hidden_size", 1) for each in (config, inner)), number_in(config, "d_model", 1))
+        width = width if width > 1 else 1024
+        frames = int(PIECE_S * _RATE) // _SAMPLES_A_FRAME.get(architecture, _USUAL_SAMPLES_A_FRAME)
         layers = config.get("decoder_layers") or config.get("decoder_num_hidden_layers")
-        layers = layers if isinstance(layers, int) and layers > 0 else 12
+        layers = layers if isinstance(layers, int) and layers > 0 else number_in(config, "num_hidden_layers", 12)
+        # The first convolution of a Parakeet encoder: half as many frames and bands as its spectrogram has.
+        channels = number_in(inner, "subsampling_conv_channels", 256) if architecture in LANGUAGES else 0
+        first = channels * 2 * frames * number_in(inner, "num_mel_bins", 128) * 2
         return {
             "encoder": Part(
                 tensors={},  # its weights are the model's
-                activation_bytes=lambda number: number * (frames * 14 * width + 16 * frames * frames),
-                entries_per_position=_SAMPLES_A_FRAME["MoonshineForConditionalGeneration"] if is_raw else 1,
+                activation_bytes=lambda number: number * max(frames * 14 * width + 16 * frames * frames, first),
+                entries_per_position=_SAMPLES_A_FRAME["MoonshineForConditionalGeneration"]
+                if architecture in _RAW
+                else 1,
             ),
             "model": Part(
                 tensors=used_tensors(checkpoint),
@@ -117,17 +141,26 @@ class Seq2SeqKind:
         if asked.get("timestamps") == "word":
             raise InvalidRequest("timestamps word: this model does not know when words were said; use true")
         known = languages(checkpoint)
+        if architecture_of(checkpoint) == CANARY:  # English, if it is told nothing
+            asked = {"language": "en", **asked}
         if known and asked.get("language") not in known:
             given = f"{asked['language']!r:.40} is none of them" if "language" in asked else "it was left out"
+            what = "to write" if architecture_of(checkpoint) in SEAMLESS else "that is spoken"
             raise InvalidRequest(
-                f"this model must be told the language to write, one of {', '.join(sorted(known)[:12])}, ...; {given}"
+                f"this model must be told the language {what}, one of {', '.join(sorted(known)[:12])}, ...; {given}"
+            )
+        if asked.get("target_language", "en") not in known and "target_language" in asked:
+            raise InvalidRequest(
+                f"target_language {asked['target_language']!r:.40} is none of {', '.join(sorted(known)[:12])}, ..."
             )
 
 
-def languages(checkpoint: Checkpoint) -> Mapping[str, int]:
-    """The codes of languages that it can be told to write, with their tokens; empty where it has one."""
+def languages(checkpoint: Checkpoint) -> Collection[str]:
+    """The codes of languages that it can be told; empty where it has one."""
+    if (architecture := architecture_of(checkpoint)) in LANGUAGES:
+        return LANGUAGES[architecture]
     found = generation_settings(checkpoint).get("text_decoder_lang_to_code_id")
-    return found if isinstance(found, dict) and architecture_of(checkpoint) in SEAMLESS else {}
+    return found if isinstance(found, dict) and architecture in SEAMLESS else ()
 
 
 def used_tensors(checkpoint: Checkpoint) -> dict[str, Any]:

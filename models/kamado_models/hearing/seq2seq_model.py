@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 
 from kamado.checkpoint.types import Checkpoint
+from kamado.errors import InvalidRequest
 from kamado.events import Media
 from kamado.outputs import Output, Segment, Transcript
 
 from ..library.kinds import Bench, architecture_of
 from ..library.loading import Loader
 from .common import clips, quiet_pieces
-from .loading import library_config, stored_generation_config
-from .seq2seq import CLASSES, PIECE_S, SEAMLESS, used_tensors
+from .loading import features_of, library_config, stored_generation_config
+from .seq2seq import CANARY, CLASSES, COHERE, PIECE_S, used_tensors
+
+Prompting = Callable[[Mapping[str, Any]], "list[int | None]"]
+"""The tokens that what is written begins with, for a request."""
 
 _TOKENS_A_SECOND = 6.5
 """The most that somebody says: Moonshine's authors end answers there, since it goes on for ever over noise."""
@@ -32,27 +38,92 @@ def build(checkpoint: Checkpoint, loader: Loader) -> Seq2Seq:
     model_class = getattr(transformers, CLASSES[architecture])
     model = loader.pretrained("model", model_class, library_config(loader), used_tensors(checkpoint))
     model.generation_config = stored_generation_config(checkpoint, loader, model)
-    return Seq2Seq(model, extractor, tokenizer, architecture)
+    return Seq2Seq(model, extractor, tokenizer, _prompting(loader, architecture, extractor, tokenizer))
+
+
+def _prompting(loader: Loader, architecture: str, extractor: Any, tokenizer: Any) -> Prompting | None:
+    """How what is written is made to begin, where requests say so."""
+    if architecture == CANARY:
+        return _Canary(loader.folder_call(transformers.CanaryProcessor.from_pretrained, what="processor"), tokenizer)
+    return _Cohere(transformers.CohereAsrProcessor(extractor, tokenizer)) if architecture == COHERE else None
+
+
+class _Cohere:
+    """See Prompting."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __call__(self, asked: Mapping[str, Any]) -> list[int | None]:
+        found: list[int | None] = self._processor.get_decoder_prompt_ids(
+            asked["language"], asked.get("punctuation", True)
+        )
+        return found
+
+
+class _Canary:
+    """See Prompting. The checkpoint has a template for it."""
+
+    def __init__(self, processor: Any, tokenizer: Any) -> None:
+        self._processor = processor
+        self._tokenizer = tokenizer
+
+    def __call__(self, asked: Mapping[str, Any]) -> list[int | None]:
+        spoken = asked.get("language", "en")
+        try:
+            [prompt] = self._processor.apply_transcription_request(
+                audio=[np.zeros(1, np.float32)],  # where it stands says nothing of what it is
+                source_language=spoken,
+                target_language=asked.get("target_language", spoken),
+                punctuation=asked.get("punctuation", True),
+                tokenize=False,
+            )
+        except Exception as error:  # whatever a template does
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise InvalidRequest(
+                f"the model's chat template, which makes its prompts, cannot be used: {said}"
+            ) from error
+        found: list[int | None] = self._tokenizer(prompt)["input_ids"]
+        return found
+
+
+def _tokens(found: list[int | None]) -> torch.Tensor:
+    """[1, tokens]. Raises InvalidRequest."""
+    if not found or None in found:
+        raise InvalidRequest("the model's tokenizer lacks tokens that its prompts have: it belongs to another model")
+    return torch.tensor([found])
+
+
+def _longest_s(extractor: Any) -> float:
+    """Longer pieces an extractor would cut once more."""
+    longest, margin = (getattr(extractor, name, None) for name in ("max_audio_clip_s", "overlap_chunk_second"))
+    if not isinstance(longest, int | float) or not isinstance(margin, int | float):
+        return PIECE_S
+    return max(float(longest - margin), 1.0)
 
 
 class Seq2Seq:
     """See Generator."""
 
-    def __init__(self, model: Any, extractor: Any, tokenizer: Any, architecture: str) -> None:
+    def __init__(self, model: Any, extractor: Any, tokenizer: Any, prompting: Prompting | None) -> None:
         self.modules: Mapping[str, Any] = {"encoder": model.get_encoder(), "model": model}
         self._input_name: str = model.main_input_name
         self._extractor = extractor
         self._tokenizer = tokenizer
-        self._is_seamless = architecture in SEAMLESS
-        self._is_moonshine = architecture.startswith("Moonshine")
+        self._prompting = prompting
+        kind: str = model.config.model_type
+        self._is_seamless = kind.startswith("seamless")
+        self._is_moonshine = kind.startswith("moonshine")
+        self._padding = {"pad_to_multiple_of": 80, "padding": True} if kind == "moonshine_streaming" else {}
         self._rate: int = extractor.sampling_rate
+        self._longest_s = _longest_s(extractor)
 
     def prepare(self, asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """See Generator."""
-        import numpy as np
-
         given = {name: value for name, value in asked.items() if name != "audio"}
-        window_s = asked.get("window", PIECE_S)
+        if self._prompting is not None:
+            given["begins"] = _tokens(self._prompting(asked))
+        window_s = min(asked.get("window", PIECE_S), self._longest_s)
         found: list[Mapping[str, Any]] = []
         for heard in clips(asked, self._rate):
             samples = np.pad(heard, (0, max(int(_SHORTEST_S * self._rate) - len(heard), 0)))
@@ -74,6 +145,8 @@ class Seq2Seq:
                 name: tensor.to(bench.device, bench.dtype if tensor.is_floating_point() else None)
                 for name, tensor in inputs.items()
             }
+            if "begins" in asked:
+                given["decoder_input_ids"] = asked["begins"].to(bench.device)
             tokens = stand.generate(**given, **self._settings(asked, end - begin))
             text = self._tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
             bench.progress(number, len(asked["pieces"]))
@@ -88,7 +161,12 @@ class Seq2Seq:
         return Transcript(text=text, segments=told, language=language)
 
     def _inputs(self, samples: Any) -> dict[str, Any]:
-        made = self._extractor(samples, sampling_rate=self._rate, return_tensors="pt", return_attention_mask=True)
+        made = features_of(self._extractor, samples, **self._padding)
+        if len(made[self._input_name]) != 1:
+            raise InvalidRequest(
+                f"the model's feature extractor cuts {len(samples) / self._rate:.1f} s into several pieces; "
+                "its preprocessor_config.json belongs to another model, or window must be smaller"
+            )
         return {name: made[name] for name in (self._input_name, "attention_mask")}
 
     def _settings(self, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from kamado.tasks.library.standin import ModelCall, dissolve, stand_in
 from ..library.kinds import Bench
 from ..library.loading import Loader
 from .common import clips
-from .loading import library_config, stored_generation_config
+from .loading import features_of, library_config, stored_generation_config
 from .whisper import generation_settings, is_english, is_multilingual, lacks, usable_settings
 
 _TEMPERATURE_STEP = 0.2
@@ -85,13 +85,8 @@ class Whisper:
                     f"window of {self._extractor.chunk_length} s, and several need time stamps; "
                     + ("leave timestamps out" if self._knows_times else f"{self._no_times}, or give less sound")
                 )
-            features = self._extractor(
-                samples,
-                sampling_rate=self._extractor.sampling_rate,
-                return_tensors="pt",
-                return_attention_mask=True,
-                **({"truncation": False, "padding": "longest"} if is_long else {}),
-            )
+            settings = {"truncation": False, "padding": "longest"} if is_long else {}
+            features = features_of(self._extractor, samples, **settings)
             found.append({**given, "features": features["input_features"], "mask": features["attention_mask"]})
         return found
 

@@ -71,7 +71,11 @@ class Loader:
         try:
             with library_call():
                 return function(str(self.checkpoint.root), *args, local_files_only=True, **kwargs)
-        except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, IndexError) as error:
+        except KamadoError:
+            raise
+        except Exception as error:  # whatever a class makes of damaged files
+            if is_shortage(error):
+                raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UnsupportedCheckpoint(f"{self.checkpoint.reference}: its {what} cannot be loaded: {first}") from error
 
