@@ -9,7 +9,7 @@ from typing import Any
 from .parts import BEGIN, END, IMAGE, TEXT, VIDEO, VOCABULARY, Kind, save, template, unchecked, write_tokenizer
 
 MROPE = {"rope_type": "default", "type": "mrope", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-_QWEN_TOKENS = {
+QWEN_TOKENS = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
     "vision_start_token_id": BEGIN,
@@ -50,7 +50,7 @@ def _qwen2_vl(folder: Path) -> Path:
             "depth": 2, "embed_dim": 24, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2,
             "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2,
         },
-        **_QWEN_TOKENS,
+        **QWEN_TOKENS,
     )  # fmt: skip
     return save(config, Qwen2VLForConditionalGeneration, _qwen_processor("qwen2_vl", 7), folder)
 
@@ -65,7 +65,7 @@ def _qwen2_5_vl(folder: Path) -> Path:
             "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 28,
             "fullatt_block_indexes": [1],
         },
-        **_QWEN_TOKENS,
+        **QWEN_TOKENS,
     )  # fmt: skip
     return save(config, Qwen2_5_VLForConditionalGeneration, _qwen_processor("qwen2_5_vl", 7), folder)
 
@@ -73,7 +73,7 @@ def _qwen2_5_vl(folder: Path) -> Path:
 def _qwen3_vl(folder: Path) -> Path:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    config = Qwen3VLConfig(text_config=QWEN3_TEXT, vision_config=QWEN3_VISION, **_QWEN_TOKENS)
+    config = Qwen3VLConfig(text_config=QWEN3_TEXT, vision_config=QWEN3_VISION, **QWEN_TOKENS)
     return save(config, Qwen3VLForConditionalGeneration, _qwen_processor("qwen3_vl", 8), folder)
 
 
@@ -81,7 +81,7 @@ def _qwen3_vl_moe(folder: Path) -> Path:
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
     mixture = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
-    config = Qwen3VLMoeConfig(text_config=QWEN3_TEXT | mixture, vision_config=QWEN3_VISION, **_QWEN_TOKENS)
+    config = Qwen3VLMoeConfig(text_config=QWEN3_TEXT | mixture, vision_config=QWEN3_VISION, **QWEN_TOKENS)
     return save(config, Qwen3VLMoeForConditionalGeneration, _qwen_processor("qwen3_vl", 8), folder)
 
 

@@ -27,7 +27,7 @@ _TYPES = {
     ),
     ROWS_RAGGED: (
         "bamba bloom codegen falcon falcon_h1 gemma3n_text gpt_neo gptj jamba kimi_linear lfm2 lfm2_moe mpt "
-        "nemotron_h olmo_hybrid qwen3_5_text qwen3_next recurrent_gemma t5 umt5 xglm zamba2"
+        "nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next recurrent_gemma t5 umt5 xglm zamba2"
     ),
     ROWS_STATE: "falcon_mamba mamba mamba2",
     ROWS_EQUAL: "bart m2m_100 marian mbart minimax pegasus",

@@ -19,7 +19,7 @@ from kamado.weights.quantized.stored.methods import method_of, understood
 
 from .gguf import config_from_gguf
 from .gguf.names import packed_tensors
-from .media.table import OUTSIDE, senses_of, thinker_of
+from .media.table import OUTSIDE, senses_of, text_part_of, thinker_of
 
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _SENSES = ("vision_config", "audio_config", "image_token_id", "speech_config")
@@ -48,7 +48,7 @@ def language_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
         return config_from_gguf(checkpoint)
     if checkpoint.layout != "transformers":
         return None
-    config = thinker_of(checkpoint.config) or checkpoint.config
+    config = thinker_of(checkpoint.config) or text_part_of(checkpoint.config, checkpoint.tensors) or checkpoint.config
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     if not name.endswith(_SUFFIXES) or not isinstance(config.get("model_type"), str):

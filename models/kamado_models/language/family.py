@@ -27,7 +27,7 @@ from .batching import PAGED, UNKNOWN, batching_of
 from .config import as_stored, check_runnable, has_own_classes, language_config
 from .learning import LANE, learning
 from .media.sizes import in_encoders
-from .media.table import ENCODER, THINKER, senses_of, tasks_of, thinker_of
+from .media.table import ENCODER, TEXT_PARTS, THINKER, senses_of, tasks_of, text_part_name, text_part_of, thinker_of
 from .needs import BLOCK_TOKENS, LEAST_STEP, LONG_PIECE, Needs, needs, what_would_fit, with_outside
 from .shape import TextShape, describe, tensor_sizes, text_shape
 
@@ -65,6 +65,7 @@ class LanguageFamily:
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Family."""
+        sees = checkpoint.config.get("model_type") in TEXT_PARTS
         checkpoint = configured(checkpoint)
         with suppress(UnsupportedCheckpoint):  # what cannot be loaded is shown as well
             checkpoint = as_stored(checkpoint)
@@ -79,6 +80,8 @@ class LanguageFamily:
         facts = describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape)}
         if (senses := senses_of(checkpoint.config)) and facts["batching"] == PAGED:
             facts["takes"] = ["text", *senses]
+        elif sees:
+            facts["takes"] = ["text"]
         if facts["batching"] == PAGED:
             facts["kv_bytes_per_token"] |= {name: shape.kv_bytes_per_token(1, name) for name in KV_DTYPES[1:]}
         return facts
@@ -210,12 +213,13 @@ def configured(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with a configuration in the form of a `config.json`, also where it came from a GGUF header."""
     config = language_config(checkpoint)
     assert config is not None, "describe, plan and load are asked only for checkpoints that are claimed"
-    if thinker_of(checkpoint.config) is None:
+    if thinker_of(checkpoint.config) is not None:
+        renamed = {name: name.removeprefix(THINKER) for name in checkpoint.tensors if name.startswith(THINKER)}
+    elif text_part_of(checkpoint.config, checkpoint.tensors) is not None:
+        renamed = {name: inside for name in checkpoint.tensors if (inside := text_part_name(name)) is not None}
+    else:
         return replace(checkpoint, config=config)
-    inside = {
-        name.removeprefix(THINKER): entry for name, entry in checkpoint.tensors.items() if name.startswith(THINKER)
-    }
-    tensors = {name: replace(entry, name=name) for name, entry in inside.items()}
+    tensors = {inside: replace(checkpoint.tensors[name], name=inside) for name, inside in renamed.items()}
     return replace(checkpoint, config=config, tensors=tensors)
 
 

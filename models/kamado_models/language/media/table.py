@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 ENCODER = "encoder"
@@ -63,6 +63,33 @@ THINKERS = {
 """Model types of several models: the type and the class of that which makes text."""
 THINKER = "thinker."
 """What the names of that one's tensors begin with."""
+TEXT_PARTS = {
+    "lfm2_vl": ("lfm2", "Lfm2ForCausalLM"),
+    "qwen3_5": ("qwen3_5_text", "Qwen3_5ForCausalLM"),
+    "qwen3_5_moe": ("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"),
+}
+"""Model types that see, and of which only the language model is run, with text alone, since its layers keep recurrent
+state: its type and its class."""
+
+
+def text_part_of(config: Mapping[str, Any], names: Container[str]) -> dict[str, Any] | None:
+    """The configuration of the language model of a model that is run with text alone; None for others. `names`: of the
+    tensors."""
+    inner, found = config.get("text_config"), TEXT_PARTS.get(str(config.get("model_type")))
+    if found is None or not isinstance(inner, Mapping) or inner.get("model_type", found[0]) != found[0]:
+        return None
+    tied = config.get("tie_word_embeddings")
+    tied = tied if isinstance(tied, bool) else "lm_head.weight" not in names
+    quantized = {name: config[name] for name in ("quantization_config",) if name in config}
+    own = {"model_type": found[0], "architectures": [found[1]], "tie_word_embeddings": tied}
+    return {**inner, **quantized, **own}
+
+
+def text_part_name(name: str) -> str | None:
+    """What a tensor of such a model is called in its language model; None for one of what sees."""
+    if name.startswith("lm_head."):
+        return name
+    return f"model.{inside}" if (inside := name.removeprefix("model.language_model.")) != name else None
 
 
 def thinker_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
