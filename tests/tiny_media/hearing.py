@@ -79,8 +79,36 @@ def _glmasr(folder: Path) -> Path:
     return save(config, GlmAsrForConditionalGeneration, processor, folder)
 
 
+def _qwen3_asr(folder: Path) -> Path:
+    from transformers import (
+        Qwen3ASRConfig,
+        Qwen3ASRFeatureExtractor,
+        Qwen3ASRForConditionalGeneration,
+        Qwen3ASRProcessor,
+        Qwen3Config,
+    )
+
+    sizes = {name: size for name, size in _AUDIO.items() if name != "max_source_positions"}
+    config = Qwen3ASRConfig(
+        text_config=Qwen3Config(**TEXT | {"vocab_size": VOCABULARY}).to_dict(),
+        audio_config=sizes | {"model_type": "qwen3_asr_encoder", "output_dim": 32, "downsample_hidden_size": 8},
+        audio_token_id=AUDIO,
+        timestamp_token_id=AUDIO + 3,
+        pad_token_id=0,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    processor = Qwen3ASRProcessor(
+        Qwen3ASRFeatureExtractor(feature_size=16),
+        write_tokenizer(audio_token="<audio>", audio_bos_token="<boi>", audio_eos_token="<eoi>"),
+        chat_template=template(audio="<boi><audio><eoi>"),
+    )
+    return save(config, Qwen3ASRForConditionalGeneration, processor, folder)
+
+
 KINDS: Mapping[str, Kind] = {
     "audioflamingo3": Kind(make=_audioflamingo3, kinds=("audio",), most=1),
     "glmasr": Kind(make=_glmasr, kinds=("audio",), most=1),
     "qwen2_audio": Kind(make=_qwen2_audio, kinds=("audio",)),
+    "qwen3_asr": Kind(make=_qwen3_asr, kinds=("audio",), most=1),
 }

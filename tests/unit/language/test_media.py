@@ -192,17 +192,29 @@ def test_sizes() -> None:
     assert encoder_peak(absurd, 4) > 0
 
 
-@pytest.mark.parametrize("name", ["Voxtral", "VoxtralRealtime"])
+@pytest.mark.parametrize(
+    ("name", "kind", "package"),
+    [
+        ("Voxtral", "voxtral", "mistral-common"),
+        ("VoxtralRealtime", "voxtral_realtime", "mistral-common"),
+        ("GraniteSpeech", "granite_speech", "torchaudio"),
+        ("FunAsrNano", "fun_asr_nano", "torchaudio"),
+    ],
+)
 def test_prompts_that_a_package_makes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    kind: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("KAMADO_HOME", str(tmp_path / "home"))
     folder = tiny.build("llama", tmp_path / "model")
-    kind = "voxtral" if name == "Voxtral" else "voxtral_realtime"
     named = {"architectures": [f"{name}ForConditionalGeneration"], "model_type": kind, "audio_config": {}}
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | named))
     for command in (["run", str(folder), "hello", "--device", "cpu"], ["plan", str(folder), "--device", "cpu"]):
         assert main(command) == 4
         told = " ".join(capsys.readouterr().err.split())
-        assert "pip install mistral-common" in told and "Traceback" not in told
-    assert main(["show", str(folder)]) == 0 and "mistral-common" in capsys.readouterr().out
+        assert f"pip install {package}" in told and "Traceback" not in told
+    assert main(["show", str(folder)]) == 0 and package in capsys.readouterr().out

@@ -43,6 +43,7 @@ SENSES: Mapping[str, tuple[str, ...]] = {
     "qwen2_5_vl": SEES_VIDEO,
     "qwen2_audio": HEARS,
     "qwen2_vl": SEES_VIDEO,
+    "qwen3_asr": HEARS,
     "qwen3_omni_moe_thinker": (*SEES_VIDEO, *HEARS),
     "qwen3_vl": SEES_VIDEO,
     "qwen3_vl_moe": SEES_VIDEO,
@@ -53,7 +54,10 @@ SENSES: Mapping[str, tuple[str, ...]] = {
 """What prompts of a model type may hold beside text. The tests compare every one of these with transformers'
 `generate`."""
 
-OUTSIDE: Mapping[str, str] = {"voxtral": "mistral-common", "voxtral_realtime": "mistral-common"}
+OUTSIDE: Mapping[str, str] = {
+    **dict.fromkeys(("voxtral", "voxtral_realtime"), "mistral-common"),
+    **dict.fromkeys(("fun_asr_nano", "granite_speech", "granite_speech_plus"), "torchaudio"),
+}
 """Model types that are known and not run, by the package that makes their prompts and has no place here yet."""
 
 THINKERS = {
