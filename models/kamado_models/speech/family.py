@@ -10,6 +10,7 @@ from .fastspeech2 import FastSpeech2Kind
 from .higgs import HiggsKind
 from .pocket import PocketKind
 from .speecht5 import SpeechT5Kind
+from .vibevoice import VibeVoiceKind
 from .vits import VitsKind
 
 FAMILY = LibraryFamily(
@@ -22,6 +23,7 @@ FAMILY = LibraryFamily(
         HiggsKind(),
         PocketKind(),
         SpeechT5Kind(),
+        VibeVoiceKind(),
         VitsKind(),
     ),
 )

@@ -19,6 +19,7 @@ from ..library.second import second_checkpoint
 from .cloning import CLONING, CloningSpeaker, Said, check_cloning
 from .options import DRAWS, speech_options
 from .speaking import known_rate
+from .templates import check_marks
 
 if TYPE_CHECKING:
     from ..library.loading import Loader
@@ -135,10 +136,7 @@ class HiggsSpeaker(CloningSpeaker):
 
     def prepare(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Generator."""
-        mark = self._processor.audio_token
-        name = next((each for each in ("prompt", "voice_text", "scene") if mark in asked.get(each, "")), None)
-        if name is not None:
-            raise InvalidRequest(f"{name} has {mark} in it, which stands for sound: leave it out")
+        check_marks(asked, ("prompt", "voice_text", "scene"), (self._processor.audio_token,))
         return super().prepare(asked)
 
     def go_on(self, bench: Bench, text: str, before: Said | None, asked: Mapping[str, Any]) -> Any:

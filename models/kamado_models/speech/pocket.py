@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kamado.checkpoint.strict_json import read_bounded
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.options import Check, Options, number, whole
 
-from ..language.chat_template import ChatTemplate
 from ..library.assembly import Through, doubled
 from ..library.audio_kind import AudioKind, json_beside
 from ..library.configuring import config_of, divided, generation_config_of, number_in, section_of
@@ -22,6 +19,7 @@ from ..library.second import second_checkpoint
 from .cloning import heard, one_recording
 from .options import speech_options
 from .speaking import Speaker, known_rate
+from .templates import Writer, check_marks
 from .voice_latents import SUFFIXES, chosen_file, preset_option, presets, read_latents
 
 if TYPE_CHECKING:
@@ -138,14 +136,6 @@ class PocketKind(AudioKind):
         return PocketSpeaker(checkpoint, model, codec, processor)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    plain: str
-    """As the model's template writes it."""
-    voiced: str
-    """The same behind a voice."""
-
-
 class PocketSpeaker(Speaker):
     """See Generator."""
 
@@ -157,15 +147,12 @@ class PocketSpeaker(Speaker):
         self.sample_rate = codec.config.sampling_rate
         self._checkpoint = checkpoint
         self._processor = processor
-        self._template = ChatTemplate(_template(checkpoint))
-        self._variables = {**processor.tokenizer.special_tokens_map, "add_generation_prompt": False}
+        self._writer = Writer(checkpoint, processor.tokenizer, processor.audio_token)
         self._hears = _hears(checkpoint) and codec.encoder is not None
 
     def prepare(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Generator."""
-        held = next((each for each in self._processor.placeholder_tokens if each in asked["prompt"]), None)
-        if held is not None:
-            raise InvalidRequest(f"prompt has {held} in it, which stands for sound: leave it out")
+        check_marks(asked, ("prompt",), self._processor.placeholder_tokens)
         if "voice" in asked:
             if not self._hears:
                 raise InvalidRequest("voice cannot be heard: the codec has no encoder; choose a preset")
@@ -178,18 +165,10 @@ class PocketSpeaker(Speaker):
         return super().prepare({**asked, "latents": read_latents(file, self._voice_size)})
 
     def read(self, text: str, asked: Mapping[str, Any]) -> Any:
-        """Both forms of a text."""
-        said = {"type": "text", "text": text}
-        plain, voiced = (
-            self._template.render([{"role": "user", "content": content}], self._variables)
-            for content in ([said], [{"type": "audio"}, said])
-        )
-        mark = self._processor.audio_token
-        if plain.count(mark) or voiced.count(mark) != 1 or self._processor.audio_bos_token not in plain:
-            raise UnsupportedCheckpoint(
-                f"{self._checkpoint.reference}: its chat template writes no prompt of Pocket TTS: {voiced!r:.80}"
-            )
-        return _Piece(plain=plain, voiced=voiced)
+        """The prompt, without and with a voice, as far as it can come to that."""
+        turns, is_known = [("user", text)], "latents" in asked or "heard" in asked
+        plain = "" if is_known else self._writer.written(turns)
+        return plain, self._writer.written(turns, ["user"]) if is_known or self._hears else ""
 
     def speak(self, bench: Bench, piece: Any, asked: Mapping[str, Any], said: list[Samples]) -> Any:
         """See Speaker."""
@@ -208,8 +187,7 @@ class PocketSpeaker(Speaker):
             voice = {"audio": [samples], "sampling_rate": self.sample_rate}
         elif len(asked["pieces"]) > 1 and not self._hears:
             bench.note("the text is spoken in pieces, each in a voice of its own: choose one (preset)")
-        written = piece.voiced if voice else piece.plain
-        inputs = processor(text=[written], **voice, add_special_tokens=False, return_tensors="pt")
+        inputs = processor(text=[piece[bool(voice)]], **voice, add_special_tokens=False, return_tensors="pt")
         options = {"num_flow_steps": "steps", "max_new_tokens": "max_tokens"}
         found = model.generate(
             **{name: value.to(bench.device) for name, value in inputs.items()},
@@ -231,14 +209,6 @@ def _processor(folder: str, settings: Mapping[str, Any], *, local_files_only: bo
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local_files_only)
     extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=local_files_only)
     return PocketTTSProcessor(extractor, tokenizer, None, **settings)
-
-
-def _template(checkpoint: Checkpoint) -> str:
-    """How prompts are written: it also puts texts into the form that the model was trained with."""
-    file = checkpoint.files.get("chat_template.jinja")
-    if file is None:
-        raise UnsupportedCheckpoint(f"{checkpoint.reference} has no chat_template.jinja, which writes its prompts")
-    return read_bounded(file).decode(errors="replace")
 
 
 def _flow(checkpoint: Checkpoint) -> Mapping[str, Any]:

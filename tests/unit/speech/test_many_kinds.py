@@ -19,6 +19,7 @@ from .tiny_codec_models import write_csm, write_dia, write_fastspeech2
 from .tiny_higgs import write_higgs
 from .tiny_pocket import write_pocket
 from .tiny_speech import write_bark, write_speecht5, write_vits, write_vocoder
+from .tiny_vibevoice import write_vibevoice
 
 VOICE = [0.1, -0.2, 0.3, 0.0, 0.5, -0.6]
 
@@ -34,6 +35,7 @@ def test_beside_each_other_as_alone(runtime: kamado.Runtime, tmp_path: Path) -> 
         (write_csm(tmp_path / "csm")[0], {"prompt": "hello", "seed": 7}),
         (write_higgs(tmp_path / "higgs")[0], {"prompt": "hello", "seed": 9, "temperature": 1.0}),
         (write_pocket(tmp_path / "pocket")[0], {"prompt": "Hello there. You", "seed": 10, "preset": "bob"}),
+        (write_vibevoice(tmp_path / "vibe")[0], {"prompt": "hello there", "seed": 11}),
         (write_fastspeech2(tmp_path / "fast")[0], {"phonemes": "HH AH0 L OW1", "speed": 0.8, "seed": 8}),
         (write_musicgen(tmp_path / "musicgen")[0], {"prompt": "a slow tune", "seed": 4, "seconds": 0.1}),
         (write_composer(tmp_path / "composer")[0], {"seed": 5, "max_tokens": 20}),

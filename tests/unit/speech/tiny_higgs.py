@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .tiny_speech import LETTERS, decided
+from .tiny_speech import LETTERS, decided, with_settings
 
 RATE = 24_000
 TEMPLATE = """{{ bos_token }}{% for each in messages %}<|start_header_id|>{{ each.role }}<|end_header_id|>
@@ -111,7 +111,7 @@ def write_higgs(folder: Path) -> tuple[Path, Any, Any]:
     torch.manual_seed(21)
     model = HiggsAudioV2ForConditionalGeneration(config, use_text_head=True).eval()
     decided(model, "model", "audio_lm_head", factor=5.0)
-    model.generation_config.update(ras_win_len=7, ras_win_max_num_repeat=2, max_new_tokens=14, use_text_head=True)
+    with_settings(model, ras_win_len=7, ras_win_max_num_repeat=2, max_new_tokens=14, use_text_head=True)
     model.save_pretrained(folder)
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")

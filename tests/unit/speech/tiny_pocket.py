@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .tiny_speech import LETTERS, decided
+from .tiny_speech import LETTERS, decided, with_settings
 
 RATE = 8000
 TEMPLATE = """{%- for each in messages -%}{%- for part in each.content -%}{%- if part.type == "audio" -%}
@@ -71,8 +71,7 @@ def write_pocket(folder: Path, *, phonon: bool = False, **flow: Any) -> tuple[Pa
         model.model.bos_latent.normal_()
         model.flow_head.get_submodule("").apply(_shaken)
         model.eos_head.weight.mul_(40.0)
-    model.generation_config.update(
-        do_sample=True, temperature=0.7, num_flow_steps=2, eos_threshold=0.5, min_frames_before_eos=3,
+    with_settings(model, do_sample=True, temperature=0.7, num_flow_steps=2, eos_threshold=0.5, min_frames_before_eos=3,
         return_dict_in_generate=True,
     )  # fmt: skip
     model.save_pretrained(folder)

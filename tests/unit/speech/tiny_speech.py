@@ -41,6 +41,14 @@ def decided(model: Any, *parts: str, factor: float = 12.0) -> Any:
     return model
 
 
+def with_settings(model: Any, **settings: Any) -> Any:
+    """The model with generation settings, of which some are its own, so that they are saved and read as they are."""
+    model.generation_config._from_model_config = False
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    return model
+
+
 def with_codes(codec: Any) -> Any:
     """The codec with vectors for its codes: those of a fresh one are all zero."""
     for layer in codec.quantizer.layers:
