@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tiny_hearing import enliven, plain_tokenizer
+from tiny_hearing import LETTERS, enliven, plain_tokenizer
 
 _PARAKEET: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
@@ -88,3 +88,31 @@ def _attend(model: Any, seed: int) -> None:
                 parameter.mul_(3.3)
             if "encoder_attn.v" in name or "encoder_attn.q" in name:
                 parameter.mul_(4)
+
+
+def transducer(name: str, folder: Path) -> Path:
+    """Write a Parakeet: `name` is the model type, parakeet_tdt or parakeet_rnnt."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models
+
+    pieces = ["<unk>", *("\u2581" + letter for letter in LETTERS[:14]), *LETTERS[:14]]
+    words = Tokenizer(models.BPE(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[]))
+    words.decoder = decoders.Metaspace()
+    words.add_special_tokens(["<pad>", "<blank>"])
+    tokenizer = transformers.ParakeetTokenizer(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>")
+    blank, kind = len(pieces) + 1, name.removeprefix("parakeet_")
+    config = getattr(transformers, f"Parakeet{kind.upper()}Config")(
+        vocab_size=blank + 1, decoder_hidden_size=16, num_decoder_layers=2, pad_token_id=blank - 1,
+        blank_token_id=blank, encoder_config=_PARAKEET,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        model = getattr(transformers, f"ParakeetFor{kind.upper()}")(config)
+        torch.manual_seed(1)
+        enliven(model, 0.5)
+        with torch.no_grad():
+            model.joint.head.bias[blank] += 2.0
+    model.generation_config.decoder_start_token_id = blank
+    model.save_pretrained(folder)
+    extractor = transformers.ParakeetFeatureExtractor(feature_size=80)
+    transformers.ParakeetProcessor(extractor, tokenizer, decoder_type=kind).save_pretrained(folder)
+    return folder
