@@ -17,7 +17,7 @@ import pytest
 
 import kamado
 from kamado_models.language.batching import PAGED
-from kamado_models.language.media.table import SENSES
+from kamado_models.language.media.table import SENSES, WANT_TORCHVISION
 from tiny_media import KINDS, Kind, MediaOracle, chat, request
 
 NUM_NEW = 12
@@ -50,6 +50,8 @@ class Loaded:
 @pytest.fixture(scope="module", params=list(KINDS))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     kind = KINDS[request.param]
+    if kind.wants:
+        pytest.importorskip(kind.wants)
     try:
         folder = kind.make(tmp_path_factory.mktemp(request.param))
     except ImportError as error:
@@ -72,6 +74,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_every_known_type_is_here() -> None:
     assert set(KINDS) == set(SENSES)
     assert all(KINDS[name].kinds == SENSES[name] for name in KINDS)
+    assert {name for name in KINDS if KINDS[name].wants == "torchvision"} == WANT_TORCHVISION
 
 
 def test_alone(loaded: Loaded) -> None:

@@ -73,7 +73,7 @@ class MediaOracle:
         made = self._inputs(options)
         with torch.inference_mode():
             out = self.model.generate(
-                **{name: value for name, value in made.items() if name != "labels"},
+                **{name: _in_float32(value) for name, value in made.items() if name != "labels"},
                 do_sample=False,
                 max_new_tokens=num_new,
                 min_new_tokens=num_new,
@@ -96,6 +96,10 @@ class MediaOracle:
         how = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
         plain = [_without_rates(turn) for turn in turns]
         return dict(self.processor.apply_chat_template(plain, **how))
+
+
+def _in_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _without_rates(turn: Mapping[str, Any]) -> dict[str, Any]:

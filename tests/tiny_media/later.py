@@ -17,6 +17,7 @@ from .parts import (
     clip,
     llama,
     save,
+    siglip,
     template,
     unchecked,
     write_tokenizer,
@@ -89,8 +90,68 @@ def _video_llava(folder: Path) -> Path:
     return save(config, VideoLlavaForConditionalGeneration, processor, folder, settings=how)
 
 
+def _llama4(folder: Path) -> Path:
+    from transformers import Llama4Config, Llama4ForConditionalGeneration, Llama4ImageProcessor, Llama4Processor
+
+    marks = ("<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>", "<|tile_x_separator|>")
+    text: dict[str, Any] = TEXT | {
+        "vocab_size": VOCABULARY + 6, "intermediate_size_mlp": 48, "num_local_experts": 4, "num_experts_per_tok": 1,
+        "attention_chunk_size": 16, "no_rope_layers": [1, 0],
+    }  # fmt: skip
+    vision: dict[str, Any] = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96,
+        "vision_output_dim": 32, "image_size": 28, "patch_size": 7, "projector_input_dim": 32,
+        "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5,
+    }  # fmt: skip
+    config = Llama4Config(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=VOCABULARY + 1,
+        boi_token_index=VOCABULARY - 1,
+        eoi_token_index=VOCABULARY,
+    )
+    processor = Llama4Processor(
+        Llama4ImageProcessor(size={"height": 28, "width": 28}, max_patches=4),
+        write_tokenizer((*EXTRA, *marks, "<|tile_y_separator|>")),
+        patch_size=7,
+        chat_template=template(image="<|image|>"),
+    )
+    return save(config, Llama4ForConditionalGeneration, processor, folder)
+
+
+def _cohere2_vision(folder: Path) -> Path:
+    from transformers import (
+        Cohere2Config,
+        Cohere2VisionConfig,
+        Cohere2VisionForConditionalGeneration,
+        Cohere2VisionImageProcessor,
+        Cohere2VisionProcessor,
+    )
+
+    text = Cohere2Config(
+        **TEXT | {"vocab_size": VOCABULARY}, sliding_window=6, layer_types=["sliding_attention", "full_attention"]
+    )
+    config = Cohere2VisionConfig(
+        text_config=text.to_dict(),
+        vision_config=siglip(),
+        image_token_id=IMAGE,
+        downsample_factor=2,
+        alignment_intermediate_size=48,
+        tie_word_embeddings=False,
+    )
+    named = {"boi_token": "<boi>", "eoi_token": "<eoi>", "img_line_break_token": "<more>"}
+    processor = Cohere2VisionProcessor(
+        Cohere2VisionImageProcessor(size={"height": 28, "width": 28}, max_patches=4, patch_size=2),
+        write_tokenizer(image_token="<image>", **named),
+        chat_template=template(),
+    )
+    return save(config, Cohere2VisionForConditionalGeneration, processor, folder, loud=20.0)
+
+
 KINDS: Mapping[str, Kind] = {
+    "cohere2_vision": Kind(make=_cohere2_vision, wants="torchvision"),
     "exaone4_5": Kind(make=_exaone4_5),
     "granite_docling": Kind(make=_granite_docling),
+    "llama4": Kind(make=_llama4, wants="torchvision"),
     "video_llava": Kind(make=_video_llava, kinds=("image", "video")),
 }

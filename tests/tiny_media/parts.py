@@ -128,6 +128,8 @@ class Kind:
     """Things of one kind in a prompt."""
     chat: bool = True
     """Whether it has a chat template."""
+    wants: str = ""
+    """A library that its processor cannot do without."""
 
 
 def llama(**changes: Any) -> dict[str, Any]:

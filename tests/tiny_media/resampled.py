@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,11 @@ def _llava_next_video(folder: Path) -> Path:
     images = LlavaNextImageProcessor(size={"shortest_edge": 28}, crop_size=28, image_grid_pinpoints=grid)
     how = {"patch_size": 7, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     processor = unchecked(LlavaNextVideoProcessor)(None, images, write_tokenizer(), chat_template=template(), **how)
-    return save(config, LlavaNextVideoForConditionalGeneration, processor, folder, settings=how)
+    save(config, LlavaNextVideoForConditionalGeneration, processor, folder, settings=how)
+    frames = {"video_processor_type": "LlavaNextVideoVideoProcessor", "size": {"shortest_edge": 28}}
+    told = frames | {"crop_size": {"height": 28, "width": 28}}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(told), encoding="utf-8")
+    return folder
 
 
 KINDS: Mapping[str, Kind] = {

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
+from kamado.checkpoint.types import Checkpoint
 from kamado.cli.main import main
-from kamado.errors import InvalidRequest
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.blocks import BlockPool, PagedMemory
 from kamado.quant import parse_quant
 from kamado.requests import Sampling
@@ -22,10 +23,12 @@ from kamado.sequence import TokenSequence
 from kamado.turns import MAX_ITEMS, joined_texts, relative_to, split_turns, turns_relative_to
 from kamado_models.language.attention import CAUSAL, MaskRule
 from kamado_models.language.chat_template import ChatTemplate
+from kamado_models.language.media.classes import _whole
 from kamado_models.language.media.decoder import Seen
 from kamado_models.language.media.frames import FrameProcessor
+from kamado_models.language.media.processor import load_senses
 from kamado_models.language.media.sizes import encoder_peak, text_quant
-from kamado_models.language.media.table import senses_of, tasks_of
+from kamado_models.language.media.table import WANT_TORCHVISION, senses_of, tasks_of
 
 
 def sequence(tokens: int = 20, **more: Any) -> TokenSequence:
@@ -218,3 +221,30 @@ def test_prompts_that_a_package_makes(
         told = " ".join(capsys.readouterr().err.split())
         assert f"pip install {package}" in told and "Traceback" not in told
     assert main(["show", str(folder)]) == 0 and package in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", sorted(WANT_TORCHVISION))
+def test_pictures_that_are_prepared_with_torchvision(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = {"model_type": kind}
+    checkpoint = Checkpoint(
+        reference="a/b", root=tmp_path, layout="transformers", config=config, metadata={}, tensors={}, files={}
+    )
+    with pytest.raises(UnsupportedCheckpoint, match=r"a/b: .*pip install torchvision"):
+        load_senses(checkpoint)
+
+
+def test_of_a_cut_picture_frames_keep_the_middle() -> None:
+    from transformers import LlavaNextImageProcessor
+
+    grid = [[28, 56], [56, 28]]
+    images = LlavaNextImageProcessor(size={"shortest_edge": 28}, crop_size=28, image_grid_pinpoints=grid)
+    video = np.zeros((3, 28, 84, 3), np.uint8)
+    video[:, :, 28:56] = 255
+    frames = FrameProcessor(_whole(images), {})
+    frames.rates = [0.0]
+    made = frames(video)["pixel_values_videos"]
+    assert made.shape == (1, 3, 3, 28, 28)
+    assert made[0, 0, 0, 14, 0] == made[0, 0, 0, 14, 27] > 1, "the white middle alone"

@@ -6,6 +6,7 @@ name code, other files or a place on a hub.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from kamado.turns import Item
 
 from ..config import cleaned
 from .items import OpenedItem, opened
-from .table import senses_of
+from .table import WANT_TORCHVISION, senses_of
 
 _CONFIGS = (
     "processor_config.json",
@@ -153,6 +154,12 @@ def _built(checkpoint: Checkpoint, folder: Path) -> Any:
     from .classes import built, processor_class
 
     name = _class_name(checkpoint)
+    kind = checkpoint.config.get("model_type")
+    if kind in WANT_TORCHVISION and importlib.util.find_spec("torchvision") is None:
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: pictures of a {kind!r} model are prepared with torchvision, which is not "
+            "installed; pip install torchvision"
+        )
     try:
         with library_call():
             return built(processor_class(name), folder, _json(checkpoint, "video_preprocessor_config.json"))

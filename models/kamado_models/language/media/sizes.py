@@ -21,6 +21,7 @@ _MOST_PATCHES = 4096
 """Of one picture that a model takes in its own size."""
 _USUAL_TILES = 5
 """Of one picture that is cut: four pieces and the whole."""
+_CUT = ("cohere2_vision", "idefics3", "internvl", "llama4", "ovis2")
 _MOST = 1 << 20
 _POSITION_VALUES, _FEED_VALUES = 12, 3
 """Numbers that are laid out for each position: times the width, and times the width of the feed-forward part."""
@@ -66,7 +67,7 @@ def _peak(config: Mapping[str, Any], part: Mapping[str, Any], dtype_bytes: int) 
 
 
 def _is_cut(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") in ("idefics3", "internvl", "ovis2") or "image_grid_pinpoints" in config
+    return config.get("model_type") in _CUT or "image_grid_pinpoints" in config
 
 
 def _first(part: Mapping[str, Any], names: Iterable[str], default: int) -> int:

@@ -15,6 +15,7 @@ SENSES: Mapping[str, tuple[str, ...]] = {
     "aria": SEES,
     "audioflamingo3": HEARS,
     "aya_vision": SEES,
+    "cohere2_vision": SEES,
     "deepseek_vl": SEES,
     "deepseek_vl_hybrid": SEES,
     "exaone4_5": SEES,
@@ -31,6 +32,7 @@ SENSES: Mapping[str, tuple[str, ...]] = {
     "internvl": SEES_VIDEO,
     "janus": SEES,
     "lighton_ocr": SEES,
+    "llama4": SEES,
     "llava": SEES,
     "llava_next": SEES,
     "llava_next_video": SEES_VIDEO,
@@ -53,6 +55,9 @@ SENSES: Mapping[str, tuple[str, ...]] = {
 }
 """What prompts of a model type may hold beside text. The tests compare every one of these with transformers'
 `generate`."""
+
+WANT_TORCHVISION = frozenset({"cohere2_vision", "llama4"})
+"""Those of them whose pictures transformers prepares with torchvision alone. Their tests are skipped without it."""
 
 OUTSIDE: Mapping[str, str] = {
     **dict.fromkeys(("voxtral", "voxtral_realtime"), "mistral-common"),
