@@ -52,7 +52,9 @@ def test_it_says_what_the_library_says(runtime: kamado.Runtime, tmp_path: Path) 
         (likely, said(own, processor, "hello", 2, voices["ann"], do_sample=False)),
         (cloned, said(own, processor, "hello", 3, VOICE, max_new_tokens=5)),
     ):
-        assert result.sample_rate == RATE and result.audio.shape == (1, len(expected)) and expected.std() > 1e-3
+        assert (
+            result.sample_rate == RATE and result.audio.shape == (1, len(expected)) and 0.01 < abs(expected).max() < 1
+        )
         assert numpy.abs(result.audio[0] - expected).max() < 1e-4
     assert cloned.audio.shape[1] == 5 * 32 and bob.recipe["options"]["preset"] == "bob"
     assert set(cloned.recipe["inputs"]) == {"voice"} and likely.recipe["unrecorded"] == ["preset"]

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .tiny_speech import LETTERS, decided, with_settings
+from .tiny_speech import LETTERS, decided, quieter, with_settings
 
 RATE = 8000
 TEMPLATE = """{%- for each in messages -%}{%- for part in each.content -%}{%- if part.type == "audio" -%}
@@ -42,6 +42,8 @@ def write_codec(folder: Path, **changed: Any) -> Any:
     )  # fmt: skip
     torch.manual_seed(31)
     codec = decided(PocketTTSAudioTokenizerModel(config).eval(), "decoder", factor=1.5)
+    last = [name for name, _ in codec.named_parameters() if name.startswith("decoder.decoder_seanet")][-2]
+    quieter(codec, last, 0.001)
     codec.save_pretrained(folder)
     return codec
 
