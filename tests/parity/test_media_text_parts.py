@@ -43,7 +43,7 @@ def test_its_language_model_is_run(name: str, tmp_path: Path) -> None:
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         model = runtime.load(folder, dtype="float32", offline=True)
         assert model.usage()["batching"] == ROWS_RAGGED and ROWS_RAGGED in model.plan.notes
-        assert model.info["takes"] == ["text"]
+        assert model.info["reads"] == ["text"]
         stored = {key: entry.nbytes for key, entry in model.checkpoint.tensors.items() if "vis" not in key}
         assert model.plan.weight_bytes <= sum(stored.values()), "what sees is not loaded"
         jobs = [model.submit(prompt_tokens=tokens, **HOW) for tokens in PROMPTS]

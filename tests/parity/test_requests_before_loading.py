@@ -14,8 +14,10 @@ from PIL import Image
 
 import kamado
 import tiny
+import tiny_media
 from kamado.cli.main import main
 from kamado.errors import ContextOverflow, InvalidRequest, KamadoError, ModelNotFound, UnsupportedCheckpoint
+from kamado.requests import TEXT_OPTION_NAMES
 
 PICTURE = Image.new("RGB", (64, 64), "red")
 SMALL = Image.new("RGB", (32, 32))
@@ -222,3 +224,25 @@ def test_what_show_says_is_what_the_model_takes(
     taken = str(raised.value).partition("it takes ")[2].split(", ")
     assert main(["show", str(folders[name]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["takes"].split(", ") == sorted(taken)
+    if name == "sd15":
+        assert {"outpaint", "hires_strength", "hires_steps"} < {*taken}
+    assert not any(each.endswith("attention_kwargs") for each in taken)  # all that their `scale` would do is refused
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "llava"])
+def test_what_show_says_a_text_model_takes(
+    name: str, runtime: kamado.Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / name
+    if name == "llava":
+        tiny_media.KINDS[name].make(folder)
+    else:
+        tiny.build(name, folder)
+    assert main(["show", str(folder), "--json"]) == 0
+    shown = set(json.loads(capsys.readouterr().out)["takes"].split(", "))
+    assert {"prompt", "messages", "max_tokens", "seed"} < shown and shown <= TEXT_OPTION_NAMES
+    assert ("image" in shown, "suffix" in shown) == (name == "llava", name != "t5")
+    more = {"image": PICTURE, "suffix": "x"}
+    for option in more.keys() - shown:
+        with pytest.raises(InvalidRequest, match="takes text alone|continues no text"):
+            runtime.check(folder, [TEXT | {option: more[option]}])

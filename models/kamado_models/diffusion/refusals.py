@@ -18,8 +18,9 @@ from .related import call_parameters, class_taking
 from .table import makes, words
 
 _NAMES = {**ALIASES, "guidance_scale": "guidance"}
-_INTERNAL = re.compile(r"(?:^|_)(?:latents|embeds|embeds_\w*|(?:attention_)?mask_\d|attention_mask)$|_embeds(?:_|$)")
-"""Names of what other code computes beforehand. They are taken all the same."""
+_INTERNAL = re.compile(r"(?:^|_)(?:latents|embeds|embeds_\w*|(?:attention_)?mask_\d|attention_mask)$|_embeds(?:_|$)|attention_kwargs$")
+"""Names of what other code computes beforehand, or does with attention. They are taken all the same, but for `scale`
+among the latter (`adapters_uses.check_scales`)."""
 _CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>(?:'s)?")
 _NUMBERS = frozenset({"int", "float"})
 _SHOWN = 160
@@ -36,7 +37,10 @@ def options_of(kind: Any, taken: list[str]) -> list[str]:
     """What a model whose pipeline is of class `kind`, which takes `taken`, can be asked, without what other code
     computes beforehand. Short of what its components would not do."""
     names = [_NAMES.get(each, each) for each in taken if not _INTERNAL.search(each)]
-    return list(dict.fromkeys([*names, *_own(kind)]))
+    names += _own(kind)
+    if {"image", "mask"} <= {*names} and makes(kind.__name__) == "image":
+        names.append("outpaint")
+    return list(dict.fromkeys(names))
 
 
 def check_typed(name: str, value: Any, parameter: inspect.Parameter) -> None:
@@ -109,6 +113,8 @@ def _own(kind: Any) -> list[str]:
         "mask": control.sibling(kind, "mask") is not None,
         "strength": takes_picture,
         "hires": takes_picture,
+        "hires_strength": takes_picture,
+        "hires_steps": takes_picture,
         "scheduler": "scheduler" in parts,
         "tiling": "vae" in parts,
         "adapters": bool(parts & {"unet", "transformer"}),

@@ -6,7 +6,7 @@ Importing this loads no torch; `load` does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,16 @@ from typing import Any
 
 from kamado.checkpoint.own_code import wishes
 from kamado.checkpoint.types import Checkpoint
+from kamado.code_requests import CODE_OPTION_NAMES
 from kamado.contracts import LoadedModel, LoadEnvironment
 from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.memory.learned import ESTIMATED, Learning
 from kamado.memory.plan import KV_DTYPES, LanePlan, Plan, PlanOptions
 from kamado.options import Options
 from kamado.quant import Quant
+from kamado.requests import TEXT_OPTION_NAMES
 from kamado.sampling.scratch import scratch_bytes
+from kamado.turns import KINDS
 
 from ..environment import environment_kept
 from .batching import PAGED, UNKNOWN, batching_of
@@ -76,12 +79,12 @@ class LanguageFamily:
             if not own:
                 raise
             # What its own code calls the sizes is not known without running it, which describing never does.
-            return {"architecture": checkpoint.config["architectures"][0], "batching": UNKNOWN}
+            return {"architecture": checkpoint.config["architectures"][0], "batching": UNKNOWN, "takes": _takes()}
         facts = describe(checkpoint, shape) | {"batching": UNKNOWN if own else batching_of(shape)}
-        if (senses := senses_of(checkpoint.config)) and facts["batching"] == PAGED:
-            facts["takes"] = ["text", *senses]
-        elif sees:
-            facts["takes"] = ["text"]
+        senses = senses_of(checkpoint.config) if facts["batching"] == PAGED else ()
+        facts["takes"] = _takes(senses, fills=not shape.is_encoder_decoder)
+        if senses or sees:
+            facts["reads"] = ["text", *senses]
         if facts["batching"] == PAGED:
             facts["kv_bytes_per_token"] |= {name: shape.kv_bytes_per_token(1, name) for name in KV_DTYPES[1:]}
         return facts
@@ -191,6 +194,13 @@ class LanguageFamily:
 
             plan = reference[1]
             return text_figures(configured(reference[0]), configured(other[0]), dtype=plan.dtype, device=plan.device)
+
+
+def _takes(senses: Collection[str] = (), *, fills: bool = True) -> str:
+    """What it can be asked, by headers; `fills`: whether it may know how to fill in code. A system prompt needs a chat
+    template too."""
+    not_so = {*KINDS} - {*senses} | {*(() if fills else CODE_OPTION_NAMES)}
+    return ", ".join(sorted(TEXT_OPTION_NAMES - not_so))
 
 
 def _shape(checkpoint: Checkpoint, own_code: bool) -> tuple[TextShape, str]:

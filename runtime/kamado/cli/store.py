@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ def rm(models: tuple[str, ...], unfinished: bool, prepared: bool, out: Output) -
     if not models and not unfinished and not prepared:
         raise InvalidRequest("rm needs a MODEL, --unfinished or --prepared")
     store = Store.open()
+    found = {entry.id: entry for entry in map(_entry, models)}
+    _check_alone(models)
     freed = store.remove_unfinished() if unfinished else 0
     if unfinished:
         out.line(f"removed {format_bytes(freed)} of unfinished pulls")
@@ -137,8 +140,7 @@ def rm(models: tuple[str, ...], unfinished: bool, prepared: bool, out: Output) -
     if prepared:
         out.line(f"removed {format_bytes(cleared)} of prepared weights")
     removed = []
-    for model in models:
-        entry = _entry(model)
+    for entry in found.values():
         store.remove(entry)
         removed.append({"reference": entry.reference, "id": entry.id, "bytes": entry.total_bytes})
         out.line(f"removed {entry.reference} ({format_bytes(entry.total_bytes)})")
@@ -214,6 +216,26 @@ def _entry(model: str) -> Any:
             raise ModelNotFound(f"{model!r} is not in the store: it came with its package, and goes with it")
         raise ModelNotFound(f"{model!r} is not in the store; kamado list shows what is")
     return entry
+
+
+def _check_alone(models: Sequence[str]) -> None:
+    """Raise InvalidRequest for a short name whose files came in one package with other models that are not named."""
+    from ..checkpoint import catalog
+    from ..checkpoint.resolve import find_entry, find_local
+
+    entries = {name: entry for name in catalog.models() if (entry := find_entry(name)) is not None}
+    paths = {name: find_local(catalog.find(name).sources) for name in entries}
+    named = {paths.get(name) for name in models}
+    for model in models:
+        if model not in entries:
+            continue
+        entry = entries[model]
+        others = [name for name, other in entries.items() if other.id == entry.id and paths[name] not in named]
+        if others and entry.reference not in models:
+            raise InvalidRequest(
+                f"{model} came in one package with {' and '.join(others)}, which would go with it; "
+                f"name these too, or the package: {entry.reference}"
+            )
 
 
 def _entry_facts(model: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kamado.checkpoint import catalog
 from kamado.checkpoint.catalog import parse_catalog
 from kamado.checkpoint.store import Store
 from kamado.cli.main import main
+from kamado.units import format_bytes
 from kamado.weights.prepared.folder import PreparedFolder
 
 TINY = '[models."tiny:1"]\ndescription = "A tiny one"\nsources = [{reference = "org/name"}]'
@@ -93,6 +94,25 @@ def test_rm_by_id_and_never_what_is_not_in_the_store(
     assert (own / "config.json").exists()
     assert run(capsys, "rm", store.entries()[0].id)[0] == 0
     assert store.entries() == []
+
+
+def test_rm_of_one_of_several_names_of_a_package_takes_no_other_with_it(
+    hub: FakeHub, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = '[models."x:{0}"]\nsources = [{{reference = "org/name", file = "{1}"}}]\n'
+    files = [("a", "config.json"), ("alias", "config.json"), ("b", "model.safetensors")]
+    listed = parse_catalog("".join(file.format(*each) for each in files), where="test")
+    monkeypatch.setattr(catalog, "models", lambda: listed)
+    run(capsys, "pull", "x:a")
+    (entry,) = store.entries()
+    for names, others in ((["x:a"], "x:b"), (["x:b"], "x:a and x:alias"), (["x:a", "x:alias"], "x:b")):
+        status, out, err = run(capsys, "rm", *names)
+        assert (status, out) == (2, "") and f"came in one package with {others}, which would go with it" in err
+        assert "name these too, or the package: org/name" in err
+    assert store.entries() == [entry]
+    assert run(capsys, "rm", "x:a", "x:b")[:2] == (0, f"removed org/name ({format_bytes(entry.total_bytes)})\n")
+    run(capsys, "pull", "x:a")
+    assert run(capsys, "rm", "org/name")[0] == 0 and store.entries() == []
 
 
 def test_verify_reports_damage_and_fails(hub: FakeHub, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
