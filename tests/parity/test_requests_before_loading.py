@@ -244,5 +244,5 @@ def test_what_show_says_a_text_model_takes(
     assert ("image" in shown, "suffix" in shown) == (name == "llava", name != "t5")
     more = {"image": PICTURE, "suffix": "x"}
     for option in more.keys() - shown:
-        with pytest.raises(InvalidRequest, match="takes text alone|continues no text"):
+        with pytest.raises(InvalidRequest, match=r"takes text alone|continues no text"):
             runtime.check(folder, [TEXT | {option: more[option]}])

@@ -18,7 +18,9 @@ from .related import call_parameters, class_taking
 from .table import makes, words
 
 _NAMES = {**ALIASES, "guidance_scale": "guidance"}
-_INTERNAL = re.compile(r"(?:^|_)(?:latents|embeds|embeds_\w*|(?:attention_)?mask_\d|attention_mask)$|_embeds(?:_|$)|attention_kwargs$")
+_INTERNAL = re.compile(
+    r"(?:^|_)(?:latents|embeds|embeds_\w*|(?:attention_)?mask_\d|attention_mask)$|_embeds(?:_|$)|attention_kwargs$"
+)
 """Names of what other code computes beforehand, or does with attention. They are taken all the same, but for `scale`
 among the latter (`adapters_uses.check_scales`)."""
 _CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>(?:'s)?")

@@ -24,6 +24,12 @@ MAX_FILE_BYTES = 64 << 20
 _RENAMED = {"adapter": "adapters", "adapter_image": "ip_adapter_image"}
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?:\.\.({_NUMBER}))?", re.ASCII)
+_NO_RANGE = re.compile(r"[-+.\d\s]*\.\.[-+.\d\s]*", re.ASCII)
+"""What was to be a range: digits, and two points."""
+_MOST_DIGITS = 25
+"""Of a range's numbers; decimals are exact to 28."""
+_MOST_SCALAR = 400
+"""Characters of a number; Python reads no whole numbers of thousands."""
 _EXAMPLE = "write it like seed=1..8, guidance=3,5,7, prompt=prompts.txt"
 
 
@@ -57,6 +63,10 @@ def _values(name: str, text: str, shown: str) -> list[Any]:
         return _lines(path, shown) if _is_file(path) else [text]
     if match := _RANGE.fullmatch(text.strip()):
         return _range(match, shown)
+    if _NO_RANGE.fullmatch(text):
+        raise InvalidRequest(
+            f"{shown}={text[:80]}: a range is FIRST..LAST or FIRST..LAST..STEP, like 1..8 or 0..1..0.25"
+        )
     parts = [part.strip() for part in text.split(",")]
     if "" in parts:
         raise InvalidRequest(f"{shown}={text[:80]}: a value is missing between the commas")
@@ -65,16 +75,21 @@ def _values(name: str, text: str, shown: str) -> list[Any]:
 
 def _scalar(text: str) -> Any:
     """A number, true, false, null, or the text itself."""
-    if re.fullmatch(rf"{_NUMBER}|true|false|null", text, re.ASCII):
+    if len(text) <= _MOST_SCALAR and re.fullmatch(rf"{_NUMBER}|true|false|null", text, re.ASCII):
         return json.loads(text) if not re.match(r"-?0\d", text) else text
     return text
 
 
 def _range(match: re.Match[str], shown: str) -> list[Any]:
+    if max(len(part) for part in match.groups() if part) > _MOST_DIGITS:
+        raise InvalidRequest(f"{shown}={match[0]:.80}: a range's numbers have {_MOST_DIGITS} characters at most")
     first, last = Decimal(match[1]), Decimal(match[2])
     step = Decimal(match[3]) if match[3] else Decimal(1 if last >= first else -1)
     if step == 0 or (last - first) * step < 0:
-        raise InvalidRequest(f"{shown}={match[0]}: steps of {step} never come from {first} to {last}")
+        raise InvalidRequest(
+            f"{shown}={match[0]}: steps of {step} never come from {first} to {last}; "
+            f"leave the step out, or give one {'above' if last > first else 'below'} 0"
+        )
     count = int((last - first) / step) + 1
     if count > MAX_CELLS:
         raise InvalidRequest(f"{shown}={match[0]} has {count} values; {MAX_CELLS} is the most")

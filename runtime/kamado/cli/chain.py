@@ -93,7 +93,7 @@ def chain(
             results.write(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
     failed = sum(document["status"] != "ok" for document in documents)
     out.json({"results": str(folder / RESULTS), "sets": len(documents), "failed": failed})
-    _show(documents, out)
+    _show(documents, folder, out)
     if failed:
         out.note(f"{failed} of {len(documents)} sets of inputs failed; their errors are in the results")
         ctx.exit(FAILED)
@@ -187,9 +187,12 @@ def _made(result: Result, name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _show(documents: list[Any], out: Channels) -> None:
+def _show(documents: list[Any], folder: Path, out: Channels) -> None:
     """For one set of inputs what each step made, for several where to look."""
-    if len(documents) == 1:
-        for name, step in documents[0]["steps"].items():
-            told = [step["error"]] if "error" in step else step.get("files") or [step.get("text", step["status"])]
-            out.line(f"{name}: {', '.join(str(each).strip() for each in told)}")
+    if len(documents) != 1:
+        out.line(str(folder / RESULTS))
+        return
+    for name, step in documents[0]["steps"].items():
+        files = [str(folder / file) for file in step.get("files", ())]
+        told = [step["error"]] if "error" in step else files or [step.get("text", step["status"])]
+        out.line(f"{name}: {', '.join(str(each).strip() for each in told)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import kamado
-import kamado.api
 from kamado.checkpoint.inspect import inspect
 from kamado_models.adversarial.family import FAMILY
 
@@ -24,15 +23,6 @@ BIGGAN = {
     "z_dim": 4, "num_classes": 3, "channel_width": 8, "n_stats": 5, "eps": 1e-4, "attention_layer_position": 1,
     "layers": [[False, 16, 16], [True, 16, 8], [True, 8, 1]], "id2label": {"0": "cat, tabby", "1": "dog", "2": "hat"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kamado.Runtime]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAMADO_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(kamado.api, "find", lambda checkpoint: FAMILY)
-        with kamado.Runtime(device="cpu", memory="2GiB") as found:
-            yield found
 
 
 @pytest.fixture(scope="module")

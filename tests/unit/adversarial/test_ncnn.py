@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +11,12 @@ import torch
 from torch import Tensor
 
 import kamado
-import kamado.api
 import ncnn_files
 from kamado.checkpoint.inspect import inspect
 from kamado.checkpoint.ncnn_header import NcnnLayer
 from kamado_models.adversarial.family import FAMILY
 
 from .restorers import oracle, photo, shaken
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kamado.Runtime]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAMADO_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(kamado.api, "find", lambda checkpoint: FAMILY)
-        with kamado.Runtime(device="cpu", memory="4GiB") as found:
-            yield found
 
 
 def rrdbnet(blocks: int = 2) -> dict[str, Tensor]:

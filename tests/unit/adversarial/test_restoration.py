@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kamado
-import kamado.api
 from kamado.checkpoint.convert import convert_pickles
 from kamado.checkpoint.inspect import inspect
 from kamado.checkpoint.types import Checkpoint, TensorEntry
@@ -27,15 +25,6 @@ from kamado_models.adversarial.tiles import Canvas, Span, spans
 
 from .restorers import library, oracle, photo, restorer, shaken
 from .weights import saved
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kamado.Runtime]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAMADO_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(kamado.api, "find", lambda checkpoint: FAMILY)
-        with kamado.Runtime(device="cpu", memory="4GiB") as found:
-            yield found
 
 
 @pytest.mark.parametrize("name", ["ESRGAN", "Compact", "SwinIR"])

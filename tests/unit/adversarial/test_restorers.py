@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import kamado
-import kamado.api
 from kamado_models.adversarial import restore_answers
-from kamado_models.adversarial.family import FAMILY
 from kamado_models.adversarial.restore_layouts import ARCHITECTURES
 
 from . import weights
@@ -34,15 +31,6 @@ from .restorers import (
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 WHOLE = (*SETTINGS, "GFPGAN", "LaMa")  # LaMa: test_restoration
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kamado.Runtime]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAMADO_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(kamado.api, "find", lambda checkpoint: FAMILY)
-        with kamado.Runtime(device="cpu", memory="4GiB") as found:
-            yield found
 
 
 class Beside:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import kamado
-import kamado.api
-from kamado_models.adversarial.family import FAMILY
 
 from .published import shaken
 from .weights import saved
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kamado.Runtime]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAMADO_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(kamado.api, "find", lambda checkpoint: FAMILY)
-        with kamado.Runtime(device="cpu", memory="2GiB") as found:
-            yield found
 
 
 def photo(width: int, height: int) -> Image.Image:
