@@ -21,7 +21,7 @@ from .contracts import Family, LoadedModel, LoadEnvironment, Parked
 from .engine.loop import Loop
 from .engine.session import Session
 from .errors import DoesNotFit, InvalidRequest
-from .families import component_names, find
+from .families import check_used, component_names, find
 from .memory.companion import Companion, draft_share
 from .memory.devices import DeviceFacts, cpu_facts, default_budget, resolve_device
 from .memory.keeper import Keeper
@@ -140,6 +140,7 @@ class Runtime:
         check_counts(kv_tokens=settings.get("kv_tokens"), step_budget=budget, max_rows=rows)
         keeping = self._keeping if settings.get("prepared", True) and self._keeping.is_on else None
         checkpoint, family, planned = self._planned(reference, settings, most_bytes)
+        check_used(checkpoint, family, settings)
         request, offline = settings.get("request"), settings.get("offline", False)
         unchecked = [request] if request is not None else []
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 from .checkpoint.types import Checkpoint
 from .contracts import Family
-from .errors import UnsupportedCheckpoint
+from .errors import InvalidRequest, UnsupportedCheckpoint
 
 
 @cache
@@ -48,3 +49,19 @@ def component_names(checkpoint: Checkpoint) -> Collection[str]:
         return ()
     asked = getattr(find(checkpoint), "components", None)
     return () if asked is None else tuple(asked(checkpoint))
+
+
+def check_used(checkpoint: Checkpoint, family: Family, settings: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for a way of running that the model does not have."""
+    for name in ("speculation", "compile"):
+        if name in unused_settings(family) and settings.get(name, "auto") != "auto":
+            made = " and ".join(family.makes(checkpoint))
+            raise InvalidRequest(
+                f"{name} (--{name}) changes nothing for {checkpoint.reference}, which makes {made}; leave it out"
+            )
+
+
+def unused_settings(family: Family) -> Collection[str]:
+    """The settings (see `kamado.settings`) that have no meaning for the family's models. A family says so in
+    `unused`, where there are some."""
+    return tuple(getattr(family, "unused", ()))

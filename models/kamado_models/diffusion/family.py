@@ -41,6 +41,8 @@ class DiffusionFamily:
 
     name = "diffusion"
     claims_last = False
+    unused = ("kv_tokens", "kv_dtype", "draft", "speculation")
+    """See kamado.families.unused_settings."""
 
     def claims(self, checkpoint: Checkpoint) -> bool:
         """See Family."""

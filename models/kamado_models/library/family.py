@@ -30,6 +30,8 @@ class LibraryFamily:
     """See kamado.contracts.Family."""
 
     claims_last = False
+    unused = ("kv_tokens", "kv_dtype", "draft", "speculation", "compile")
+    """See kamado.families.unused_settings."""
 
     def __init__(self, name: str, kinds: Sequence[Kind]) -> None:
         self.name = name
@@ -74,7 +76,9 @@ class LibraryFamily:
         if wishes(checkpoint):
             raise UnsafeCheckpoint(f"{checkpoint.reference} wants its own code run, which is done for text models only")
         if options.kv_tokens is not None or options.kv_dtype != "auto":
-            raise InvalidRequest("kv_tokens and kv_dtype are for text models; leave them out (--kv-tokens, --kv-dtype)")
+            raise InvalidRequest(
+                "kv_tokens (--kv-tokens) and kv_dtype (--kv-dtype) are for text models; leave them out"
+            )
         if checkpoint.base is not None:
             raise InvalidRequest(f"{checkpoint.reference} is whole, so it needs no base; leave that out (--base)")
         if foreign := sorted(checkpoint.parts.keys() - set(self.components(checkpoint))):

@@ -13,10 +13,12 @@ Generation with the Transformer" (Ens, Pasquier 2020).
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from kamado.media.notes import SLOWEST
 from kamado.media.tempo import Beats
 from kamado.outputs import Note, Score
 
@@ -34,7 +36,7 @@ USUAL_TEMPO, _USUAL_VELOCITY = 120.0, 80
 USUAL_TEMPOS = ((0.0, USUAL_TEMPO),)
 DRUMS = 128
 """The program that stands for drums in many vocabularies."""
-_FASTEST, _SLOWEST = 1000.0, 1.0
+_FASTEST = 1000.0
 _LONGEST_BEATS = 10_000.0
 _LEAST_S = 0.01
 
@@ -101,6 +103,8 @@ class _Clock:
     """From which beat, at which second, which tempo."""
     given_until: float = 0.0
     """The beat before which the tempo stays what it is: there are notes that were given."""
+    _holding: list[tuple[float, float, float]] = field(init=False)
+    """Those of `since` that still hold for some beat, in order: what is told later holds from its beat on."""
 
     @classmethod
     def of(cls, tempos: Sequence[tuple[float, float]]) -> _Clock:
@@ -108,15 +112,23 @@ class _Clock:
         since = [(beat, *tempo) for beat, tempo in zip(Beats(tempos).beats, tempos, strict=True)]
         return cls(tempo=tempos[0][1], since=since)
 
+    def __post_init__(self) -> None:
+        self._holding = list(self.since)
+
     def turn(self, tempo: float) -> None:
         """Another tempo from here on."""
         beat = max(self.beat, self.given_until)
-        self.since.append((beat, self.seconds(beat), tempo))
+        told = (beat, self.seconds(beat), tempo)
+        self.since.append(told)
+        while self._holding and self._holding[-1][0] >= beat:
+            self._holding.pop()
+        self._holding.append(told)
         self.tempo = tempo
 
     def seconds(self, beat: float) -> float:
         """When a beat is."""
-        start, second, tempo = next(each for each in reversed(self.since) if each[0] <= beat or each is self.since[0])
+        place = bisect_right(self._holding, beat, key=lambda told: told[0])
+        start, second, tempo = self._holding[place - 1] if place else self.since[0]
         return second + (beat - start) * 60.0 / tempo
 
     def tempos(self) -> tuple[tuple[float, float], ...]:
@@ -184,7 +196,7 @@ class _Reader:
     def _tempo(self, value: str | None) -> None:
         tempo = real_of(value)
         if tempo is not None:
-            self.clock.turn(min(max(tempo, _SLOWEST), _FASTEST))
+            self.clock.turn(min(max(tempo, SLOWEST), _FASTEST))
 
     def _meter(self, value: str | None) -> None:
         self.bar_beats = beats_of_bar(value)
@@ -211,8 +223,9 @@ class _Reader:
     def _note(self, value: str | None, is_drum: bool) -> None:
         pitch = pitch_of(value)
         if pitch is not None:
-            self.pending = [len(self.notes)]
+            before = len(self.notes)
             self._add(self.clock.beat, 1.0, pitch, self.velocity, self.program, is_drum)
+            self.pending = list(range(before, len(self.notes)))
 
     def _duration(self, value: str | None) -> None:
         beats = beats_of(value)

@@ -17,7 +17,7 @@ from ..units import format_bytes, format_seconds
 from .bench_media import media_table, number, share
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
 from .kinds import opened, options_for
-from .loading import abilities, open_runtime, quiet_libraries, what_it_makes
+from .loading import abilities, fitted, open_runtime, quiet_libraries, what_it_makes
 from .media_options import Given, media_options
 from .picture_options import picture_options
 from .table import format_facts, format_table
@@ -84,6 +84,7 @@ def bench_command(
         several = found.makes[0] in ("embedding", "scores")
         inputs = opened(options) if found.takes is None else opened_media(options, found.takes.inputs)
         chosen = {"batches": (1, 8, 32) if several else (1,), **chosen, "picture": inputs}
+    load = fitted(model, load)
     with open_runtime(load) as runtime, out.progress(None, f"bench {Path(model).name}", unit="tests") as update:
         measured = bench(
             runtime,
@@ -113,6 +114,7 @@ def _bench_trace(model: str, trace: Path, concurrency: int | None, load: LoadOpt
     makes = what_it_makes(model, load, out)
     if "text" not in makes:
         raise InvalidRequest(f"--load is for text models, and {model} makes {' and '.join(makes)}")
+    load = fitted(model, load)
     with open_runtime(load) as runtime, out.progress(len(arrivals), "requests", unit="sent") as update:
         measured = bench_trace(
             runtime,

@@ -126,6 +126,8 @@ class LoadOptions:
     prepared: bool = True
     step_budget: int | None = None
     """Only presets set it."""
+    preset: frozenset[str] = frozenset()
+    """Which of these only the preset says: what the model cannot use of them is no error; see `loading.fitted`."""
 
     def of_model(self) -> dict[str, Any]:
         """What `Runtime.load` and `Runtime.plan` want to know of a model beside its reference."""
@@ -176,9 +178,9 @@ def parse_components(items: Sequence[str]) -> dict[str, list[str] | None] | None
 
 def resolve_load_options(typed: Mapping[str, Any], preset: Mapping[str, Any]) -> LoadOptions:
     """What was typed wins over the preset, the preset over the defaults."""
-    chosen = {name: preset[name] for name in _PRESET_NAMES if preset.get(name) is not None}
-    chosen |= {name: value for name, value in typed.items() if value is not None}
-    return LoadOptions(**chosen)
+    given = {name: value for name, value in typed.items() if value is not None}
+    chosen = {name: preset[name] for name in _PRESET_NAMES if preset.get(name) is not None and name not in given}
+    return LoadOptions(**chosen, **given, preset=frozenset(chosen))
 
 
 def model_options(command: Command) -> Command:

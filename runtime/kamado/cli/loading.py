@@ -7,12 +7,13 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.types import Progress
+from ..errors import UnsupportedCheckpoint
 from ..options import Options
 from ..units import format_bytes, format_seconds
 from .common import LoadOptions
@@ -57,6 +58,32 @@ def what_it_makes(reference: str, load: LoadOptions, out: Output) -> Sequence[st
     return abilities(reference, load, out).makes
 
 
+def fitted(reference: str, load: LoadOptions) -> LoadOptions:
+    """`load` without what only a preset says and the model cannot use."""
+    if not load.preset:
+        return load
+    from ..checkpoint.inspect import inspect
+    from ..families import find, unused_settings
+
+    with suppress(UnsupportedCheckpoint):  # is for loading to say
+        unused = unused_settings(find(inspect(reference, offline=load.offline)))
+        usual: dict[str, Any] = {each.name: each.default for each in fields(LoadOptions)}
+        return replace(load, **{name: usual[name] for name in load.preset.intersection(unused)})
+    return load
+
+
+def check_lanes(reference: str, load: LoadOptions) -> None:
+    """Raise InvalidRequest for a way of running that the model does not have, where nothing is loaded to say so."""
+    settings = load.of_lanes()
+    if settings["speculation"] == settings["compile"] == "auto":
+        return
+    from ..checkpoint.inspect import inspect
+    from ..families import check_used, find
+
+    checkpoint = inspect(reference, offline=load.offline)
+    check_used(checkpoint, find(checkpoint), settings)
+
+
 def check_requests(reference: str, requests: Iterable[Mapping[str, Any]], load: LoadOptions, out: Output) -> None:
     """Raise what is wrong with requests to the model, before anything is loaded or written; see `Runtime.check`."""
     with (
@@ -64,7 +91,7 @@ def check_requests(reference: str, requests: Iterable[Mapping[str, Any]], load: 
         quiet_libraries(out),
         out.progress(None, f"checking {Path(reference).name}"),
     ):
-        runtime.check(reference, requests, **load.of_model())
+        runtime.check(reference, requests, **fitted(reference, load).of_model())
 
 
 @contextmanager
@@ -89,6 +116,7 @@ def loaded_model(
     """The model in memory, while the body runs. `request`: see `Runtime.load`, which raises all that this raises."""
     if load.draft is not None:
         what_it_makes(load.draft, load, out)  # pulls it
+    load = fitted(reference, load)
     with open_runtime(load) as runtime:
         started = time.monotonic()
         with quiet_libraries(out), out.progress(None, f"loading {Path(reference).name}") as update:

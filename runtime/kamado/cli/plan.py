@@ -7,7 +7,7 @@ import click
 from ..memory.plan import Plan
 from ..units import format_bytes
 from .common import LoadOptions, Output, SectionedCommand, common_options, model_options
-from .loading import open_runtime
+from .loading import check_lanes, fitted, open_runtime
 from .table import format_facts, format_table
 
 
@@ -21,8 +21,9 @@ def plan(model: str, load: LoadOptions, out: Output) -> None:
     Reads header data only: nothing is loaded, and no GPU memory is taken. With --allow-code, sizes are asked of the
     checkpoint's own code, which runs for that.
     """
+    check_lanes(model, load)
     with open_runtime(load) as runtime:
-        result = runtime.plan(model, **load.of_model())
+        result = runtime.plan(model, **fitted(model, load).of_model())
     out.json(result.as_dict())
     has, asked = runtime.device.total_bytes, runtime.budget_bytes
     if asked > has:

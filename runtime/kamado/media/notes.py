@@ -19,19 +19,18 @@ from .tempo import Beats
 
 WRITE_FORMATS = (".mid", ".midi")
 MAX_FILE_BYTES = 1 << 23
-MAX_NOTES = 250_000
-MAX_EVENTS = 4 * MAX_NOTES
+MAX_NOTES = 150_000
+MAX_EVENTS = 400_000
+"""mido takes about ten microseconds for each."""
 MAX_TEMPOS = 10_000
 """Changes of tempo."""
 TICKS_PER_BEAT = 960
 """Of files that are written: at 120 beats a minute a tick is 1/1920 s."""
 _USUAL_TEMPO = 500_000
 """Microseconds a beat, where a file does not say."""
-_SLOWEST, _FASTEST = 1.0, 10_000.0
-"""Beats a minute."""
 _MINUTE = 60_000_000
-_SLOWEST_FILE = (1 << 24) - 1
-"""Microseconds a beat: a file has three bytes for them."""
+SLOWEST, FASTEST = _MINUTE / ((1 << 24) - 1), 10_000.0
+"""Beats a minute: a file has three bytes for the microseconds of a beat, which makes 3.58 the least."""
 _DRUM_CHANNEL = 9
 """Channel 10, as people count them."""
 _MELODIC = tuple(channel for channel in range(16) if channel != _DRUM_CHANNEL)
@@ -164,7 +163,7 @@ def _marks(tempos: Sequence[tuple[float, float]]) -> Iterator[_Mark]:
         # A tick of the tempo before may have ended behind this one's second.
         ticks = max(round((second - begin) * TICKS_PER_BEAT * 1_000_000 / micros), 0)
         tick, begin = tick + ticks, begin + ticks * micros / TICKS_PER_BEAT / 1_000_000
-        micros = min(round(_MINUTE / tempo), _SLOWEST_FILE)
+        micros = round(_MINUTE / tempo)
         yield _Mark(tick, begin, micros)
 
 
@@ -202,8 +201,8 @@ def _fault(score: Score) -> str:
         return "tempos are (second, beats a minute), in order, the first at second 0"
     if len(seconds) > MAX_TEMPOS:
         return f"the tempo changes more than {MAX_TEMPOS} times"
-    wrong = [tempo for _, tempo in score.tempos if not _SLOWEST <= tempo <= _FASTEST]
-    return f"a tempo must be {_SLOWEST:g} to {_FASTEST:g} beats a minute, not {wrong[0]:g}" if wrong else ""
+    wrong = [tempo for _, tempo in score.tempos if not SLOWEST <= tempo <= FASTEST]
+    return f"a tempo must be {SLOWEST:.3g} to {FASTEST:g} beats a minute, not {wrong[0]:g}" if wrong else ""
 
 
 def _song(data: bytes, name: str) -> Any:

@@ -53,6 +53,38 @@ def test_a_generator(kamado: Kamado) -> None:
     assert refused.status == 2 and "--steps cannot be used" in refused.err and not Path("no.png").exists()
 
 
+@pytest.mark.parametrize("command", [("run",), ("plan",), ("bench",)])
+@pytest.mark.parametrize(
+    ("typed_options", "says"),
+    [
+        (
+            ("--compile", "off"),
+            "--compile changes nothing for faces.safetensors, which makes image and video; leave it out",
+        ),
+        (("--speculation", "off"), "--speculation changes nothing for faces.safetensors"),
+        (("--kv-dtype", "int8"), "--kv-tokens and --kv-dtype are for text models"),
+        (("--kv-tokens", "9"), "--kv-tokens and --kv-dtype are for text models"),
+        (("--draft", "faces.safetensors"), "no draft can guess for it"),
+    ],
+)
+def test_ways_of_running_that_it_does_not_have(
+    kamado: Kamado, command: tuple[str, ...], typed_options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kamado_models.library.loading.load", None)  # nothing is loaded
+    done = kamado(*command, "faces.safetensors", *typed_options)
+    assert done.status == 2 and says in done.err, done.err
+
+
+@pytest.mark.parametrize("model", ["faces.safetensors", "emoji-diffusion:64"])
+def test_what_only_a_preset_says_is_no_error(kamado: Kamado, model: str) -> None:
+    """Presets are for all kinds of models, and have tokens of attention state."""
+    assert kamado("plan", model, "--config", "cpu").status == 0
+    assert kamado("plan", model, "--config", "cpu", "--kv-tokens", "100").status == 2
+    if model == "faces.safetensors":
+        done = kamado("run", model, "--config", "cpu", "--seed", "3", "-o", "face.png")
+        assert (done.status, done.out) == (0, "face.png\n"), done.err
+
+
 def test_an_upscaler_keeps_transparency(kamado: Kamado) -> None:
     done = kamado("run", "upscaler.safetensors", "--image", "in.png", "-o", "out.png")
     assert done.status == 0, done.err

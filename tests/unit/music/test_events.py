@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kamado.outputs import Note
-from kamado_models.music.events import Grid, event_of, is_music, score_of
+from kamado_models.music.events import Grid, _Clock, event_of, is_music, score_of
 
 REMI = [
     "BOS_None", "Bar_None", *(f"Position_{number}" for number in range(32)), *(f"Pitch_{n}" for n in range(21, 109)),
@@ -31,6 +33,38 @@ def test_notes_that_were_given_stay_as_they_are() -> None:
     alone = score_of(given, Grid.of(REMI)).notes
     assert alone[0] not in free.notes and set(alone) < set(kept.notes)
     assert [(round(at, 6), tempo) for at, tempo in kept.tempos] == [(0.0, 120.0), (1.0, 60.0)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(4, 500)), max_size=12),
+    st.lists(st.integers(-1, 25), min_size=1, max_size=5),
+)
+def test_a_tempo_holds_from_its_beat_until_what_was_told_later(turns: list[tuple[int, int]], beats: list[int]) -> None:
+    """Tracks begin at once, so a tempo may be told for a beat before that of the last one."""
+    clock = _Clock()
+    for beat, tempo in turns:
+        clock.beat = float(beat)
+        clock.turn(float(tempo))
+    for beat in beats:
+        told = [each for each in reversed(clock.since) if each[0] <= beat]
+        start, second, held = told[0] if told else clock.since[0]
+        assert clock.seconds(beat) == second + (beat - start) * 60.0 / held
+
+
+def test_many_tempos_take_no_time_for_each_note() -> None:
+    place = "Position_{0} Tempo_{1} Pitch_60 Velocity_80 Duration_1.0.8"
+    bar = " ".join(["Bar_None", *(place.format(number, 100 + number) for number in range(32))])
+    tokens = [token for _ in range(300) for token in bar.split()]
+    began = time.process_time()
+    score = score_of(tokens, Grid.of(REMI))
+    assert len(score.notes) == len(score.tempos) == 9600
+    assert time.process_time() - began < 3.0  # a walk over all tempos, for each note, takes ten times as long
+
+
+def test_what_comes_after_the_last_beat_that_is_kept_is_left_out() -> None:
+    text = " ".join(f"Bar_None Position_0 Pitch_{60 + n % 2} Velocity_80 Duration_1.0.8" for n in range(2510))
+    score = score_of(text.split(), Grid.of(REMI))
+    assert len(score.notes) == 2501 and {note.velocity for note in score.notes} == {80}
 
 
 def test_bars_and_positions() -> None:
