@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import InvalidRequest
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.options import Options, anything, number, text, whole
 
 from ..library.audio_kind import AudioKind
@@ -22,6 +22,8 @@ _USUAL_S = 10.0
 """How long a piece is unless told otherwise."""
 _TEXT = 64
 """Tokens of a usual description."""
+_WIDEST = 1e6
+"""Thousands of bits a second, of any codec."""
 
 
 class MusicgenKind(AudioKind):
@@ -76,6 +78,12 @@ class MusicgenKind(AudioKind):
         codec = section_of(checkpoint.config, "audio_encoder")
         hidden, inner = number_in(decoder, "hidden_size", 1024), number_in(decoder, "ffn_dim", 4096)
         layers, books = number_in(decoder, "num_hidden_layers", 24), number_in(decoder, "num_codebooks", 4)
+        wanted, there, _ = _codebooks(checkpoint.config)
+        if there < wanted:
+            raise UnsupportedCheckpoint(
+                f"{checkpoint.reference}: its decoder writes {wanted} codebooks, and its codec has {there}, so nothing "
+                "can be heard; take the codec that it was trained with"
+            )
         frames = int(_USUAL_S * frame_rate(codec))
         logits = books * number_in(decoder, "vocab_size", 2048)
         wide = max(number_in(encoder, "d_ff", 3072), number_in(encoder, "d_model", 768)) * 4
@@ -100,6 +108,12 @@ class MusicgenKind(AudioKind):
             raise InvalidRequest(
                 f"{checkpoint.reference} makes at most {longest:.4g} seconds at once, not {asked['seconds']:.6g}; "
                 "go on from what it made (audio)"
+            )
+        wanted, _, heard = _codebooks(checkpoint.config)
+        if "audio" in asked and heard != wanted:
+            raise InvalidRequest(
+                f"audio cannot be used: the codec of {checkpoint.reference} hears it as {heard} codebooks, and its "
+                f"decoder reads {wanted}"
             )
         if sounds := [name for name in ("audio", "melody") if name in asked and "notes" in asked]:
             raise InvalidRequest(f"give notes or {sounds[0]}, not both: notes become {sounds[0]}")
@@ -129,6 +143,23 @@ def frame_rate(codec: Mapping[str, Any]) -> int:
     ratios = codec.get("upsampling_ratios")
     hop = math.prod(each for each in ratios if isinstance(each, int)) if isinstance(ratios, list) else 640
     return math.ceil(number_in(codec, "sampling_rate", 32_000) / max(hop, 1))
+
+
+def _codebooks(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of each channel: how many codebooks the decoder knows, how many the codec (EnCodec) has, and how many it makes of
+    a sound, as transformers counts them. Of other codecs the same."""
+    decoder, codec = section_of(config, "decoder"), section_of(config, "audio_encoder")
+    wanted = number_in(decoder, "num_codebooks", 4) // number_in(decoder, "audio_channels", 1)
+    widths = codec.get("target_bandwidths")
+    if codec.get("model_type") != "encodec" or not isinstance(widths, list) or not widths:
+        return wanted, wanted, wanted
+    first, most = (
+        min(max(each, 0.0), _WIDEST) * 1000 if isinstance(each, (int, float)) else 0.0
+        for each in (widths[0], widths[-1])
+    )
+    rate, size = frame_rate(codec), max(number_in(codec, "codebook_size", 1024), 2)
+    there = int(most // (rate * math.ceil(math.log2(size))))
+    return wanted, there, min(max(int(first / (math.log2(size) * rate)), 1), there)
 
 
 def longest_s(config: Mapping[str, Any]) -> float:

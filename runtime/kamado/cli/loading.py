@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.types import Progress
-from ..errors import UnsupportedCheckpoint
+from ..errors import KamadoError
 from ..options import Options
 from ..units import format_bytes, format_seconds
 from .common import LoadOptions
@@ -65,7 +65,7 @@ def fitted(reference: str, load: LoadOptions) -> LoadOptions:
     from ..checkpoint.inspect import inspect
     from ..families import find, unused_settings
 
-    with suppress(UnsupportedCheckpoint):  # is for loading to say
+    with suppress(KamadoError):  # which is for loading to say
         unused = unused_settings(find(inspect(reference, offline=load.offline)))
         usual: dict[str, Any] = {each.name: each.default for each in fields(LoadOptions)}
         return replace(load, **{name: usual[name] for name in load.preset.intersection(unused)})

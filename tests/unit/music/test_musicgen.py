@@ -215,3 +215,19 @@ def test_the_library_has_nothing_to_say(runtime: kamado.Runtime, tmp_path: Path)
     assert said == []
     with pytest.raises(kamado.InvalidRequest, match="a melody is set to music as a prompt says; give one"):
         runtime.load(melody).generate(seconds=0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_codec_of_another_number_of_codebooks(runtime: kamado.Runtime, tmp_path: Path, channels: int) -> None:
+    """transformers fails of shapes, when all is computed. What does not need the codec's other half works there."""
+    few, _ = write_musicgen(tmp_path / "few", books=8, channels=channels)
+    with pytest.raises(kamado.UnsupportedCheckpoint, match="decoder writes 8 codebooks, and its codec has 4"):
+        runtime.plan(few)
+    many, own = write_musicgen(tmp_path / "many", books=2, channels=channels)
+    sound = (numpy.tile(tone(0.5), (channels, 1)), RATE)
+    with pytest.raises(kamado.InvalidRequest, match="hears it as 4 codebooks, and its decoder reads 2"):
+        runtime.load(many, request={"prompt": "a drum", "audio": sound})
+    heard = runtime.load(many).generate("a drum", seconds=0.2, seed=3, guidance=1.0).audio
+    assert heard.shape[0] == channels and numpy.isfinite(heard).all()
+    with pytest.raises(RuntimeError, match="shape"):
+        made(own, many, "a drum", 3, input_values=torch.from_numpy(sound[0])[None], max_new_tokens=8)

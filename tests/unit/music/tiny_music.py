@@ -36,7 +36,7 @@ def write_words(folder: Path, words: tuple[str, ...] = WORDS) -> Any:
     return fast
 
 
-def write_musicgen(folder: Path, *, channels: int = 1, melody: bool = False) -> tuple[Path, Any]:
+def write_musicgen(folder: Path, *, channels: int = 1, melody: bool = False, books: int = 4) -> tuple[Path, Any]:
     """A MusicGen, and the model that it is."""
     text = T5Config(vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     codec = EncodecConfig(
@@ -45,7 +45,7 @@ def write_musicgen(folder: Path, *, channels: int = 1, melody: bool = False) -> 
     )  # fmt: skip
     shape = {
         "vocab_size": 16, "max_position_embeddings": 100, "num_hidden_layers": 1, "ffn_dim": 16,
-        "num_attention_heads": 2, "hidden_size": 16, "num_codebooks": 4 * channels, "audio_channels": channels,
+        "num_attention_heads": 2, "hidden_size": 16, "num_codebooks": books * channels, "audio_channels": channels,
         "pad_token_id": 16, "bos_token_id": 16, "activation_function": "gelu",
     }  # fmt: skip
     torch.manual_seed(5)
