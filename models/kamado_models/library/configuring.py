@@ -28,6 +28,19 @@ def config_of(checkpoint: Checkpoint, config_class: Any) -> Any:
         raise _unreadable(checkpoint, "config.json", error) from error
 
 
+def class_of(checkpoint: Checkpoint, name: str) -> Any:
+    """A class of transformers. Raises UnsupportedCheckpoint where the one that is installed does not have it yet."""
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference} needs a newer transformers than {transformers.__version__}, which has no {name}: "
+            "pip install -U transformers"
+        )
+    return found
+
+
 def _check_layers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from kamado.options import Options, text
 
 from ..library.assembly import Through, doubled
 from ..library.audio_kind import AudioKind
-from ..library.configuring import config_of, generation_config_of, is_codebook, number_in, section_of
+from ..library.configuring import class_of, config_of, generation_config_of, is_codebook, number_in, section_of
 from ..library.drawing import StepCounter, drawing
 from ..library.kinds import About, Bench, Generator, Part, with_prefix
 from ..library.second import second_checkpoint
@@ -89,11 +89,11 @@ class HiggsKind(AudioKind):
 
     def build(self, checkpoint: Checkpoint, loader: Loader) -> Generator:
         """See Kind."""
+        model_class = class_of(checkpoint, "HiggsAudioV2ForConditionalGeneration")
         from transformers import (
             AutoTokenizer,
             DacFeatureExtractor,
             HiggsAudioV2Config,
-            HiggsAudioV2ForConditionalGeneration,
             HiggsAudioV2Processor,
             HiggsAudioV2TokenizerConfig,
         )
@@ -102,9 +102,7 @@ class HiggsKind(AudioKind):
 
         second = _codec(checkpoint)
         config, own = config_of(checkpoint, HiggsAudioV2Config), config_of(second, HiggsAudioV2TokenizerConfig)
-        model = loader.pretrained(
-            "backbone", HiggsAudioV2ForConditionalGeneration, config, with_prefix(checkpoint, *_USED)
-        )
+        model = loader.pretrained("backbone", model_class, config, with_prefix(checkpoint, *_USED))
         generation_config_of(checkpoint, model)
         codec = loader.pretrained("codec", HiggsCodec, own, second.tensors)
         if own.num_quantizers != config.num_codebooks:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import InvalidRequest, UnsupportedCheckpoint
+from kamado.errors import InvalidRequest
 from kamado.options import Check, Options, number, whole
 
 from ..library.assembly import Through, doubled
 from ..library.audio_kind import AudioKind, json_beside
-from ..library.configuring import config_of, divided, generation_config_of, number_in, section_of
+from ..library.configuring import class_of, config_of, divided, generation_config_of, number_in, section_of
 from ..library.drawing import drawing
 from ..library.kinds import About, Bench, Generator, Part, architecture_of
 from ..library.second import second_checkpoint
@@ -109,18 +109,12 @@ class PocketKind(AudioKind):
 
     def build(self, checkpoint: Checkpoint, loader: Loader) -> Generator:
         """See Kind."""
-        import transformers
-
         second, name = _codec(checkpoint), architecture_of(checkpoint)
-        if not hasattr(transformers, name):
-            raise UnsupportedCheckpoint(
-                f"{checkpoint.reference} needs a newer transformers than {transformers.__version__}, which has no "
-                f"{name}: pip install -U transformers"
-            )
+        model_class = class_of(checkpoint, name)
         from transformers import PocketTTSAudioTokenizerConfig, PocketTTSAudioTokenizerModel
 
-        config = config_of(checkpoint, getattr(transformers, name.replace("ForConditionalGeneration", "Config")))
-        model = loader.pretrained("backbone", getattr(transformers, name), config, checkpoint.tensors)
+        config = config_of(checkpoint, class_of(checkpoint, name.replace("ForConditionalGeneration", "Config")))
+        model = loader.pretrained("backbone", model_class, config, checkpoint.tensors)
         generation_config_of(checkpoint, model)
         own = config_of(second, PocketTTSAudioTokenizerConfig)
         codec = loader.pretrained("codec", PocketTTSAudioTokenizerModel, own, second.tensors)

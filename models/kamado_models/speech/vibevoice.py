@@ -12,7 +12,7 @@ from kamado.options import Options, number, whole
 
 from ..library.assembly import Through, doubled
 from ..library.audio_kind import AudioKind
-from ..library.configuring import config_of, divided, generation_config_of, number_in, section_of
+from ..library.configuring import class_of, config_of, divided, generation_config_of, number_in, section_of
 from ..library.drawing import StepCounter
 from ..library.kinds import About, Bench, Generator, Part
 from .cloning import heard
@@ -111,10 +111,9 @@ class VibeVoiceKind(AudioKind):
 
     def build(self, checkpoint: Checkpoint, loader: Loader) -> Generator:
         """See Kind."""
-        from transformers import VibeVoiceConfig, VibeVoiceForConditionalGeneration
-
-        config = config_of(checkpoint, VibeVoiceConfig)
-        model = loader.pretrained("backbone", VibeVoiceForConditionalGeneration, config, checkpoint.tensors)
+        model_class = class_of(checkpoint, "VibeVoiceForConditionalGeneration")
+        config = config_of(checkpoint, class_of(checkpoint, "VibeVoiceConfig"))
+        model = loader.pretrained("backbone", model_class, config, checkpoint.tensors)
         generation_config_of(checkpoint, model)
         _scheduler(model.generation_config, checkpoint.reference)  # what is wrong with it, is told now
         return VibeVoiceSpeaker(checkpoint, model, loader.folder_call(_processor, what="processor"))

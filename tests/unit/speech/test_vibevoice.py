@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kamado
+from kamado_models.library.configuring import class_of
 from kamado_models.speech.vibevoice import _pieces, _turns
 
 from .tiny_vibevoice import RATE, write_vibevoice
@@ -110,3 +111,10 @@ def test_checkpoints_of_other_forms(runtime: kamado.Runtime, tmp_path: Path) -> 
     save_file(stored, file, {"format": "pt"})
     with pytest.raises(kamado.UnsupportedCheckpoint, match="layout of VibeVoice's own program"):
         runtime.plan(folder)
+
+
+def test_a_class_that_transformers_does_not_have(runtime: kamado.Runtime, tmp_path: Path) -> None:
+    checkpoint = runtime.load(write_vibevoice(tmp_path / "vibe")[0]).loaded.checkpoint
+    assert class_of(checkpoint, "VibeVoiceConfig").model_type == "vibevoice"
+    with pytest.raises(kamado.UnsupportedCheckpoint, match="needs a newer transformers than"):
+        class_of(checkpoint, "VibeVoice9Config")
