@@ -41,7 +41,8 @@ def chain(tmp_path: Path) -> Path:
 def test_each_step_leaves_its_file_and_its_line(quick: Kamado, chain: Path, tmp_path: Path) -> None:
     done = quick("chain", chain, "--input", "thing=a red heart", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines() == ["picture: media/1.picture.png", "again: media/1.again.png"]
+    made = {name: tmp_path / f"out/media/1.{name}.png" for name in ("picture", "again")}
+    assert done.stdout.decode().splitlines() == [f"{name}: {path}" for name, path in made.items()]
     (line,) = map(json.loads, (tmp_path / "out/results.jsonl").read_text().splitlines())
     assert line["status"] == "ok" and line["inputs"] == {"thing": "a red heart"}
     for name in ("picture", "again"):

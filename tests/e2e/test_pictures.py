@@ -87,7 +87,7 @@ def test_several_pictures_and_json(quick: Kamado, folder: Path) -> None:
         (("--temperature", "1"), b"--temperature is for text models"),
         (("--width", "65"), b"the nearest are 64 and 72"),
         (("--scheduler", "magic"), b"no scheduler is called 'magic'"),
-        (("--option", "class_labels=[1]"), b"takes no class_labels"),
+        (("--option", "class_labels=[1]"), b"takes no --option class_labels"),
         (("--kv-tokens", "5"), b"--kv-tokens"),
         (("--kv-dtype", "int8"), b"--kv-dtype"),
     ],

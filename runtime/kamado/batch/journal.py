@@ -166,7 +166,7 @@ class Journal:
 
 def _difference(name: str, was: Any, now: Any) -> str:
     """What differs between two batches, in words."""
-    if not isinstance(was, dict) and not isinstance(now, dict):
+    if not all(value is None or isinstance(value, dict) for value in (was, now)):
         return f"another {name.replace('_', ' ')} ({was!r:.80}, now {now!r:.80})"
     was, now = was or {}, now or {}
 
