@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import GenerationFailed, InvalidRequest, UnsupportedCheckpoint
+from kamado.memory.shortage import is_shortage
 from kamado.options import Options, number, whole
 
 from ..library.assembly import Through, doubled
@@ -33,8 +34,10 @@ _POSITIONS = 2000
 _LONGEST_VOICE_S = 60.0
 _LONGEST = 1000
 """Characters of a piece: about a minute."""
-_FRAMES = 40_500
-"""Of a piece, 90 minutes, where settings say nothing else."""
+_FRAMES = _POSITIONS
+"""Of a piece, where settings say nothing else: one of a thousand characters takes some 450."""
+_MOST_TIMESTEPS = 100_000
+"""That a noise scheduler was trained with: each is in its tables."""
 _PREFIXES = {
     "head": ("model.diffusion_head.",),
     "codec": ("model.audio_tower.",),
@@ -99,13 +102,15 @@ class VibeVoiceKind(AudioKind):
 
     def check(self, checkpoint: Checkpoint, asked: Mapping[str, Any]) -> None:
         """See Kind."""
-        speakers = {role for role, _ in _turns(asked["prompt"])}
+        speakers = sorted({role for role, _ in _turns(asked["prompt"])}, key=int)
+        if not speakers:
+            raise InvalidRequest('the prompt has no words: a turn is what is said behind "Speaker 1: "')
         if len(speakers) > _MOST_SPEAKERS:
             raise InvalidRequest(f"the prompt has {len(speakers)} speakers; {_MOST_SPEAKERS} are the most")
         voices = len(asked["voice"]) if _are_several(asked.get("voice")) else 1
         if "voice" in asked and voices != len(speakers):
             raise InvalidRequest(
-                f"voice has {voices} recordings, and the prompt {len(speakers)} speakers ({', '.join(sorted(speakers))}"
+                f"voice has {voices} recordings, and the prompt {len(speakers)} speakers ({', '.join(speakers)}"
                 '): give one of each, in that order. Turns begin as "Speaker 1: "'
             )
 
@@ -138,7 +143,7 @@ class VibeVoiceSpeaker(Speaker):
         """See Generator."""
         check_marks(asked, ("prompt",), (self._processor.audio_token,))
         pieces = _pieces(_turns(asked["prompt"]))
-        speakers = sorted({role for turns in pieces for role, _ in turns})
+        speakers = sorted({role for turns in pieces for role, _ in turns}, key=int)
         self._check_silence(len(pieces) - 1, asked)
         voices: dict[str, Any] = {}
         if "voice" in asked:
@@ -203,9 +208,18 @@ def _scheduler(settings: Any, reference: str) -> Any:
     chosen = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     if not isinstance(chosen, type) or not issubclass(chosen, diffusers.SchedulerMixin):
         raise UnsupportedCheckpoint(f"{reference}: its noise scheduler is {name!r:.80}, which diffusers does not have")
+    config = getattr(settings, "noise_scheduler_config", own)
+    steps = config.get("num_train_timesteps", 1000) if isinstance(config, Mapping) else None
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= _MOST_TIMESTEPS:
+        raise UnsupportedCheckpoint(
+            f"{reference}: its noise scheduler cannot be made: noise_scheduler_config must be an object whose "
+            f"num_train_timesteps is from 1 to {_MOST_TIMESTEPS}, not {config!r:.80}"
+        )
     try:
-        return chosen(**getattr(settings, "noise_scheduler_config", own))
-    except (TypeError, ValueError, NotImplementedError) as error:
+        return chosen(**config)
+    except Exception as error:  # whatever a class makes of absurd values
+        if is_shortage(error):
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UnsupportedCheckpoint(f"{reference}: its noise scheduler cannot be made: {first}") from error
 
@@ -221,7 +235,7 @@ def _turns(prompt: str) -> Turns:
         found.append((role, prompt[start : match.start()].strip()))
         role, start = str(int(match.group(1))), match.end()
     found.append((role, prompt[start:].strip()))
-    return [turn for turn in found if turn[1]] or [("0", "")]
+    return [turn for turn in found if turn[1]]
 
 
 def _pieces(turns: Turns) -> list[Turns]:

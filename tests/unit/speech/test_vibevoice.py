@@ -45,6 +45,7 @@ def test_it_says_what_the_library_says(runtime: kamado.Runtime, tmp_path: Path) 
     other = model.generate("hello there", seed=2, steps=5, guidance=2.0, max_tokens=4)
     cloned = model.generate("hello", seed=3, voice=(ANN, RATE))
     talk = model.generate("Speaker 1: hello.\nSpeaker 2: you", seed=4, voice=[(ANN, RATE), (BOB, RATE)])
+    ten = model.generate("Speaker 10: hello.\nSpeaker 2: you", seed=4, voice=[(BOB, RATE), (ANN, RATE)])
     assert torch.equal(before, torch.get_rng_state())
     hello = [("0", "hello there")]
     both = [("1", "hello."), ("2", "you")]
@@ -53,6 +54,7 @@ def test_it_says_what_the_library_says(runtime: kamado.Runtime, tmp_path: Path) 
         (other, said(own, processor, 2, hello, num_diffusion_steps=5, guidance_scale=2.0, max_new_tokens=4)),
         (cloned, said(own, processor, 3, [("0", "hello")], {"0": ANN})),
         (talk, said(own, processor, 4, both, {"1": ANN, "2": BOB})),
+        (ten, said(own, processor, 4, [("10", "hello."), ("2", "you")], {"10": ANN, "2": BOB})),
     ):
         assert result.sample_rate == RATE and result.audio.shape == (1, len(expected)) and expected.std() > 1e-3
         assert numpy.abs(result.audio[0] - expected).max() < 1e-4
@@ -62,6 +64,8 @@ def test_it_says_what_the_library_says(runtime: kamado.Runtime, tmp_path: Path) 
         ({"voice": [(ANN, RATE)] * 5}, "must be 1 to 4 recordings, not 5"),
         ({"voice": (ANN[:0], RATE)}, "sample"),
         ({"prompt": "\n".join(f"Speaker {number}: a" for number in range(5))}, "has 5 speakers; 4 are the most"),
+        ({"prompt": "Speaker 1:"}, "the prompt has no words"),
+        ({"prompt": "Speaker 10: a\nSpeaker 2: b", "voice": (ANN, RATE)}, r"2 speakers \(2, 10\): give one of each"),
         ({"prompt": "a <|vision_pad|>"}, "in it, which stands for sound"),
         ({"temperature": 1.0}, "takes no temperature"),
     ):
@@ -89,6 +93,7 @@ def test_long_texts_and_crowds(runtime: kamado.Runtime, tmp_path: Path) -> None:
 def test_turns() -> None:
     text = "Once.\nSpeaker 1: A. B!\n Speaker 02 : C\nand D.\nSpeaker 1:\n"
     assert _turns(text) == [("0", "Once."), ("1", "A. B!"), ("2", "C\nand D.")]
+    assert _turns("Speaker 1:") == []
     assert _turns("no Speaker 1: here") == [("0", "no Speaker 1: here")]
     pieces = _pieces([("1", "A b c. " * 100), ("2", "Yes. " * 100)])
     assert [[role for role, _ in turns] for turns in pieces] == [["1", "2"], ["2"]]
@@ -102,6 +107,11 @@ def test_checkpoints_of_other_forms(runtime: kamado.Runtime, tmp_path: Path) -> 
     for changed, says in (
         ({"noise_scheduler_class": "DiffusionPipeline"}, "its noise scheduler is 'DiffusionPipeline'"),
         ({"noise_scheduler_config": {"beta_schedule": "x"}}, "its noise scheduler cannot be made"),
+        ({"noise_scheduler_config": {"num_train_timesteps": 10**11}}, "is from 1 to 100000"),
+        ({"noise_scheduler_config": {"num_train_timesteps": -1}}, "is from 1 to 100000"),
+        ({"noise_scheduler_config": {"num_train_timesteps": 1.5}}, "is from 1 to 100000"),
+        ({"noise_scheduler_config": [1]}, "must be an object"),
+        ({"noise_scheduler_config": {"trained_betas": [[1], [2, 3]]}}, "its noise scheduler cannot be made"),
     ):
         settings.write_text(json.dumps(json.loads(written) | changed))
         with pytest.raises(kamado.UnsupportedCheckpoint, match=says):
