@@ -55,11 +55,11 @@ def number(low: float, high: float, *, above: bool = False) -> Check:
     """A finite number in [low, high]; `above`: not `low` itself."""
 
     def check(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
             raise InvalidRequest(f"{name} must be a finite number, not {value!r:.80}")
         if not low <= value <= high or (above and value == low):
             least = "above" if above else "at least"
-            raise InvalidRequest(f"{name} must be {least} {low:g} and at most {high:g}, not {value!r}")
+            raise InvalidRequest(f"{name} must be {least} {low:g} and at most {high:g}, not {value!r:.80}")
         return float(value)
 
     return check

@@ -78,7 +78,7 @@ class MusicgenKind(AudioKind):
         codec = section_of(checkpoint.config, "audio_encoder")
         hidden, inner = number_in(decoder, "hidden_size", 1024), number_in(decoder, "ffn_dim", 4096)
         layers, books = number_in(decoder, "num_hidden_layers", 24), number_in(decoder, "num_codebooks", 4)
-        wanted, there, _ = _codebooks(checkpoint.config)
+        wanted, there, _ = _codebooks(checkpoint)
         if there < wanted:
             raise UnsupportedCheckpoint(
                 f"{checkpoint.reference}: its decoder writes {wanted} codebooks, and its codec has {there}, so nothing "
@@ -109,7 +109,7 @@ class MusicgenKind(AudioKind):
                 f"{checkpoint.reference} makes at most {longest:.4g} seconds at once, not {asked['seconds']:.6g}; "
                 "go on from what it made (audio)"
             )
-        wanted, _, heard = _codebooks(checkpoint.config)
+        wanted, _, heard = _codebooks(checkpoint)
         if "audio" in asked and heard != wanted:
             raise InvalidRequest(
                 f"audio cannot be used: the codec of {checkpoint.reference} hears it as {heard} codebooks, and its "
@@ -145,21 +145,25 @@ def frame_rate(codec: Mapping[str, Any]) -> int:
     return math.ceil(number_in(codec, "sampling_rate", 32_000) / max(hop, 1))
 
 
-def _codebooks(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def _codebooks(checkpoint: Checkpoint) -> tuple[int, int, int]:
     """Of each channel: how many codebooks the decoder knows, how many the codec (EnCodec) has, and how many it makes of
-    a sound, as transformers counts them. Of other codecs the same."""
+    a sound, as transformers counts them. Of other codecs the same. Raises UnsupportedCheckpoint."""
+    config = checkpoint.config
     decoder, codec = section_of(config, "decoder"), section_of(config, "audio_encoder")
     wanted = number_in(decoder, "num_codebooks", 4) // number_in(decoder, "audio_channels", 1)
     widths = codec.get("target_bandwidths")
     if codec.get("model_type") != "encodec" or not isinstance(widths, list) or not widths:
         return wanted, wanted, wanted
-    first, most = (
-        min(max(each, 0.0), _WIDEST) * 1000 if isinstance(each, (int, float)) else 0.0
-        for each in (widths[0], widths[-1])
-    )
+    first, most = widths[0], widths[-1]
+    for each in (first, most):
+        if not isinstance(each, (int, float)) or not 0 < each <= _WIDEST:  # so that it is no NaN, either
+            raise UnsupportedCheckpoint(
+                f"{checkpoint.reference}: its codec has a target_bandwidths of {each!r:.40}; they are numbers above 0, "
+                f"{_WIDEST:g} at most"
+            )
     rate, size = frame_rate(codec), max(number_in(codec, "codebook_size", 1024), 2)
-    there = int(most // (rate * math.ceil(math.log2(size))))
-    return wanted, there, min(max(int(first / (math.log2(size) * rate)), 1), there)
+    there = int(most * 1000 // (rate * math.ceil(math.log2(size))))
+    return wanted, there, min(max(int(first * 1000 / (math.log2(size) * rate)), 1), there)
 
 
 def longest_s(config: Mapping[str, Any]) -> float:

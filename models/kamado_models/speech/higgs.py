@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import GenerationFailed, InvalidRequest
+from kamado.errors import GenerationFailed, InvalidRequest, UnsupportedCheckpoint
 from kamado.options import Options, text
 
 from ..library.assembly import Through, doubled
@@ -32,6 +33,8 @@ _POSITIONS = 3 * _FRAMES
 """Of a usual call: a recording and what is said after it."""
 _SYSTEM = "Generate audio following instruction."
 """What the model was trained with."""
+_MOST_WEIGHTS = 1 << 22
+"""Of the filter between two sample rates."""
 _USED = ("model.", "audio_lm_head.")
 """Published files have heads for text beside these, and the same head under a second name."""
 
@@ -104,6 +107,8 @@ class HiggsKind(AudioKind):
         config, own = config_of(checkpoint, HiggsAudioV2Config), config_of(second, HiggsAudioV2TokenizerConfig)
         model = loader.pretrained("backbone", model_class, config, with_prefix(checkpoint, *_USED))
         generation_config_of(checkpoint, model)
+        rate = known_rate(own.sample_rate, second.reference)
+        _check_resampling(rate, known_rate(own.semantic_sample_rate, second.reference), second.reference)
         codec = loader.pretrained("codec", HiggsCodec, own, second.tensors)
         if own.num_quantizers != config.num_codebooks:
             raise InvalidRequest(
@@ -111,7 +116,6 @@ class HiggsKind(AudioKind):
                 f"in {config.num_codebooks}"
             )
         tokenizer = loader.folder_call(AutoTokenizer.from_pretrained, what="tokenizer")
-        rate = known_rate(own.sample_rate, second.reference)
         extractor = DacFeatureExtractor(sampling_rate=rate, hop_length=1)
         processor = HiggsAudioV2Processor(
             extractor,
@@ -177,6 +181,16 @@ class HiggsSpeaker(CloningSpeaker):
         begin = processor.tokenizer.bos_token or ""
         turns = f"{begin}{_turn('system', system)}{heard}{_turn('user', text)}"
         return f"{turns}{_header('assistant')}{processor.audio_bos_token}"
+
+
+def _check_resampling(rate: int, new_rate: int, reference: str) -> None:
+    """Raise UnsupportedCheckpoint where a filter from one rate (Hz) to the other would be large."""
+    common = math.gcd(rate, new_rate)
+    if (rate // common) * (new_rate // common) > _MOST_WEIGHTS:
+        raise UnsupportedCheckpoint(
+            f"{reference}: its sample rates {rate} and {new_rate} Hz have no usable ratio; take the codec that the "
+            "model was trained with"
+        )
 
 
 def _header(role: str) -> str:

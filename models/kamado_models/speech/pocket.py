@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import InvalidRequest
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.options import Check, Options, number, whole
 
 from ..library.assembly import Through, doubled
@@ -34,8 +34,11 @@ _POSITIONS = 1000
 """Of a usual call: a voice, and 30 s behind it."""
 _LONGEST_VOICE_S = 60.0
 _BUFFERS = ("latent_mean", "latent_std", "latent_stats_num_updates", "freqs")
-_SETTINGS = ("short_text_max_words", "frames_after_eos_short_text", "frames_after_eos", "fade_in_duration")
-"""Of processor_config.json."""
+_SETTINGS: Mapping[str, Check] = {
+    **dict.fromkeys(("short_text_max_words", "frames_after_eos_short_text", "frames_after_eos"), whole(0, 1000)),
+    "fade_in_duration": number(0.0, 1.0),
+}
+"""Of processor_config.json: words, frames, seconds."""
 
 
 class PocketKind(AudioKind):
@@ -113,6 +116,7 @@ class PocketKind(AudioKind):
         model_class = class_of(checkpoint, name)
         from transformers import PocketTTSAudioTokenizerConfig, PocketTTSAudioTokenizerModel
 
+        settings = _settings(checkpoint)
         config = config_of(checkpoint, class_of(checkpoint, name.replace("ForConditionalGeneration", "Config")))
         model = loader.pretrained("backbone", model_class, config, checkpoint.tensors)
         generation_config_of(checkpoint, model)
@@ -123,8 +127,6 @@ class PocketKind(AudioKind):
                 f"the codec {second.reference} is none for {checkpoint.reference}: it must have a decoder of latents "
                 f"of {config.latent_dim} numbers"
             )
-        settings = {name: value for name, value in json_beside(checkpoint, "processor_config.json").items()
-                    if name in _SETTINGS and isinstance(value, (int, float))}  # fmt: skip
         processor = loader.folder_call(_processor, settings, what="processor")
         known_rate(own.sampling_rate, second.reference)
         return PocketSpeaker(checkpoint, model, codec, processor)
@@ -203,6 +205,15 @@ def _processor(folder: str, settings: Mapping[str, Any], *, local_files_only: bo
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local_files_only)
     extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=local_files_only)
     return PocketTTSProcessor(extractor, tokenizer, None, **settings)
+
+
+def _settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Of the processor, as far as they are told. Raises UnsupportedCheckpoint."""
+    told = json_beside(checkpoint, "processor_config.json")
+    try:
+        return {name: check(name, told[name]) for name, check in _SETTINGS.items() if told.get(name) is not None}
+    except InvalidRequest as error:
+        raise UnsupportedCheckpoint(f"{checkpoint.reference}: processor_config.json cannot be used: {error}") from error
 
 
 def _flow(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,12 @@ def test_a_codec_of_another_number_of_codebooks(runtime: kamado.Runtime, tmp_pat
     assert heard.shape[0] == channels and numpy.isfinite(heard).all()
     with pytest.raises(RuntimeError, match="shape"):
         made(own, many, "a drum", 3, input_values=torch.from_numpy(sound[0])[None], max_new_tokens=8)
+
+
+@pytest.mark.parametrize("width", ["NaN", "Infinity", "-1", "0", '"a"', str(10**400)])
+def test_bandwidths_that_are_none(runtime: kamado.Runtime, tmp_path: Path, width: str) -> None:
+    folder, _ = write_musicgen(tmp_path / "music")
+    config = folder / "config.json"
+    config.write_text(re.sub(r'("target_bandwidths": \[)[^]]*', rf"\g<1>1.6, {width}", config.read_text()))
+    with pytest.raises(kamado.UnsupportedCheckpoint, match=r"target_bandwidths of|config\.json"):
+        runtime.plan(folder)

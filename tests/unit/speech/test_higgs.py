@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,17 @@ def test_pieces_go_on_in_one_voice_and_others_beside_it_change_nothing(runtime: 
 def test_a_codec_that_does_not_fit(runtime: kamado.Runtime, tmp_path: Path) -> None:
     folder, _, _ = write_higgs(tmp_path / "higgs")
     path = folder / "audio_tokenizer" / "config.json"
-    path.write_text(path.read_text().replace("0.31", "0.21"))
+    written = path.read_text()
+    for rate, says in (
+        (0, "its sample rate is 0"),
+        (-5, "is -5"),
+        (10**9, "is 1000000000"),
+        (23_999, "no usable ratio"),
+    ):
+        path.write_text(json.dumps(json.loads(written) | {"semantic_sample_rate": rate}))
+        with pytest.raises(kamado.UnsupportedCheckpoint, match=says):
+            runtime.load(folder)
+    path.write_text(written.replace("0.31", "0.21"))
     with pytest.raises(kamado.UnsupportedCheckpoint, match="do not fit HiggsCodec"):
         runtime.load(folder)
     (folder / "audio_tokenizer").rename(tmp_path / "elsewhere")

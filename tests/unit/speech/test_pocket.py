@@ -112,6 +112,19 @@ def test_checkpoints_that_lack_something(runtime: kamado.Runtime, tmp_path: Path
     write_codec(codec, encoder_config=None)
     with pytest.raises(kamado.InvalidRequest, match="the codec has no encoder; choose a preset"):
         runtime.load(folder).generate("hello", voice=(VOICE, RATE))
+    settings = folder / "processor_config.json"
+    told = settings.read_text()
+    for name, value in (
+        ("fade_in_duration", 10**400),
+        ("fade_in_duration", "long"),
+        ("frames_after_eos", 10**12),
+        ("frames_after_eos_short_text", -1),
+        ("short_text_max_words", 1.5),
+    ):
+        settings.write_text(json.dumps(json.loads(told) | {name: value}))
+        with kamado.Runtime(device="cpu") as other, pytest.raises(kamado.UnsupportedCheckpoint, match=f"used: {name}"):
+            other.load(folder)
+    settings.write_text(told)
     template = folder / "chat_template.jinja"
     written = template.read_text()
     for text, says in (
