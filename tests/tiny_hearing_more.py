@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,10 @@ def transducer(name: str, folder: Path) -> Path:
     extractor = transformers.ParakeetFeatureExtractor(feature_size=80)
     transformers.ParakeetProcessor(extractor, tokenizer, decoder_type=kind).save_pretrained(folder)
     return folder
+
+
+def outside(folder: Path) -> dict[str, Any]:
+    """What the folder's processor_config.json says, and a model elsewhere, which `from_pretrained` would look for."""
+    found: dict[str, Any] = json.loads((folder / "processor_config.json").read_text())
+    named = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": str(folder.parent / "elsewhere")}
+    return {**found, "audio_tokenizer": named}

@@ -92,7 +92,7 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     """With time stamps, where the model tells them; in order."""
     language: str | None = None
-    """As an ISO 639 code, where the model tells it."""
+    """Of the text, which may be translated, as an ISO 639 code, where the model tells it or was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ import pytest
 
 import kamado
 from kamado_models.hearing.common import quiet_pieces
+from kamado_models.hearing.loading import features_of
 from tiny_hearing import RATE, moonshine, recording, seamless, speech_to_text
-from tiny_hearing_more import moonshine_streaming, prompted
+from tiny_hearing_more import moonshine_streaming, outside, prompted
 
 BUILT: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any]]] = {
     # name: (transformers' class, what writes it, what generate is told)
@@ -73,13 +74,14 @@ def test_each_piece_is_what_generate_gives(name: str, tmp_path: Path) -> None:
     ]
     assert (whole.text, whole.segments) == (said(recording(1.5)), ())
     assert all(each.segments == result.segments for each in crowd)
+    assert result.outputs[0].language == settings.get("tgt_lang")  # type: ignore[union-attr]
 
 
 ASKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("canary", {}, {"source_language": "en"}),
     (
         "canary",
-        {"language": "de", "target_language": "en", "punctuation": False},
+        {"language": "German", "target_language": "EN", "punctuation": False},
         {"source_language": "de", "target_language": "en", "punctuation": False},
     ),
     ("cohere_asr", {"language": "de"}, {"language": "de"}),
@@ -115,12 +117,14 @@ def test_prompts_are_those_of_the_processor(
         for wrong, says in [
             ({"language": "xyz"}, "'xyz' is none of them"),
             ({"language": "en", "timestamps": "word"}, "does not know when words were said"),
-            ({"language": "en", "target_language": "xyz"}, "target_language"),
+            ({"language": "en", "target_language": "xyz"}, "'xyz' is none of bg, .* uk$|takes no target_language"),
         ]:
             with pytest.raises(kamado.InvalidRequest, match=says):
                 model.generate(audio=(long, RATE), **wrong)
     assert [segment.text for segment in result.segments] == [text for text in expected if text]
     assert len(set(expected)) > 1 and all(each.segments == result.segments for each in crowd)
+    written = settings.get("target_language") or settings.get("source_language") or settings["language"]
+    assert result.outputs[0].language == written  # type: ignore[union-attr]
 
 
 def test_cuts_are_where_it_is_quiet() -> None:
@@ -137,7 +141,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     folder = seamless(tmp_path, whole=False)
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         for options, says in [
-            ({}, "must be told the language to write, one of deu, eng, ...; it was left out"),
+            ({}, "must be told the language to write, one of deu, eng; it was left out"),
             ({"language": "xyz"}, "'xyz' is none of them"),
             ({"language": "eng", "timestamps": "word"}, "does not know when words were said"),
             ({"language": "eng", "task": "translate"}, "takes no task"),
@@ -146,27 +150,34 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
                 runtime.load(folder, request={"audio": (recording(1.0), RATE), **options})
 
 
-LIES: list[tuple[str, str, dict[str, Any], str]] = [
+LIES: list[tuple[str, str, Any, str]] = [
     # model type, file, what it says, what is said of that
+    ("canary", "chat_template.jinja", "{{ raise_exception('no more') }}", "chat template refuses .*: no more"),
+    ("canary", "chat_template.jinja", "{{ 'a' * 5000 }}", "chat template fails"),
+    ("canary", "chat_template.jinja", None, "has no chat_template.jinja"),
     (
         "canary",
-        "chat_template.jinja",
-        {},
-        "the model's chat template, which makes its prompts, cannot be used: no more",
+        "config.json",
+        {"encoder_config": {"model_type": "parakeet_encoder", "hidden_size": -1}},
+        "CanaryForConditionalGeneration cannot be loaded .*: math domain error",
     ),
-    ("canary", "config.json", {"encoder_config": {"model_type": "parakeet_encoder", "hidden_size": -1}}, "."),
-    ("canary", "config.json", {"encoder_config": "large", "d_model": [1]}, "."),
-    ("cohere_asr", "config.json", {"hidden_size": 1 << 50, "num_hidden_layers": "many"}, "."),
+    ("canary", "config.json", {"encoder_config": "large", "d_model": [1]}, "field 'encoder_config'"),
+    ("cohere_asr", "config.json", {"hidden_size": 1 << 50, "num_hidden_layers": "many"}, "field 'num_hidden_layers'"),
     ("cohere_asr", "processor_config.json", {"max_audio_clip_s": 0.2, "overlap_chunk_second": 5.0}, "several pieces"),
-    ("cohere_asr", "processor_config.json", {"max_audio_clip_s": "long"}, "."),
+    ("cohere_asr", "processor_config.json", {"max_audio_clip_s": "long"}, "max_audio_clip_s 'long'; 0 to"),
+    ("cohere_asr", "processor_config.json", {"max_audio_clip_s": 10**399}, "max_audio_clip_s 1000.*; 0 to"),
+    ("cohere_asr", "processor_config.json", {"max_audio_clip_s": math.nan}, "max_audio_clip_s nan; 0 to"),
+    ("cohere_asr", "processor_config.json", {"overlap_chunk_second": -math.inf}, "overlap_chunk_second -inf; 0 to"),
 ]
 
 
 @pytest.mark.parametrize(("name", "file", "values", "says"), LIES)
-def test_files_that_lie_are_errors(name: str, file: str, values: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_files_that_lie_are_errors(name: str, file: str, values: Any, says: str, tmp_path: Path) -> None:
     folder = prompted(name, tmp_path)
-    if file.endswith(".jinja"):
-        (folder / file).write_text("{{ raise_exception('no more') }}")
+    if values is None:
+        (folder / file).unlink()
+    elif isinstance(values, str):
+        (folder / file).write_text(values)
     else:
         whole = json.loads((folder / file).read_text())
         inner = whole["feature_extractor"] if file.startswith("processor") else whole
@@ -177,3 +188,21 @@ def test_files_that_lie_are_errors(name: str, file: str, values: dict[str, Any],
         pytest.raises((kamado.InvalidRequest, kamado.UnsupportedCheckpoint, kamado.DoesNotFit), match=says),
     ):
         runtime.load(folder).generate(audio=(recording(2.0), RATE), language="en")
+
+
+def test_processors_bring_no_models_of_other_places(tmp_path: Path) -> None:
+    folder = prompted("canary", tmp_path)
+    (folder / "processor_config.json").write_text(json.dumps(outside(folder)))
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        assert runtime.load(folder).generate(audio=(recording(2.0), RATE)).outputs
+
+
+def test_a_shortage_of_memory_stays_one() -> None:
+    class Extractor:
+        sampling_rate = RATE
+
+        def __call__(self, *_: Any, **__: Any) -> None:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        features_of(Extractor(), recording(1.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import kamado
 from kamado_models.hearing.common import quiet_pieces
 from tiny_hearing import RATE, recording
-from tiny_hearing_more import transducer
+from tiny_hearing_more import outside, transducer
 
 
 @pytest.mark.parametrize("name", ["parakeet_tdt", "parakeet_rnnt"])
@@ -67,16 +66,31 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         for options, says in [({}, "give a speech recognition model .* audio"), ({**heard, "task": "x"}, "no task")]:
             with pytest.raises(kamado.InvalidRequest, match=says):
                 runtime.load(folder, request=options)
-    for lie in (
-        {"max_symbols_per_step": 1 << 40},
-        {"encoder_config": "large", "vocab_size": [1]},
-        {"durations": [9e9]},
+
+
+LIES: list[tuple[str, dict[str, Any], str]] = [
+    # file, what it says, what is said of that
+    ("config.json", {"max_symbols_per_step": 1 << 40}, "max_symbols_per_step 1099511627776"),
+    ("config.json", {"encoder_config": "large", "vocab_size": [1]}, "field 'vocab_size'"),
+    ("config.json", {"durations": [9e9]}, "field 'durations'"),
+    ("processor_config.json", {"blank_token": [1]}, r"processor_config.json has blank_token \[1\]"),
+    ("processor_config.json", {"decoder_type": "rnn"}, "processor_config.json has decoder_type 'rnn'"),
+]
+
+
+@pytest.mark.parametrize(("file", "values", "says"), LIES)
+def test_files_that_lie_are_errors(file: str, values: dict[str, Any], says: str, tmp_path: Path) -> None:
+    folder = transducer("parakeet_tdt", tmp_path)
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | values))
+    with (
+        kamado.Runtime(device="cpu", memory="1GiB") as runtime,
+        pytest.raises(kamado.UnsupportedCheckpoint, match=says),
     ):
-        whole = json.loads((folder / "config.json").read_text())
-        (tmp_path / "lying").mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            if path.is_file():
-                shutil.copy(path, tmp_path / "lying")
-        (tmp_path / "lying" / "config.json").write_text(json.dumps(whole | lie))
-        with kamado.Runtime(device="cpu", memory="1GiB") as runtime, pytest.raises(kamado.UnsupportedCheckpoint):
-            runtime.load(tmp_path / "lying")
+        runtime.load(folder)
+
+
+def test_processors_bring_no_models_of_other_places(tmp_path: Path) -> None:
+    folder = transducer("parakeet_tdt", tmp_path)
+    (folder / "processor_config.json").write_text(json.dumps(outside(folder)))
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        assert runtime.load(folder).generate(audio=(recording(1.0), RATE)).outputs

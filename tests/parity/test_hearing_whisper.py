@@ -168,6 +168,8 @@ def test_segments_go_out_as_they_are_heard(model: kamado.Model) -> None:
 def test_the_language_is_told(model: kamado.Model) -> None:
     transcript = model.generate(audio=(recording(1.0), RATE), language="french").outputs[0]
     assert transcript.language == "fr"  # type: ignore[union-attr]
+    translated = model.generate(audio=(recording(1.0), RATE), language="french", task="translate").outputs[0]
+    assert translated.language == "en"  # type: ignore[union-attr]
     assert model.generate(audio=(recording(1.0), RATE)).outputs[0].language in ("en", "de", "fr")  # type: ignore[union-attr]
 
 

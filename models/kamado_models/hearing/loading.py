@@ -8,6 +8,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest
+from kamado.memory.shortage import is_shortage
 
 from ..library.loading import Loader
 
@@ -36,5 +37,7 @@ def features_of(extractor: Any, samples: Any, **settings: Any) -> Any:
             samples, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True, **settings
         )
     except Exception as error:  # whatever it makes of settings that are no such
+        if is_shortage(error):
+            raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InvalidRequest(f"the model's feature extractor cannot be used for this recording: {said}") from error

@@ -35,6 +35,16 @@ LANGUAGES: Mapping[str, tuple[str, ...]] = {
         *("pt", "ro", "ru", "sk", "sl", "sv", "uk"),
     ),
 }
+USUAL_LANGUAGE = "en"
+"""What a Canary is told that is told nothing."""
+_NAMES: Mapping[str, str] = {
+    # English names, as Whisper has them, of all that LANGUAGES have
+    "arabic": "ar", "bulgarian": "bg", "chinese": "zh", "croatian": "hr", "czech": "cs", "danish": "da",
+    "dutch": "nl", "english": "en", "estonian": "et", "finnish": "fi", "french": "fr", "german": "de", "greek": "el",
+    "hungarian": "hu", "italian": "it", "japanese": "ja", "korean": "ko", "latvian": "lv", "lithuanian": "lt",
+    "maltese": "mt", "polish": "pl", "portuguese": "pt", "romanian": "ro", "russian": "ru", "slovak": "sk",
+    "slovenian": "sl", "spanish": "es", "swedish": "sv", "ukrainian": "uk", "vietnamese": "vi",
+}  # fmt: skip
 _RAW = frozenset({"MoonshineForConditionalGeneration", "MoonshineStreamingForConditionalGeneration"})
 """Hear samples, not a spectrogram."""
 CLASSES: Mapping[str, str] = {
@@ -87,9 +97,9 @@ class Seq2SeqKind:
         if languages(checkpoint):
             checks["language"] = text(longest=100)
         if architecture_of(checkpoint) in LANGUAGES:
-            checks["punctuation"] = flag
+            checks |= {"language": _language, "punctuation": flag}
         if architecture_of(checkpoint) == CANARY:
-            checks["target_language"] = text(longest=100)
+            checks["target_language"] = _language
         return Options(
             what="a speech recognition model", checks=checks, inputs={"audio": "audio"}, needs=("audio",),
             aliases={"max_new_tokens": "max_tokens"},
@@ -142,17 +152,21 @@ class Seq2SeqKind:
             raise InvalidRequest("timestamps word: this model does not know when words were said; use true")
         known = languages(checkpoint)
         if architecture_of(checkpoint) == CANARY:  # English, if it is told nothing
-            asked = {"language": "en", **asked}
+            asked = {"language": USUAL_LANGUAGE, **asked}
+        listed = f"{', '.join(sorted(known)):.2000}"  # a file that lies may have any number
         if known and asked.get("language") not in known:
             given = f"{asked['language']!r:.40} is none of them" if "language" in asked else "it was left out"
             what = "to write" if architecture_of(checkpoint) in SEAMLESS else "that is spoken"
-            raise InvalidRequest(
-                f"this model must be told the language {what}, one of {', '.join(sorted(known)[:12])}, ...; {given}"
-            )
-        if asked.get("target_language", "en") not in known and "target_language" in asked:
-            raise InvalidRequest(
-                f"target_language {asked['target_language']!r:.40} is none of {', '.join(sorted(known)[:12])}, ..."
-            )
+            raise InvalidRequest(f"this model must be told the language {what}, one of {listed}; {given}")
+        if "target_language" in asked and asked["target_language"] not in known:
+            raise InvalidRequest(f"target_language {asked['target_language']!r:.40} is none of {listed}")
+
+
+def _language(name: str, value: Any) -> str:
+    """A check of options: a code, or an English name, which becomes its code."""
+    given = text(longest=100)(name, value)
+    low = given.strip().lower()
+    return _NAMES.get(low, low if low in _NAMES.values() else given)
 
 
 def languages(checkpoint: Checkpoint) -> Collection[str]:

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 import transformers
 
+from kamado.checkpoint.strict_json import read_bounded
 from kamado.checkpoint.types import Checkpoint
-from kamado.errors import InvalidRequest
+from kamado.errors import InvalidRequest, UnsupportedCheckpoint
 from kamado.events import Media
 from kamado.outputs import Output, Segment, Transcript
 
+from ..language.chat_template import ChatTemplate
 from ..library.kinds import Bench, architecture_of
 from ..library.loading import Loader
 from .common import clips, quiet_pieces
 from .loading import features_of, library_config, stored_generation_config
-from .seq2seq import CANARY, CLASSES, COHERE, PIECE_S, used_tensors
+from .seq2seq import CANARY, CLASSES, COHERE, PIECE_S, USUAL_LANGUAGE, used_tensors
 
 Prompting = Callable[[Mapping[str, Any]], "list[int | None]"]
 """The tokens that what is written begins with, for a request."""
@@ -28,6 +30,10 @@ _TOKENS_A_SECOND = 6.5
 """The most that somebody says: Moonshine's authors end answers there, since it goes on for ever over noise."""
 _SHORTEST_S = 0.1
 """Shorter recordings are filled up with silence: convolutions need that much."""
+_TEMPLATE = "chat_template.jinja"
+_MAX_PROMPT_CHARS = 1 << 12
+"""Of a Canary: it has about ten tokens."""
+_MAX_CLIP_S = 1e5
 
 
 def build(checkpoint: Checkpoint, loader: Loader) -> Seq2Seq:
@@ -35,17 +41,23 @@ def build(checkpoint: Checkpoint, loader: Loader) -> Seq2Seq:
     extractor = loader.folder_call(transformers.AutoFeatureExtractor.from_pretrained, what="feature extractor")
     tokenizer = loader.folder_call(transformers.AutoTokenizer.from_pretrained, what="tokenizer")
     architecture = architecture_of(checkpoint)
+    prompting = _prompting(loader, architecture, extractor, tokenizer)
+    longest_s = _longest_s(checkpoint, extractor)
     model_class = getattr(transformers, CLASSES[architecture])
     model = loader.pretrained("model", model_class, library_config(loader), used_tensors(checkpoint))
     model.generation_config = stored_generation_config(checkpoint, loader, model)
-    return Seq2Seq(model, extractor, tokenizer, _prompting(loader, architecture, extractor, tokenizer))
+    return Seq2Seq(model, extractor, tokenizer, prompting, longest_s)
 
 
 def _prompting(loader: Loader, architecture: str, extractor: Any, tokenizer: Any) -> Prompting | None:
     """How what is written is made to begin, where requests say so."""
     if architecture == CANARY:
-        return _Canary(loader.folder_call(transformers.CanaryProcessor.from_pretrained, what="processor"), tokenizer)
-    return _Cohere(transformers.CohereAsrProcessor(extractor, tokenizer)) if architecture == COHERE else None
+        return _Canary(loader.checkpoint, tokenizer)
+    if architecture == COHERE:
+        return _Cohere(
+            loader.folder_call(lambda *_, **__: transformers.CohereAsrProcessor(extractor, tokenizer), what="processor")
+        )
+    return None
 
 
 class _Cohere:
@@ -64,27 +76,33 @@ class _Cohere:
 class _Canary:
     """See Prompting. The checkpoint has a template for it."""
 
-    def __init__(self, processor: Any, tokenizer: Any) -> None:
-        self._processor = processor
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Any) -> None:
+        """Raises UnsupportedCheckpoint."""
+        file = checkpoint.files.get(_TEMPLATE)
+        if file is None:
+            raise UnsupportedCheckpoint(f"{checkpoint.reference} has no {_TEMPLATE}, which makes its prompts")
+        self._template = ChatTemplate(read_bounded(file).decode(errors="replace"), max_chars=_MAX_PROMPT_CHARS)
+        self._variables = {**tokenizer.special_tokens_map, "add_generation_prompt": True}
         self._tokenizer = tokenizer
 
     def __call__(self, asked: Mapping[str, Any]) -> list[int | None]:
-        spoken = asked.get("language", "en")
-        try:
-            [prompt] = self._processor.apply_transcription_request(
-                audio=[np.zeros(1, np.float32)],  # where it stands says nothing of what it is
-                source_language=spoken,
-                target_language=asked.get("target_language", spoken),
-                punctuation=asked.get("punctuation", True),
-                tokenize=False,
-            )
-        except Exception as error:  # whatever a template does
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise InvalidRequest(
-                f"the model's chat template, which makes its prompts, cannot be used: {said}"
-            ) from error
-        found: list[int | None] = self._tokenizer(prompt)["input_ids"]
+        told = {
+            "type": "text",
+            "source_language": asked.get("language", USUAL_LANGUAGE),
+            "target_language": _written(asked),
+            "punctuation": asked.get("punctuation", True),
+        }
+        heard = {"type": "audio", "audio": [0.0]}  # where it stands says nothing of what it is
+        prompt = self._template.render([{"role": "user", "content": [heard, told]}], self._variables)
+        begins = prompt.startswith(self._tokenizer.bos_token or "\0")
+        found: list[int | None] = self._tokenizer(prompt, add_special_tokens=not begins)["input_ids"]
         return found
+
+
+def _written(asked: Mapping[str, Any]) -> str:
+    """The language that a Canary is to write."""
+    found: str = asked.get("target_language", asked.get("language", USUAL_LANGUAGE))
+    return found
 
 
 def _tokens(found: list[int | None]) -> torch.Tensor:
@@ -94,18 +112,28 @@ def _tokens(found: list[int | None]) -> torch.Tensor:
     return torch.tensor([found])
 
 
-def _longest_s(extractor: Any) -> float:
-    """Longer pieces an extractor would cut once more."""
-    longest, margin = (getattr(extractor, name, None) for name in ("max_audio_clip_s", "overlap_chunk_second"))
-    if not isinstance(longest, int | float) or not isinstance(margin, int | float):
-        return PIECE_S
-    return max(float(longest - margin), 1.0)
+def _longest_s(checkpoint: Checkpoint, extractor: Any) -> float:
+    """Longer pieces an extractor would cut once more. Raises UnsupportedCheckpoint."""
+    found: dict[str, float] = {}
+    for name in ("max_audio_clip_s", "overlap_chunk_second"):
+        value = getattr(extractor, name, None)
+        if value is None:
+            return PIECE_S
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_CLIP_S:
+            raise UnsupportedCheckpoint(
+                f"{checkpoint.reference}: its feature extractor has {name} {value!r:.40}; 0 to {_MAX_CLIP_S:g} can be"
+            )
+        found[name] = float(value)
+    return max(found["max_audio_clip_s"] - found["overlap_chunk_second"], 1.0)
 
 
 class Seq2Seq:
     """See Generator."""
 
-    def __init__(self, model: Any, extractor: Any, tokenizer: Any, prompting: Prompting | None) -> None:
+    def __init__(
+        self, model: Any, extractor: Any, tokenizer: Any, prompting: Prompting | None, longest_s: float
+    ) -> None:
+        """`longest_s`: pieces that the extractor takes."""
         self.modules: Mapping[str, Any] = {"encoder": model.get_encoder(), "model": model}
         self._input_name: str = model.main_input_name
         self._extractor = extractor
@@ -114,9 +142,10 @@ class Seq2Seq:
         kind: str = model.config.model_type
         self._is_seamless = kind.startswith("seamless")
         self._is_moonshine = kind.startswith("moonshine")
+        self._is_canary = kind == "canary"
         self._padding = {"pad_to_multiple_of": 80, "padding": True} if kind == "moonshine_streaming" else {}
         self._rate: int = extractor.sampling_rate
-        self._longest_s = _longest_s(extractor)
+        self._longest_s = longest_s
 
     def prepare(self, asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """See Generator."""
@@ -139,7 +168,7 @@ class Seq2Seq:
         stand = bench.model("model")
         stand.get_encoder = lambda *_, **__: bench.model("encoder")
         segments: list[Segment] = []
-        language = asked.get("language")
+        language = _written(asked) if self._is_canary else asked.get("language")
         for number, (begin, end, inputs) in enumerate(asked["pieces"], start=1):
             given = {
                 name: tensor.to(bench.device, bench.dtype if tensor.is_floating_point() else None)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 
+from kamado.checkpoint.strict_json import read_json_object
 from kamado.checkpoint.types import Checkpoint
 from kamado.errors import UnsupportedCheckpoint
 from kamado.events import Media
@@ -28,6 +29,7 @@ _SHORTEST_S = 0.1
 """Shorter recordings are filled up with silence: convolutions need that much."""
 _TICK_S = 0.001
 """What times of words are counted in."""
+_PROCESSOR = "processor_config.json"
 _MOST_AT_ONCE = 1000
 """Tokens at one moment."""
 _PARTS = {"": Through(lane="model"), "encoder_projector": Through(lane="model")}
@@ -40,11 +42,32 @@ def build(checkpoint: Checkpoint, loader: Loader) -> Transducer:
         raise UnsupportedCheckpoint(
             f"{checkpoint.reference}: config.json has max_symbols_per_step {most!r:.40}; 1 to {_MOST_AT_ONCE} can be"
         )
-    processor = loader.folder_call(transformers.ParakeetProcessor.from_pretrained, what="processor")
+    processor = _processor(checkpoint, loader)
     model_class = getattr(transformers, architecture_of(checkpoint))
     model = loader.pretrained("model", model_class, library_config(loader), checkpoint.tensors)
     model.generation_config = stored_generation_config(checkpoint, loader, model)
     return Transducer(model, processor)
+
+
+def _processor(checkpoint: Checkpoint, loader: Loader) -> Any:
+    """Made by hand: `from_pretrained` of a processor loads the model that its file names as `audio_tokenizer`, from
+    anywhere. Raises UnsupportedCheckpoint."""
+    file = checkpoint.files.get(_PROCESSOR)
+    stated = {} if file is None else read_json_object(file)
+    blank, decoder = stated.get("blank_token", "<blank>"), stated.get("decoder_type")
+    if not isinstance(blank, str):
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: {_PROCESSOR} has blank_token {blank!r:.40}; it must be text"
+        )
+    if decoder not in (None, "ctc", "rnnt", "tdt"):
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.reference}: {_PROCESSOR} has decoder_type {decoder!r:.40}; ctc, rnnt and tdt can be"
+        )
+    extractor = loader.folder_call(transformers.AutoFeatureExtractor.from_pretrained, what="feature extractor")
+    tokenizer = loader.folder_call(transformers.AutoTokenizer.from_pretrained, what="tokenizer")
+    return loader.folder_call(
+        lambda *_, **__: transformers.ParakeetProcessor(extractor, tokenizer, blank, decoder), what="processor"
+    )
 
 
 class Transducer:

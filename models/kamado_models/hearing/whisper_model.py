@@ -95,7 +95,10 @@ class Whisper:
         words = asked["timestamps"] == "word"
         stand = self._attentive(bench) if words else bench.model("model")
         try:
-            heard = _Heard(bench, self._tokenizer, self._model, self._only, streams=asked["timestamps"] == "segment")
+            heard = _Heard(
+                bench, self._tokenizer, self._model, self._only, streams=asked["timestamps"] == "segment",
+                translates=asked.get("task") == "translate",
+            )  # fmt: skip
             stand.__class__ = _watched_class(type(stand), _Encoder(bench.model("encoder")), heard)
             made = stand.generate(
                 asked["features"].to(bench.device, bench.dtype),
@@ -108,7 +111,7 @@ class Whisper:
             if words:
                 dissolve(stand)
         text = self._tokenizer.decode(made["sequences"][0], skip_special_tokens=True).strip()
-        segments = self._words(made, heard.language) if words else heard.segments
+        segments = self._words(made, heard.spoken) if words else heard.segments
         return Transcript(
             text=text, segments=() if asked["timestamps"] == "none" else tuple(segments), language=heard.language
         )
@@ -247,9 +250,13 @@ def _settled(original: Callable[..., Any]) -> Callable[..., Any]:
 class _Heard:
     """What comes out of `generate` on the way: the language, and segments as soon as their window is done."""
 
-    def __init__(self, bench: Bench, tokenizer: Any, model: Any, only: str | None, *, streams: bool) -> None:
-        """`only`: the language, where the model knows one. `streams`: segments go out at once."""
-        self.language: str | None = None
+    def __init__(
+        self, bench: Bench, tokenizer: Any, model: Any, only: str | None, *, streams: bool, translates: bool
+    ) -> None:
+        """`only`: the language, where the model knows one. `streams`: segments go out at once. `translates`: what is
+        written is English."""
+        self.spoken: str | None = None
+        self._translates = translates
         self.segments: list[Segment] = []
         self._bench = bench
         self._tokenizer = tokenizer
@@ -259,13 +266,18 @@ class _Heard:
             number: token[2:-2] for token, number in getattr(model.generation_config, "lang_to_id", {}).items()
         }
 
+    @property
+    def language(self) -> str | None:
+        """Of the text."""
+        return "en" if self._translates else self.spoken
+
     def first_tokens(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """`original`, watched: the tokens that every window begins with, (1, tokens)."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             tokens = original(*args, **kwargs)
             spoken = [self._languages[number] for number in tokens[0].tolist() if number in self._languages]
-            self.language = spoken[0] if spoken and spoken[0] in LANGUAGES else self._only
+            self.spoken = spoken[0] if spoken and spoken[0] in LANGUAGES else self._only
             return tokens
 
         return watched
