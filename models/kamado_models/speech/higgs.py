@@ -31,6 +31,7 @@ _FRAMES = 1000
 """Of the longest piece, 40 s, unless told otherwise."""
 _POSITIONS = 3 * _FRAMES
 """Of a usual call: a recording and what is said after it."""
+_LONGEST_VOICE_S = 60.0
 _SYSTEM = "Generate audio following instruction."
 """What the model was trained with."""
 _MOST_WEIGHTS = 1 << 22
@@ -71,7 +72,11 @@ class HiggsKind(AudioKind):
         cached *= 2 * number_in(config, "num_hidden_layers", 28)
         positions = min(number_in(config, "max_position_embeddings", 2048), _POSITIONS)
         codec = _codec(checkpoint)
-        wide = number_in(section_of(codec.config, "acoustic_model_config"), "decoder_hidden_size", 1024)
+        acoustic = section_of(codec.config, "acoustic_model_config")
+        wide = number_in(acoustic, "decoder_hidden_size", 1024)
+        # Of its last stages: a sixteenth of the channels, all samples. Of the encoder's first: all that it has.
+        made = _FRAMES * 960 * max(wide // 16, 1) * 3
+        given = int(_LONGEST_VOICE_S) * 24_000 * number_in(acoustic, "encoder_hidden_size", 64) * 5  # measured
         return {
             "backbone": Part(
                 tensors=with_prefix(checkpoint, *_USED),
@@ -79,8 +84,7 @@ class HiggsKind(AudioKind):
             ),
             "codec": Part(
                 tensors=codec.tensors,
-                # Of its last stages: a sixteenth of the channels, all samples.
-                activation_bytes=lambda size: size * _FRAMES * 960 * max(wide // 16, 1) * 3,
+                activation_bytes=lambda size: size * max(made, given),
                 keeps_dtype=True,  # recordings come to it as they are
                 stays=is_codebook,
             ),
@@ -133,7 +137,8 @@ class HiggsSpeaker(CloningSpeaker):
     def __init__(self, model: Any, codec: Any, processor: Any, rate: int) -> None:
         self.modules = {"backbone": model, "codec": codec}
         self.sample_rate = rate
-        self.longest_voice_s = model.config.max_position_embeddings / codec.config.frame_rate / 2
+        room = model.config.max_position_embeddings / codec.config.frame_rate / 2
+        self.longest_voice_s = min(room, _LONGEST_VOICE_S)
         self._processor = processor
 
     def prepare(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:

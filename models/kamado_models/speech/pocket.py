@@ -96,7 +96,7 @@ class PocketKind(AudioKind):
         )
         sound = Part(
             tensors=codec.tensors,
-            activation_bytes=lambda size: size * 24_000 * 20 * filters * 3,
+            activation_bytes=lambda size: size * 24_000 * int(_LONGEST_VOICE_S) * filters * 3,
             keeps_dtype=True,  # recordings and latents come to it as they are
         )
         return {**own, "codec": sound}

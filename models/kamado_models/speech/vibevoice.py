@@ -87,12 +87,13 @@ class VibeVoiceKind(AudioKind):
         text, sound = (section_of(checkpoint.config, name) for name in ("text_config", "audio_config"))
         hidden, inner = number_in(text, "hidden_size", 1536), number_in(text, "intermediate_size", 8960)
         words, filters = number_in(text, "vocab_size", 151_936), number_in(sound, "num_filters", 32)
+        voices = 2 * int(_LONGEST_VOICE_S) * 24_000 * filters * 12  # two speak, usually; measured: 12.5 each
         return divided(
             checkpoint,
             "backbone",
             _PREFIXES,
             {
-                "backbone": lambda size: size * (_POSITIONS * (hidden * 40 + inner * 2) + 2 * words),
+                "backbone": lambda size: size * max(_POSITIONS * (hidden * 40 + inner * 2) + 2 * words, voices),
                 "head": lambda size: size * hidden * 32,
                 "codec": lambda size: size * 24_000 * 10 * filters * 6,
                 "semantic": lambda size: size * 24_000 * filters * 6,

@@ -37,6 +37,15 @@ def test_with_weights_outside_of_the_budget(runtime: kamado.Runtime, tmp_path: P
 
 
 @pytest.mark.parametrize("write", WRITERS)
+def test_recordings_are_in_the_plan(runtime: kamado.Runtime, tmp_path: Path, write: Writer) -> None:
+    """A minute of sound, in as many channels as the encoder begins with."""
+    channels = {write_higgs: 4, write_pocket: 4, write_vibevoice: 2}[write]
+    lane = "backbone" if write is write_vibevoice else "codec"
+    planned = {each.lane: each.activation_bytes for each in runtime.plan(write(tmp_path / "model")[0]).lanes}
+    assert planned[lane] >= 60 * 24_000 * channels * 4
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_in_halves(runtime: kamado.Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer) -> None:
     """As on devices that are fast at them."""
     monkeypatch.setattr("kamado_models.library.family._dtype", lambda checkpoint, options: "bfloat16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kamado
+from kamado_models.speech.higgs import HiggsSpeaker
 from kamado_models.speech.higgs_codec import HiggsCodec
 from kamado_models.speech.higgs_codec import resampled as own_resampled
 
@@ -106,6 +108,13 @@ def test_pieces_go_on_in_one_voice_and_others_beside_it_change_nothing(runtime: 
     for single, many in zip(alone, model.generate_many(requests), strict=True):
         assert single.shape == many.audio.shape and numpy.abs(single - many.audio).max() < 1e-4
     assert len({each.tobytes() for each in alone}) > 2
+
+
+def test_the_longest_voice() -> None:
+    codec = SimpleNamespace(config=SimpleNamespace(frame_rate=25))
+    for positions, seconds in ((1024, 20.48), (131_072, 60.0)):
+        model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
+        assert HiggsSpeaker(model, codec, None, RATE).longest_voice_s == seconds
 
 
 def test_a_codec_that_does_not_fit(runtime: kamado.Runtime, tmp_path: Path) -> None:
