@@ -92,6 +92,7 @@ def test_a_draft_that_is_the_model_itself(name: str, folders: dict[str, Path]) -
         plain = runtime.load(folders[name], kv_tokens=2048, speculation="off")
         model = runtime.load(folders[name], kv_tokens=2048, draft=folders[name])
         assert model.draft is not None
+        accepted = proposed = 0
         for variant in list(VARIANTS.values())[: 2 if name == "gemma2" else None]:
             requests = _requests(**variant)
             wanted = plain.generate_many(requests)
@@ -99,12 +100,16 @@ def test_a_draft_that_is_the_model_itself(name: str, folders: dict[str, Path]) -
             for request, other in zip(requests, wanted, strict=True):
                 one = model.generate(**request)
                 _close(one, other)
-                # Of these logits some lie so close that forwards of another shape turn them round.
-                assert one.usage.accepted_tokens >= 0.9 * one.usage.proposed_tokens > 0
+                assert one.usage.proposed_tokens > 0
+                accepted += one.usage.accepted_tokens
+                proposed += one.usage.proposed_tokens
             answers = sum(len(result.choices) for result in wanted)
             assert _forwards(model) - before < 0.4 * 40 * answers
             for one, other in zip(model.generate_many(requests), wanted, strict=True):
                 _close(one, other)
+        # Of these logits some lie so close that forwards of another shape turn them round, on each CPU others, and what
+        # was guessed behind such a token is lost with it.
+        assert accepted >= 0.9 * proposed
         assert _all_free(model)
         assert _all_free(model.draft)
 

@@ -134,7 +134,7 @@ def test_on_the_command_line(
     for typed_options, words in (
         (("--suffix", "bytes"), "--suffix bytes is no UTF-8 text (byte 1)"),
         (("--file", "missing.py"), "--file missing.py cannot be read: No such file"),
-        (("--suffix", ")", "--system", "x"), "leave out system"),
+        (("--suffix", ")", "--system", "x"), "leave out --system"),
         (("--stop-at", "line"), "--stop-at"),
     ):
         wrong = run("run", str(starcoder), "a", *typed_options)

@@ -227,7 +227,8 @@ def test_names_that_only_its_class_knows_can_be_shown_and_run(folder: Path) -> N
     from kamado.families import find
 
     checkpoint = inspect(folder)
-    assert find(checkpoint).describe(checkpoint) == {"architecture": "OwnForCausalLM", "batching": UNKNOWN}
+    said = find(checkpoint).describe(checkpoint)
+    assert (said["architecture"], said["batching"]) == ("OwnForCausalLM", UNKNOWN)
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         model = runtime.load(folder, kv_tokens=512, allow_code=folder)
         wanted = tiny.Oracle(folder, own_code=True).greedy(prompt(9), NUM_NEW)
