@@ -21,7 +21,8 @@ LARGEST_DIFFERENCE = 1e-4
 def test_the_decoder_of_a_combined_pipeline_steps_with_it(
     scheduler: str, folders: dict[str, Path], runtime: kamado.Runtime
 ) -> None:
-    request: dict[str, Any] = {**tiny.arguments("kandinsky22"), "num_inference_steps": 4, "seed": 3}
+    # Random weights magnify rounding, which each CPU does in its own way, with every step.
+    request: dict[str, Any] = {**tiny.arguments("kandinsky22"), "num_inference_steps": 3, "seed": 3}
     pipeline = tiny.load(folders["kandinsky22"])
     prior = pipeline.prior_pipe.scheduler
     replaced = new_scheduler(pipeline.scheduler, scheduler)
@@ -33,7 +34,7 @@ def test_the_decoder_of_a_combined_pipeline_steps_with_it(
     made, plain = model.generate(**request, scheduler=scheduler), model.generate(**request)
     assert numpy.abs(made.pixels[0] - wanted[0]).max() < LARGEST_DIFFERENCE
     assert numpy.abs(made.pixels[0] - plain.pixels[0]).max() > 1e-3
-    assert len(steps) == 4
+    assert len(steps) == 3
     assert pipeline.prior_pipe.scheduler is prior
 
 
