@@ -96,7 +96,7 @@ def _normalize(tensor: Any, mean: Sequence[float], std: Sequence[float], inplace
 
 
 def _rotate(*args: Any, **kwargs: Any) -> Any:
-    raise NotImplementedError("this variant of LaMa turns pictures, for which torchvision must be installed")
+    raise ImportError("this variant of LaMa turns pictures, for which torchvision must be installed")
 
 
 _FUNCTIONS = SimpleNamespace(normalize=_normalize, rotate=_rotate, InterpolationMode=_Interpolation)

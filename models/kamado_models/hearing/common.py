@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kamado.checkpoint.types import Checkpoint
 from kamado.errors import InvalidRequest
 from kamado.media.sounds import open_sound
+from kamado.options import Options, number
 from kamado.outputs import Audio, Segment
+
+from ..library.kinds import architecture_of, num_parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,3 +102,21 @@ def quiet_pieces(samples: NDArray[Any], rate: int, longest_s: float) -> list[tup
 def _is_samples(value: Sequence[Any]) -> bool:
     """Whether it is (samples, sample rate)."""
     return len(value) == 2 and isinstance(value[1], int) and not isinstance(value[0], Audio)
+
+
+def window_options(what: str) -> Options:
+    """Of kinds that hear windows of a recording: `audio`, `timestamps`, `window` (seconds)."""
+    checks = {"audio": recordings, "timestamps": time_stamps, "window": number(1.0, 600.0)}
+    return Options(
+        what=f"a speech recognition model ({what})", checks=checks, inputs={"audio": "audio"}, needs=("audio",)
+    )
+
+
+def window_facts(checkpoint: Checkpoint, window_s: float) -> Mapping[str, Any]:
+    """What `describe` says of them; windows in seconds, where nothing else is asked for."""
+    return {
+        "architecture": architecture_of(checkpoint),
+        "parameters": num_parameters(checkpoint.tensors),
+        "window_s": window_s,
+        "word_timestamps": True,
+    }

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kamado.checkpoint.types import Checkpoint
-from kamado.options import Options, number
+from kamado.options import Options
 
 from ..library.configuring import number_in, section_of
-from ..library.kinds import About, Part, architecture_of, num_parameters
-from .common import TASK, recordings, time_stamps
+from ..library.kinds import About, Part, architecture_of
+from .common import TASK, window_facts, window_options
 
 if TYPE_CHECKING:
     from ..library.kinds import Generator
@@ -46,19 +46,11 @@ class TransducerKind:
 
     def options(self, checkpoint: Checkpoint) -> Options:
         """See Kind."""
-        checks = {"audio": recordings, "timestamps": time_stamps, "window": number(1.0, 600.0)}
-        return Options(
-            what="a speech recognition model (transducer)", checks=checks, inputs={"audio": "audio"}, needs=("audio",)
-        )
+        return window_options("transducer")
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         """See Kind."""
-        return {
-            "architecture": architecture_of(checkpoint),
-            "parameters": num_parameters(checkpoint.tensors),
-            "window_s": PIECE_S,
-            "word_timestamps": True,
-        }
+        return window_facts(checkpoint, PIECE_S)
 
     def parts(self, checkpoint: Checkpoint) -> Mapping[str, Part]:
         """See Kind."""
