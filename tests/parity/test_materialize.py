@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,37 @@ def test_a_file_that_ends_early_keeps_its_own_message(llama: Path, tmp_path: Pat
     moved = {n: TensorEntry(n, e.dtype, e.shape, short, e.offset, e.nbytes) for n, e in entries.items()}
     with pytest.raises(UnsupportedCheckpoint, match=r"short\.safetensors ends inside tensor"):
         load(llama, dict(lazy_tensors(moved)))
+
+
+def test_no_read_outlives_a_load_that_fails(llama: Path) -> None:
+    """transformers leaves the threads that read for it to themselves when one of them raises."""
+    running, begun = [], []
+
+    class Slow:
+        def __init__(self, tensor: Any) -> None:
+            self._tensor = tensor
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tensor, name)
+
+        def __getitem__(self, index: object) -> torch.Tensor:
+            begun.append(self)
+            if len(begun) == 1:
+                raise UnsupportedCheckpoint("the first read fails")
+            running.append(self)
+            time.sleep(0.2)
+            running.remove(self)
+            return self._tensor[index]
+
+    tensors = {name: Slow(tensor) for name, tensor in lazy_tensors(entries_of(llama)).items()}
+    for _ in range(5):
+        begun.clear()
+        with pytest.raises(UnsupportedCheckpoint, match="the first read fails"):
+            load(llama, tensors)
+        assert not running
+        count = len(begun)
+        time.sleep(0.05)
+        assert len(begun) == count
 
 
 @pytest.mark.parametrize("fails", [False, True])

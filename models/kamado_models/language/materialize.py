@@ -56,20 +56,51 @@ class LoadReport:
     """Bytes of parameters and buffers in memory; tied ones count once."""
 
 
-class _Watched:
-    """Hands out a tensor to transformers' loader, and remembers the first failure, which that loader would bury."""
+class _Reads:
+    """The reads of one load, by the threads of transformers' loader, which outlive a load that fails."""
 
-    def __init__(self, tensor: ReadableTensor, failures: list[Exception], progress: ReadProgress | None) -> None:
+    def __init__(self) -> None:
+        self.failures: list[Exception] = []
+        """In the order in which they happened."""
+        self._running = 0
+        self._over = False
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Around each read. Remembers its failure, which transformers would bury."""
+        with self._changed:
+            if self._over:
+                raise RuntimeError("the load that wanted this tensor has ended")
+            self._running += 1
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(error)
+            raise
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """No read begins any more; waits for those that run, whose memory nobody counts after the load."""
+        with self._changed:
+            self._over = True
+            self._changed.wait_for(lambda: self._running == 0)
+
+
+class _Watched:
+    """Hands out a tensor to transformers' loader."""
+
+    def __init__(self, tensor: ReadableTensor, reads: _Reads, progress: ReadProgress | None) -> None:
         self._tensor = tensor
-        self._failures = failures
+        self._reads = reads
         self._progress = progress
 
     def __getitem__(self, index: object) -> torch.Tensor:
-        try:
+        with self._reads.one():
             result = self._tensor[index]
-        except Exception as error:
-            self._failures.append(error)
-            raise
         if self._progress is not None:
             self._progress.add(self._tensor.nbytes)
         return result
@@ -175,8 +206,8 @@ def materialize(
     """
     total_bytes = sum(tensor.nbytes for tensor in tensors.values())
     meter = ReadProgress(total_bytes, progress) if progress is not None else None
-    failures: list[Exception] = []
-    watched = {name: _Watched(tensor, failures, meter) for name, tensor in tensors.items()}
+    reads = _Reads()
+    watched = {name: _Watched(tensor, reads, meter) for name, tensor in tensors.items()}
     arguments: dict[str, Any] = {"config": config, "dtype": dtype}
     if device != "cpu":
         arguments["device_map"] = {"": device}
@@ -185,16 +216,18 @@ def materialize(
     try:
         model, info = _from_pretrained(model_class, watched, arguments)
     except RAISED_BY_MODELS as error:
-        if failures:
-            raise failures[0] from None
+        if reads.failures:
+            raise reads.failures[0] from None
         if is_shortage(error):
             raise
         last_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UnsupportedCheckpoint(
             f"{model_class.__name__} cannot be loaded from this checkpoint: {last_line[0]}"
         ) from error
-    if failures:
-        raise failures[0]
+    finally:
+        reads.end()
+    if reads.failures:
+        raise reads.failures[0]
     _check(info, model_class.__name__)
     give_back()  # what transformers put together left free
     model.eval()
