@@ -88,19 +88,21 @@ def test_a_row_is_the_same_in_any_company(built: list[Native], weight_bits: int,
 @pytest.mark.parametrize(("weight_bits", "bits"), FORMS)
 def test_cpus_agree_to_the_last_bit(built: list[Native], weight_bits: int, bits: int) -> None:
     tiles = to_tiles(*drawn(48, 320, weight_bits, 2), weight_bits)
-    x = torch.randn(9, 320, generator=torch.Generator().manual_seed(2))
-    found = [product(each, x, tiles, 48, weight_bits, bits) for each in built if each.is_fast]
-    assert all(torch.equal(each, found[0]) for each in found)
+    for rows in (9, 100):
+        x = torch.randn(rows, 320, generator=torch.Generator().manual_seed(2))
+        found = [product(each, x, tiles, 48, weight_bits, bits) for each in built if each.is_fast]
+        assert all(torch.equal(each, found[0]) for each in found)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_the_largest_sums_fit(built: list[Native], bits: int) -> None:
-    """All weights -128, all activations at the end of their range: what saturates or overflows shows."""
+@pytest.mark.parametrize("rows", [5, 100])
+@pytest.mark.parametrize("x", [127.0, -127.0])
+def test_the_largest_sums_fit(built: list[Native], bits: int, rows: int, x: float) -> None:
+    """All weights -128, all activations at an end of their range: what saturates or overflows shows."""
     tiles = to_tiles(torch.full((16, 64), -128, dtype=torch.int8), torch.ones(16, 2).half(), 8)
     for kernels in built:
-        assert (
-            product(kernels, torch.full((5, 64), 127.0), tiles, 16, 8, bits).tolist() == [[-64 * 128 * 127.0] * 16] * 5
-        )
+        found = product(kernels, torch.full((rows, 64), x), tiles, 16, 8, bits)
+        assert found.tolist() == [[-64 * 128 * x] * 16] * rows
 
 
 @pytest.mark.parametrize(("weight_bits", "bits"), FORMS)

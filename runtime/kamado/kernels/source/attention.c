@@ -6,19 +6,25 @@
 #include <math.h>
 #include <string.h>
 
-#define VALUES 64 /* values of a head that are summed up at once */
+#define TILE 3 /* queries that are computed at once: their sums fill the registers */
+#define VECTORS 4 /* of values that are summed up at once */
 #define NEAR 64 /* keys whose values stay in the innermost cache while all queries go over them */
 
-/* The sums of eight vectors. */
-INLINE __m256 sums_of(const __m256 *v) {
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+/* The sums of four vectors. */
+INLINE __m128 sums_of(const __m256 *v) {
+    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
 }
 
-/* Of tokens from a multiple of eight on: pages are whole multiples of that. */
+/* Of a token, and those behind it up to a multiple of eight: pages are whole multiples of that. */
 INLINE ptrdiff_t place(const Past *past, int token) {
     return ((ptrdiff_t)past->pages[token / past->page_tokens] * past->page_tokens + token % past->page_tokens) * past->stride;
+}
+
+/* Of the keys from `from` on, how many a query sees within the next NEAR. */
+INLINE int near(const Queries *of, int query, int from) {
+    int count = visible(of, query, from);
+    return count < NEAR ? count : NEAR;
 }
 
 /* Asks for what comes next: heads of tokens lie too far apart for the CPU to guess it. */
@@ -27,27 +33,38 @@ INLINE void fetch(const Past *past, const float *from) {
         for (int i = 0; i < past->fetched; i += 16) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
 }
 
+/* Products of `some` queries with eight keys. */
+INLINE void score_some(const float *q, const int some, const int dim, const float *k, ptrdiff_t stride, __m128 scale, float *scores) {
+    for (int first = 0; first < LANES; first += 4, k += 4 * stride) {
+        __m256 sums[TILE][4];
+        for (int i = 0; i < some; i++)
+            for (int j = 0; j < 4; j++) sums[i][j] = _mm256_setzero_ps();
+        for (int d = 0; d < dim; d += LANES) {
+            __m256 query[TILE];
+            for (int i = 0; i < some; i++) query[i] = _mm256_loadu_ps(q + (ptrdiff_t)i * dim + d);
+            for (int j = 0; j < 4; j++) {
+                __m256 key = _mm256_loadu_ps(k + j * stride + d);
+                for (int i = 0; i < some; i++) sums[i][j] = _mm256_fmadd_ps(query[i], key, sums[i][j]);
+            }
+        }
+        for (int i = 0; i < some; i++) _mm_storeu_ps(scores + (ptrdiff_t)i * KEYS + first, _mm_mul_ps(sums_of(sums[i]), scale));
+    }
+}
+
 /* Products of queries with the next KEYS keys, eight keys at a time; what is in a page behind the last is overwritten. */
 INLINE void score(const Queries *of, const int dim, const Past *past, int from, float *scores) {
     int count = of->rows * of->each, most = visible(of, count - 1, from);
-    __m256 scale = _mm256_set1_ps(of->scale);
+    __m128 scale = _mm_set1_ps(of->scale);
     for (int t = 0; t < most; t += LANES) {
         ptrdiff_t at = place(past, from + t);
         const float *k = past->keys + at;
         if (t + LANES < most) fetch(past, past->keys + place(past, from + t + LANES));
         fetch(past, past->values + at);
         int hidden = from + t + 1 - of->keys, i = hidden > 0 ? hidden * of->each : 0;
-        for (; i < count; i++) {
-            const float *q = of->q + (ptrdiff_t)i * dim;
-            __m256 sums[LANES];
-            for (int j = 0; j < LANES; j++) sums[j] = _mm256_setzero_ps();
-            for (int d = 0; d < dim; d += LANES) {
-                __m256 query = _mm256_loadu_ps(q + d);
-                for (int j = 0; j < LANES; j++)
-                    sums[j] = _mm256_fmadd_ps(query, _mm256_loadu_ps(k + j * past->stride + d), sums[j]);
-            }
-            _mm256_storeu_ps(scores + (ptrdiff_t)i * KEYS + t, _mm256_mul_ps(sums_of(sums), scale));
-        }
+        const float *q = of->q + (ptrdiff_t)i * dim;
+        float *to = scores + (ptrdiff_t)i * KEYS + t;
+        for (; i + TILE <= count; i += TILE, q += TILE * dim, to += TILE * KEYS) score_some(q, TILE, dim, k, past->stride, scale, to);
+        for (; i < count; i++, q += dim, to += KEYS) score_some(q, 1, dim, k, past->stride, scale, to);
     }
     for (int i = 0; i < count; i++)
         for (int t = visible(of, i, from); t % LANES; t++) scores[(ptrdiff_t)i * KEYS + t] = -INFINITY;
@@ -70,19 +87,37 @@ AVX2 static void weigh(float *scores, int length, float *total) {
     total[1] = top;
 }
 
-/* `vectors` times eight values of a head, from `first` on: values of `count` tokens times weights, added to `to`. */
-INLINE void blend(const Past *past, const float *weights, int token, int count, int first, const int vectors, float *to) {
-    __m256 sums[VALUES / LANES];
-    for (int i = 0; i < vectors; i++) sums[i] = _mm256_loadu_ps(to + first + LANES * i);
-    for (int t = 0; t < count; t += LANES) {
-        const float *v = past->values + place(past, token + t) + first;
-        int here = count - t < LANES ? count - t : LANES;
-        for (int j = 0; j < here; j++, v += past->stride) {
-            __m256 weight = _mm256_set1_ps(weights[t + j]);
-            for (int i = 0; i < vectors; i++) sums[i] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + LANES * i), sums[i]);
+/* `vectors` times eight values of a head, from `first` on: values of `count` tokens times weights, added to what each of
+   `some` queries has in `to`, which lie `wide` apart. */
+INLINE void blend(
+    const Past *past, const float *weights, int token, int count, int first, const int some, const int vectors, float *to, ptrdiff_t wide
+) {
+    __m256 sums[TILE][VECTORS];
+    for (int i = 0; i < some; i++)
+        for (int v = 0; v < vectors; v++) sums[i][v] = _mm256_loadu_ps(to + i * wide + first + LANES * v);
+    for (int t = 0, here; t < count; t += here) {
+        const float *value = past->values + place(past, token + t) + first;
+        here = LANES - (token + t) % LANES;
+        if (here > count - t) here = count - t;
+        for (int j = 0; j < here; j++, value += past->stride) {
+            __m256 weight[TILE];
+            for (int i = 0; i < some; i++) weight[i] = _mm256_set1_ps(weights[(ptrdiff_t)i * KEYS + t + j]);
+            for (int v = 0; v < vectors; v++) {
+                __m256 eight = _mm256_loadu_ps(value + LANES * v);
+                for (int i = 0; i < some; i++) sums[i][v] = _mm256_fmadd_ps(weight[i], eight, sums[i][v]);
+            }
         }
     }
-    for (int i = 0; i < vectors; i++) _mm256_storeu_ps(to + first + LANES * i, sums[i]);
+    for (int i = 0; i < some; i++)
+        for (int v = 0; v < vectors; v++) _mm256_storeu_ps(to + i * wide + first + LANES * v, sums[i][v]);
+}
+
+/* The same for all values of a head. */
+INLINE void blend_all(const Past *past, const float *weights, int token, int count, int dim, const int some, float *to) {
+    int first = 0;
+    for (; first + VECTORS * LANES <= dim; first += VECTORS * LANES)
+        blend(past, weights, token, count, first, some, VECTORS, to, dim + 2);
+    for (; first < dim; first += LANES) blend(past, weights, token, count, first, some, 1, to, dim + 2);
 }
 
 AVX2 void kamado_look(const Queries *of, const Past *past, int from, float *scores, float *seen) {
@@ -99,15 +134,20 @@ AVX2 void kamado_look(const Queries *of, const Past *past, int from, float *scor
         weigh(scores + (ptrdiff_t)i * KEYS, length, seen + i * wide + dim);
         memset(seen + i * wide, 0, sizeof(float) * (size_t)dim);
     }
-    for (int begin = 0; begin < most; begin += NEAR) {
-        for (int i = 0; i < count; i++) {
-            const float *weights = scores + (ptrdiff_t)i * KEYS + begin;
-            int length = visible(of, i, from) - begin, first = 0;
-            if (length > NEAR) length = NEAR;
-            if (length < 1) continue;
-            for (; first + VALUES <= dim; first += VALUES)
-                blend(past, weights, from + begin, length, first, VALUES / LANES, seen + i * wide);
-            if (first < dim) blend(past, weights, from + begin, length, first, (dim - first) / LANES, seen + i * wide);
+    for (int begin = from; begin < from + most; begin += NEAR) {
+        for (int i = 0, some; i < count; i += some) {
+            const float *weights = scores + (ptrdiff_t)i * KEYS + begin - from;
+            float *to = seen + i * wide;
+            int joint = near(of, i, begin);
+            some = i + TILE <= count ? TILE : 1;
+            if (some == TILE)
+                blend_all(past, weights, begin, joint, dim, TILE, to);
+            else
+                blend_all(past, weights, begin, joint, dim, 1, to);
+            for (int next = 1; next < some; next++) { /* may see a few more than the first of them */
+                int more = near(of, i + next, begin) - joint;
+                if (more) blend_all(past, weights + next * KEYS + joint, begin + joint, more, dim, 1, to + next * wide);
+            }
         }
     }
 }

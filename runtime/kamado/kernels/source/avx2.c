@@ -81,16 +81,23 @@ AVX2 void kamado_round16_avx2(const float *x, int n, int R, int8_t *rounded, flo
     }
 }
 
-/* Weights that come next: the CPU alone asks for too few of them at once. */
-INLINE void ask_ahead(const uint8_t *values) { _mm_prefetch((const char *)values + 4096, _MM_HINT_T1); }
+/* The CPU alone asks for too few of the weights that come next at once. */
+INLINE void ask(const uint8_t *ahead) { _mm_prefetch((const char *)ahead, _MM_HINT_T1); }
 
-/* The sum of a row and half a panel after one more group. */
-INLINE __m256 after_group(__m256 sum, __m256i whole, __m256 scales, float x_scale) {
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(scales, _mm256_set1_ps(x_scale)), sum);
+/* Both lie in registers here, and what was written before them is computed before. Left to itself the compiler computes several
+   rows at once, and moves their sums to memory and back for it (a seventh of the time, GCC 12). */
+INLINE void hold(__m256i *a, __m256i *b) { __asm__ volatile("" : "+x"(*a), "+x"(*b)); }
+
+/* The sums of a row after one more group. */
+INLINE void after_group(__m256 *sums, const __m256i *whole, const __m256 *scales, float x_scale) {
+    for (int half = 0; half < 2; half++)
+        sums[half] =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[half]), _mm256_mul_ps(scales[half], _mm256_set1_ps(x_scale)), sums[half]);
 }
 
-INLINE __m256 scales_at(const Tile *tile, int g, int half) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(tile->scales + (ptrdiff_t)PANEL * g + 8 * half)));
+INLINE void scales_at(const Tile *tile, int g, __m256 *scales) {
+    for (int half = 0; half < 2; half++)
+        scales[half] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(tile->scales + (ptrdiff_t)PANEL * g + 8 * half)));
 }
 
 INLINE __m256i word_at(const int8_t *x) {
@@ -117,69 +124,98 @@ INLINE void store(const Tile *tile, const int R, __m256 (*sums)[2]) {
     }
 }
 
-/* Magnitudes of weights times activations with the weights' signs: pairs stay within 16 bits (2 * 127 * 127). */
-INLINE void multiply8x8(const Tile *tile, const int R) {
+/* Magnitudes of weights times activations with the weights' signs: pairs stay within 16 bits (2 * 128 * 128).
+   Where the negative weights are summed up, signs are turned by turning all bits, which is one too little for each of them: as
+   many products again then start at the same time. */
+INLINE void multiply8x8(const Tile *tile, const int R, const int summed) {
     const __m256i ones = _mm256_set1_epi16(1);
-    const uint8_t *values = tile->values;
+    const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
-    __m256 sums[MAX_ROWS][2];
+    __m256 sums[MAX_ROWS][2], scales[2];
     for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
     for (int g = 0; g < tile->groups; g++) {
-        __m256i whole[MAX_ROWS][2];
-        for (int r = 0; r < R; r++) whole[r][0] = whole[r][1] = _mm256_setzero_si256();
-        for (int j = 0; j < 8; j++, values += 64, x += 4 * R) {
-            ask_ahead(values);
-            __m256i w[2], magnitude[2];
+        __m256i whole[MAX_ROWS][2], first = _mm256_setzero_si256();
+        for (int half = 0; half < 2; half++) {
+            if (summed) first = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(tile->negative + PANEL * g + 8 * half)));
+            for (int r = 0; r < R; r++) whole[r][half] = first;
+        }
+        for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 4 * R) {
+            ask(ahead);
+            __m256i signs[2], magnitudes[2];
             for (int half = 0; half < 2; half++) {
-                w[half] = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
-                magnitude[half] = _mm256_abs_epi8(w[half]);
+                __m256i w = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
+                signs[half] = summed ? _mm256_cmpgt_epi8(_mm256_setzero_si256(), w) : w;
+                magnitudes[half] = _mm256_abs_epi8(w);
             }
+            hold(signs, signs + 1);
+            hold(magnitudes, magnitudes + 1);
             for (int r = 0; r < R; r++) {
                 __m256i word = word_at(x + 4 * r);
                 for (int half = 0; half < 2; half++) {
-                    __m256i pairs = _mm256_maddubs_epi16(magnitude[half], _mm256_sign_epi8(word, w[half]));
+                    __m256i turned = summed ? _mm256_xor_si256(word, signs[half]) : _mm256_sign_epi8(word, signs[half]);
+                    __m256i pairs = _mm256_maddubs_epi16(magnitudes[half], turned);
                     whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(ones, pairs));
                 }
+                hold(whole[r], whole[r] + 1);
             }
         }
-        for (int half = 0; half < 2; half++) {
-            __m256 scales = scales_at(tile, g, half);
-            for (int r = 0; r < R; r++)
-                sums[r][half] = after_group(sums[r][half], whole[r][half], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
-        }
+        scales_at(tile, g, scales);
+        for (int r = 0; r < R; r++) after_group(sums[r], whole[r], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
     }
     store(tile, R, sums);
 }
 
-INLINE void multiply8x16(const Tile *tile, const int R) {
+INLINE void multiply8x8_alone(const Tile *tile, const int R) { multiply8x8(tile, R, 0); }
+INLINE void multiply8x8_summed(const Tile *tile, const int R) { multiply8x8(tile, R, 1); }
+
+/* Magnitudes of negative weights: of each output in each group. */
+AVX2 static void sum_negative(const Tile *tile, int16_t *to) {
+    const __m256i zero = _mm256_setzero_si256();
     const uint8_t *values = tile->values;
+    for (int g = 0; g < tile->groups; g++, to += PANEL) {
+        __m256i pairs[2] = {zero, zero};
+        for (int j = 0; j < 8; j++, values += 64) {
+            for (int half = 0; half < 2; half++) {
+                __m256i w = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
+                __m256i two = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_min_epi8(w, zero));
+                pairs[half] = _mm256_sub_epi16(pairs[half], two);
+            }
+        }
+        /* Two sums of each output lie side by side; packing takes the halves of both in turn. */
+        __m256i both = _mm256_hadd_epi16(pairs[0], pairs[1]);
+        _mm256_storeu_si256((__m256i *)to, _mm256_permute4x64_epi64(both, 0xd8));
+    }
+}
+
+INLINE void multiply8x16(const Tile *tile, const int R) {
+    const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
-    __m256 sums[MAX_ROWS][2];
+    __m256 sums[MAX_ROWS][2], scales[2];
     for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
     for (int g = 0; g < tile->groups; g++) {
         __m256i whole[MAX_ROWS][2];
         for (int r = 0; r < R; r++) whole[r][0] = whole[r][1] = _mm256_setzero_si256();
-        for (int j = 0; j < 8; j++, values += 64, x += 8 * R) {
-            ask_ahead(values);
+        for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 8 * R) {
+            ask(ahead);
             __m256i even[2], odd[2];
             for (int half = 0; half < 2; half++) {
                 __m256i w = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
                 even[half] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
                 odd[half] = _mm256_srai_epi16(w, 8);
             }
+            hold(even, even + 1);
+            hold(odd, odd + 1);
             for (int r = 0; r < R; r++) {
                 __m256i first = word_at(x + 4 * r), second = word_at(x + 4 * (R + r));
                 for (int half = 0; half < 2; half++) {
                     whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(even[half], first));
                     whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(odd[half], second));
                 }
+                hold(whole[r], whole[r] + 1);
             }
         }
-        for (int half = 0; half < 2; half++) {
-            __m256 scales = scales_at(tile, g, half);
-            for (int r = 0; r < R; r++)
-                sums[r][half] = after_group(sums[r][half], whole[r][half], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
-        }
+        scales_at(tile, g, scales);
+        for (int r = 0; r < R; r++) after_group(sums[r], whole[r], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
     }
     store(tile, R, sums);
 }
@@ -188,36 +224,38 @@ INLINE void multiply8x16(const Tile *tile, const int R) {
    goes away with the sum of the activations. */
 INLINE void multiply4x8(const Tile *tile, const int R) {
     const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
-    const uint8_t *values = tile->values;
+    const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
-    __m256 sums[MAX_ROWS][2];
+    __m256 sums[MAX_ROWS][2], scales[2];
     for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
     for (int g = 0; g < tile->groups; g++, x += GROUP * R) {
         __m256i pairs[MAX_ROWS][2];
         for (int r = 0; r < R; r++) pairs[r][0] = pairs[r][1] = _mm256_setzero_si256();
-        for (int j = 0; j < 4; j++, values += 64) {
-            ask_ahead(values);
+        for (int j = 0; j < 4; j++, values += 64, ahead += tile->ahead_step) {
+            ask(ahead);
             __m256i w[2], above[2];
             for (int half = 0; half < 2; half++) {
                 __m256i both = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
                 w[half] = _mm256_and_si256(low, both);
                 above[half] = _mm256_and_si256(low, _mm256_srli_epi16(both, 4));
             }
+            hold(w, w + 1);
+            hold(above, above + 1);
             for (int r = 0; r < R; r++) {
                 __m256i first = word_at(x + 4 * (R * j + r)), second = word_at(x + 4 * (R * (j + 4) + r));
                 for (int half = 0; half < 2; half++) {
                     pairs[r][half] = _mm256_add_epi16(pairs[r][half], _mm256_maddubs_epi16(w[half], first));
                     pairs[r][half] = _mm256_add_epi16(pairs[r][half], _mm256_maddubs_epi16(above[half], second));
                 }
+                hold(pairs[r], pairs[r] + 1);
             }
         }
-        for (int half = 0; half < 2; half++) {
-            __m256 scales = scales_at(tile, g, half);
-            for (int r = 0; r < R; r++) {
-                __m256i excess = _mm256_set1_epi32(8 * tile->x_sums[(ptrdiff_t)g * R + r]);
-                __m256i whole = _mm256_sub_epi32(_mm256_madd_epi16(ones, pairs[r][half]), excess);
-                sums[r][half] = after_group(sums[r][half], whole, scales, tile->x_scales[(ptrdiff_t)g * R + r]);
-            }
+        scales_at(tile, g, scales);
+        for (int r = 0; r < R; r++) {
+            __m256i excess = _mm256_set1_epi32(8 * tile->x_sums[(ptrdiff_t)g * R + r]), whole[2];
+            for (int half = 0; half < 2; half++)
+                whole[half] = _mm256_sub_epi32(_mm256_madd_epi16(ones, pairs[r][half]), excess);
+            after_group(sums[r], whole, scales, tile->x_scales[(ptrdiff_t)g * R + r]);
         }
     }
     store(tile, R, sums);
@@ -235,12 +273,24 @@ INLINE void multiply4x8(const Tile *tile, const int R) {
             case 6: name(tile, 6); break;        \
         }                                        \
     }
-FOR_EACH_R(multiply8x8)
+FOR_EACH_R(multiply8x8_alone)
+FOR_EACH_R(multiply8x8_summed)
 FOR_EACH_R(multiply8x16)
 FOR_EACH_R(multiply4x8)
 
+static void multiply8x8_avx2(const Tile *tile, int R) {
+    (tile->negative ? multiply8x8_summed_avx2 : multiply8x8_alone_avx2)(tile, R);
+}
+
 const Implementation kamado_avx2 = {
-    "avx2", MAX_ROWS, kamado_round8_avx2, kamado_round16_avx2, multiply8x8_avx2, multiply8x16_avx2, multiply4x8_avx2,
+    .name = "avx2",
+    .max_rows = MAX_ROWS,
+    .round8 = kamado_round8_avx2,
+    .round16 = kamado_round16_avx2,
+    .multiply8x8 = multiply8x8_avx2,
+    .multiply8x16 = multiply8x16_avx2,
+    .multiply4x8 = multiply4x8_avx2,
+    .sum_negative = sum_negative,
 };
 
 #endif

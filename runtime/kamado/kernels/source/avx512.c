@@ -17,7 +17,7 @@ INLINE __m512i word_at(const int8_t *x) {
 }
 
 /* Weights that come next: the CPU alone asks for too few of them at once. */
-INLINE void ask_ahead(const uint8_t *values) { _mm_prefetch((const char *)values + 4096, _MM_HINT_T1); }
+INLINE void ask(const uint8_t *ahead) { _mm_prefetch((const char *)ahead, _MM_HINT_T1); }
 
 INLINE void add_group(const Tile *tile, const int R, int g, const __m512i *whole, __m512 *sums) {
     __m512 scales = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(tile->scales + (ptrdiff_t)PANEL * g)));
@@ -40,7 +40,7 @@ INLINE void store(const Tile *tile, const int R, const __m512 *sums) {
    taken off beforehand. */
 INLINE void multiply8x8(const Tile *tile, const int R) {
     const __m512i raise = _mm512_set1_epi8((char)0x80);
-    const uint8_t *values = tile->values;
+    const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
     __m512 sums[MAX_ROWS];
     for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
@@ -48,8 +48,8 @@ INLINE void multiply8x8(const Tile *tile, const int R) {
         __m512i whole[MAX_ROWS];
         for (int r = 0; r < R; r++)
             whole[r] = _mm512_slli_epi32(_mm512_set1_epi32(-tile->x_sums[(ptrdiff_t)g * R + r]), 7);
-        for (int j = 0; j < 8; j++, values += 64, x += 4 * R) {
-            ask_ahead(values);
+        for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 4 * R) {
+            ask(ahead);
             __m512i w = _mm512_xor_si512(raise, _mm512_loadu_si512(values));
             for (int r = 0; r < R; r++) whole[r] = _mm512_dpbusd_epi32(whole[r], w, word_at(x + 4 * r));
         }
@@ -59,15 +59,15 @@ INLINE void multiply8x8(const Tile *tile, const int R) {
 }
 
 INLINE void multiply8x16(const Tile *tile, const int R) {
-    const uint8_t *values = tile->values;
+    const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
     __m512 sums[MAX_ROWS];
     for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
     for (int g = 0; g < tile->groups; g++) {
         __m512i whole[MAX_ROWS];
         for (int r = 0; r < R; r++) whole[r] = _mm512_setzero_si512();
-        for (int j = 0; j < 8; j++, values += 64, x += 8 * R) {
-            ask_ahead(values);
+        for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 8 * R) {
+            ask(ahead);
             __m512i w = _mm512_loadu_si512(values);
             __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), odd = _mm512_srai_epi16(w, 8);
             for (int r = 0; r < R; r++) whole[r] = _mm512_dpwssd_epi32(whole[r], even, word_at(x + 4 * r));
@@ -80,7 +80,7 @@ INLINE void multiply8x16(const Tile *tile, const int R) {
 
 INLINE void multiply4x8(const Tile *tile, const int R) {
     const __m512i low = _mm512_set1_epi8(15);
-    const uint8_t *values = tile->values;
+    const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
     __m512 sums[MAX_ROWS];
     for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
@@ -88,8 +88,8 @@ INLINE void multiply4x8(const Tile *tile, const int R) {
         __m512i whole[MAX_ROWS];
         for (int r = 0; r < R; r++)
             whole[r] = _mm512_slli_epi32(_mm512_set1_epi32(-tile->x_sums[(ptrdiff_t)g * R + r]), 3);
-        for (int j = 0; j < 4; j++, values += 64) {
-            ask_ahead(values);
+        for (int j = 0; j < 4; j++, values += 64, ahead += tile->ahead_step) {
+            ask(ahead);
             __m512i both = _mm512_loadu_si512(values);
             __m512i w = _mm512_and_si512(low, both), above = _mm512_and_si512(low, _mm512_srli_epi16(both, 4));
             for (int r = 0; r < R; r++) whole[r] = _mm512_dpbusd_epi32(whole[r], w, word_at(x + 4 * (R * j + r)));
@@ -114,13 +114,13 @@ FOR_EACH_R(multiply8x16)
 FOR_EACH_R(multiply4x8)
 
 const Implementation kamado_avx512 = {
-    "avx512-vnni",
-    MAX_ROWS,
-    kamado_round8_avx2,
-    kamado_round16_avx2,
-    multiply8x8_avx512,
-    multiply8x16_avx512,
-    multiply4x8_avx512,
+    .name = "avx512-vnni",
+    .max_rows = MAX_ROWS,
+    .round8 = kamado_round8_avx2,
+    .round16 = kamado_round16_avx2,
+    .multiply8x8 = multiply8x8_avx512,
+    .multiply8x16 = multiply8x16_avx512,
+    .multiply4x8 = multiply4x8_avx512,
 };
 
 #endif

@@ -28,6 +28,7 @@
 #endif
 
 #define MOST_ROWS 12 /* of a block, in any implementation */
+#define MOST_SUMMED 512 /* groups whose negative weights are summed up */
 /* Activations that small count as zeros: their reciprocals would leave the range of float32. */
 #define TINY 1e-30f
 #define LARGEST 3.402823466e38f
@@ -36,9 +37,12 @@
 typedef struct {
     const uint8_t *values;
     const uint16_t *scales;
+    const uint8_t *ahead; /* asked for, so many bytes more with every 64 of the values: what comes next */
+    int ahead_step;
     const int8_t *x;
     const float *x_scales;
     const int32_t *x_sums;
+    const int16_t *negative; /* magnitudes of the negative weights, summed up: [group][16]; NULL where nobody did */
     int groups;
     int width; /* outputs of the panel that there are */
     const float *bias; /* of the panel; may be NULL */
@@ -55,6 +59,7 @@ typedef struct {
     int max_rows;
     Rounder round8, round16;
     Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations */
+    void (*sum_negative)(const Tile *tile, int16_t *to); /* what helps multiply8x8; may be NULL */
 } Implementation;
 
 /* Some rows and a matrix; `blocks` of rows, whose sizes differ by one at the most. */

@@ -7,6 +7,8 @@
 #define FORMS 5 /* what Python must know of the interface and of the forms above; counted up with every change */
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
+#define AHEAD 4096 /* bytes between what is asked for and what is read */
+#define SUMMED_BLOCKS 8 /* so many blocks of rows pay for a look at the weights before */
 
 Team kamado_torch_team;
 
@@ -74,11 +76,11 @@ void kamado_round(const Product *p, int from, int to, const Rounded *x) {
 }
 
 void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x) {
-    int groups = p->in / GROUP, left = p->out - panel * PANEL;
+    int groups = p->in / GROUP, left = p->out - panel * PANEL, count = to - from;
     Multiplier multiplier = p->weight_bits == 4 ? p->with->multiply4x8
                             : p->bits == 16     ? p->with->multiply8x16
                                                 : p->with->multiply8x8;
-    ptrdiff_t start = (ptrdiff_t)panel * groups * PANEL;
+    ptrdiff_t start = (ptrdiff_t)panel * groups * PANEL, bytes = (ptrdiff_t)groups * PANEL * GROUP * p->weight_bits / 8;
     Tile tile = {
         .values = p->values + start * GROUP * p->weight_bits / 8,
         .scales = p->scales + start,
@@ -87,6 +89,11 @@ void kamado_multiply(const Product *p, int panel, int from, int to, const Rounde
         .bias = p->bias ? p->bias + panel * PANEL : NULL,
         .y_stride = p->y_stride,
     };
+    int16_t negative[MOST_SUMMED * PANEL];
+    if (multiplier == p->with->multiply8x8 && p->with->sum_negative && count >= SUMMED_BLOCKS && groups <= MOST_SUMMED) {
+        p->with->sum_negative(&tile, negative);
+        tile.negative = negative;
+    }
     for (int block = from; block < to; block++) {
         int first = kamado_first_row(p, block);
         ptrdiff_t at = (ptrdiff_t)first * groups;
@@ -94,6 +101,9 @@ void kamado_multiply(const Product *p, int panel, int from, int to, const Rounde
         tile.x_scales = x->scales + at;
         tile.x_sums = x->sums + at;
         tile.y = p->y + first * p->y_stride + panel * PANEL;
+        /* One block alone runs through the memory; of several, each asks for its part of the next panel. */
+        tile.ahead = tile.values + (count > 1 ? bytes + bytes / count * (block - from) : AHEAD);
+        tile.ahead_step = 64 / count;
         multiplier(&tile, kamado_first_row(p, block + 1) - first);
     }
 }
