@@ -20,7 +20,7 @@
 
 #define QUERIES 32 /* that go over keys together, if a head has not more of them */
 #define PIECE_ROWS 96 /* whose activations stay in the cache while matrices pass */
-#define TAKES 16 /* of a line by each thread, roughly, where rows are many */
+#define SHARES 3 /* a thread takes this part of what would be its own of the rest of a line */
 #define LINES 5 /* of a layer, with pieces to be taken */
 
 /* What Python fills in; `kamado.kernels.step` has the same. Matrices in the order of kernels.h. */
@@ -132,13 +132,19 @@ static void wait_for_all(const Worker *w) {
     if (w->size > 1) kamado_torch_team.barrier();
 }
 
-/* Calls of `take` by all threads give pieces from 0 to `count`, some at a time: [from, to). Where rows are few, the whole line
-   in as many parts as there are threads: memory is read faster in one go. */
+/* Calls of `take` by all threads give pieces from 0 to `count`, some at a time: [from, to). At first much, since memory is read
+   faster in one go, then ever less, so that all end at the same time, however fast they are. Where rows are few, memory is all
+   that counts: each takes its part of the line at once. */
 static int take(const Worker *w, atomic_int *taken, int count, int few, int *from, int *to) {
-    int parts = few ? w->size : w->size * TAKES, some = (count + parts - 1) / parts;
-    *from = atomic_fetch_add_explicit(taken, some, memory_order_relaxed);
-    *to = *from + some < count ? *from + some : count;
-    return *from < count;
+    int at = atomic_load_explicit(taken, memory_order_relaxed), some;
+    do {
+        some = few ? (count + w->size - 1) / w->size : (count - at) / (SHARES * w->size);
+        if (some < 1) some = 1;
+        if (some > count - at) some = count - at;
+    } while (at < count && !atomic_compare_exchange_weak_explicit(taken, &at, at + some, memory_order_relaxed, memory_order_relaxed));
+    *from = at;
+    *to = at + some;
+    return at < count;
 }
 
 static atomic_int *line(const Worker *w, int layer, int line) { return w->step->taken + layer * LINES + line; }
@@ -214,7 +220,7 @@ static void make_qkv(Worker *w, const Layer *layer, int l) {
         offset += parts[i]->out;
     }
     int panels = width / PANEL, from, to;
-    while (take(w, line(w, l, 0), panels * runs_of(products), runs_of(products) == 1, &from, &to)) {
+    while (take(w, line(w, l, 0), panels * runs_of(products), products[0].blocks == 1, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(products, panels, piece);
             int i = 0;
@@ -352,7 +358,7 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
     int hidden = s->model->hidden, rows = s->batch->rows, panels = panels_of(hidden), from, to;
     Rounded x = round_rows(w, with, NULL, rows, NULL, in, matrix->x_bits);
     Product p = product_of(s, matrix, rows, in, s->added, hidden);
-    while (take(w, taken, panels * runs_of(&p), runs_of(&p) == 1, &from, &to)) {
+    while (take(w, taken, panels * runs_of(&p), p.blocks == 1, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
             kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
@@ -370,7 +376,7 @@ static void make_inner(Worker *w, const Layer *layer, int l) {
     Rounded x = round_rows(w, s->batch->x, NULL, rows, layer->inner_norm, hidden, layer->gate.x_bits);
     Product gate = product_of(s, &layer->gate, rows, hidden, s->inner, inner);
     Product up = product_of(s, &layer->up, rows, hidden, s->up, inner);
-    while (take(w, line(w, l, 3), panels * runs_of(&gate), runs_of(&gate) == 1, &from, &to)) {
+    while (take(w, line(w, l, 3), panels * runs_of(&gate), gate.blocks == 1, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&gate, panels, piece);
             kamado_multiply(&gate, tiles.panel, tiles.from, tiles.to, &x);
@@ -390,7 +396,7 @@ static void make_logits(Worker *w) {
     if (!rows) return;
     Rounded x = round_rows(w, s->batch->x, s->batch->wanted, rows, m->norm, m->hidden, m->head.x_bits);
     Product p = product_of(s, &m->head, rows, m->hidden, s->batch->logits, m->head.out);
-    while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), runs_of(&p) == 1, &from, &to)) {
+    while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), p.blocks == 1, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
             kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
