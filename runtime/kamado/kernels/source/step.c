@@ -133,14 +133,12 @@ static void wait_for_all(const Worker *w) {
 }
 
 /* Calls of `take` by all threads give pieces from 0 to `count`, some at a time: [from, to). At first much, since memory is read
-   faster in one go, then ever less, so that all end at the same time, however fast they are. Where rows are few, memory is all
-   that counts: each takes its part of the line at once. */
-static int take(const Worker *w, atomic_int *taken, int count, int few, int *from, int *to) {
+   faster in one go, then ever less, so that all end at the same time, however fast they are. */
+static int take(const Worker *w, atomic_int *taken, int count, int *from, int *to) {
     int at = atomic_load_explicit(taken, memory_order_relaxed), some;
     do {
-        some = few ? (count + w->size - 1) / w->size : (count - at) / (SHARES * w->size);
+        some = (count - at) / (SHARES * w->size);
         if (some < 1) some = 1;
-        if (some > count - at) some = count - at;
     } while (at < count && !atomic_compare_exchange_weak_explicit(taken, &at, at + some, memory_order_relaxed, memory_order_relaxed));
     *from = at;
     *to = at + some;
@@ -220,7 +218,7 @@ static void make_qkv(Worker *w, const Layer *layer, int l) {
         offset += parts[i]->out;
     }
     int panels = width / PANEL, from, to;
-    while (take(w, line(w, l, 0), panels * runs_of(products), products[0].blocks == 1, &from, &to)) {
+    while (take(w, line(w, l, 0), panels * runs_of(products), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(products, panels, piece);
             int i = 0;
@@ -336,7 +334,7 @@ static void make_attention(const Worker *w, const Layer *layer, int l) {
         turn_share(w, layer);
         wait_for_all(w);
     }
-    while (take(w, line(w, l, 1), items / some, 0, &from, &to)) {
+    while (take(w, line(w, l, 1), items / some, &from, &to)) {
         for (int item = from * some; item < to * some; item++) {
             int index = s->num_pieces - 1 - item / heads; /* the longest first */
             const Piece *piece = s->pieces + index;
@@ -358,7 +356,7 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
     int hidden = s->model->hidden, rows = s->batch->rows, panels = panels_of(hidden), from, to;
     Rounded x = round_rows(w, with, NULL, rows, NULL, in, matrix->x_bits);
     Product p = product_of(s, matrix, rows, in, s->added, hidden);
-    while (take(w, taken, panels * runs_of(&p), p.blocks == 1, &from, &to)) {
+    while (take(w, taken, panels * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
             kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
@@ -376,7 +374,7 @@ static void make_inner(Worker *w, const Layer *layer, int l) {
     Rounded x = round_rows(w, s->batch->x, NULL, rows, layer->inner_norm, hidden, layer->gate.x_bits);
     Product gate = product_of(s, &layer->gate, rows, hidden, s->inner, inner);
     Product up = product_of(s, &layer->up, rows, hidden, s->up, inner);
-    while (take(w, line(w, l, 3), panels * runs_of(&gate), gate.blocks == 1, &from, &to)) {
+    while (take(w, line(w, l, 3), panels * runs_of(&gate), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&gate, panels, piece);
             kamado_multiply(&gate, tiles.panel, tiles.from, tiles.to, &x);
@@ -396,7 +394,7 @@ static void make_logits(Worker *w) {
     if (!rows) return;
     Rounded x = round_rows(w, s->batch->x, s->batch->wanted, rows, m->norm, m->hidden, m->head.x_bits);
     Product p = product_of(s, &m->head, rows, m->hidden, s->batch->logits, m->head.out);
-    while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), p.blocks == 1, &from, &to)) {
+    while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
             kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
