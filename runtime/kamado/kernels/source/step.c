@@ -8,6 +8,7 @@
      rounding; o, added to the rows
      norm, rounding; gate and up, silu(gate) * up
      rounding; down, added to the rows
+   Behind the keys and values of the last layer only rows with logits go on.
    Of many rows whoever is free takes the next piece of a line. A number is computed by one thread in one order, whichever it is: results
    depend neither on the number of threads nor on the rows of other sequences, nor on which rows of one come in one call. */
 #include "attention.h"
@@ -58,7 +59,7 @@ typedef struct {
     const float *cos, *sin; /* (rows, dim) */
     const Run *runs;
     const int32_t *tables; /* (runs, table width): pages */
-    const int32_t *wanted; /* rows with logits */
+    const int32_t *wanted; /* rows with logits, in order */
     float *logits; /* (wanted, vocabulary) */
 } Batch;
 
@@ -73,6 +74,7 @@ typedef struct {
     const Model *model;
     const Batch *batch;
     int alone, num_pieces;
+    int rows; /* that go on: the first ones of `x` */
     int linked; /* whether keys of this call are read by others than who writes them */
     int split; /* whether the keys of a row are several pieces */
     float *normed, *qkv, *attended, *inner, *up, *added, *seen, *scores;
@@ -147,21 +149,16 @@ static int take(const Worker *w, atomic_int *taken, int count, int *from, int *t
 
 static atomic_int *line(const Worker *w, int layer, int line) { return w->step->taken + layer * LINES + line; }
 
-/* Rows (rows, in), or those that `which` names, normed where there is a norm, as the products read them. Few are made by every
-   thread for itself, of many each makes its share. */
-static Rounded round_rows(
-    Worker *w, const float *x, const int32_t *which, int rows, const float *norm, int in, int x_bits
-) {
+/* Rows (rows, in), normed where there is a norm, as the products read them. Few are made by every thread for itself, of many
+   each makes its share. */
+static Rounded round_rows(Worker *w, const float *x, int rows, const float *norm, int in, int x_bits) {
     Step *s = w->step;
     int own = (int64_t)rows * in <= SMALL;
     int from = own ? 0 : kamado_share(rows, w->index, w->size), to = own ? rows : kamado_share(rows, w->index + 1, w->size);
     Rounded made = own ? (Rounded){w->values, w->scales, w->sums} : s->shared;
     if (norm) {
         float *normed = own ? w->normed : s->normed;
-        for (int r = from; r < to; r++) {
-            const float *row = x + (ptrdiff_t)(which ? which[r] : r) * in;
-            norm_row(row, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
-        }
+        for (int r = from; r < to; r++) norm_row(x + (ptrdiff_t)r * in, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
         x = normed;
     }
     Product p = {.with = s->with, .x = x, .x_stride = in, .rows = rows, .in = in, .bits = x_bits};
@@ -211,7 +208,7 @@ static void make_qkv(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
     const Matrix *parts[] = {&layer->q, &layer->k, &layer->v};
     int hidden = s->model->hidden, rows = s->batch->rows, width = layer->q.out + layer->k.out + layer->v.out, offset = 0;
-    Rounded x = round_rows(w, s->batch->x, NULL, rows, layer->norm, hidden, layer->q.x_bits);
+    Rounded x = round_rows(w, s->batch->x, rows, layer->norm, hidden, layer->q.x_bits);
     Product products[3];
     for (int i = 0; i < 3; i++) {
         products[i] = product_of(s, parts[i], rows, hidden, s->qkv + offset, width);
@@ -325,11 +322,35 @@ static void join(const Step *s, int last, int head) {
     }
 }
 
+/* Whether some row of a piece has logits. */
+static int is_wanted(const Batch *batch, const Piece *piece) {
+    for (int i = 0; i < batch->num_wanted; i++)
+        if (batch->wanted[i] >= piece->first && batch->wanted[i] < piece->first + piece->rows) return 1;
+    return 0;
+}
+
+/* Behind the last attention: rows with logits become the first ones. */
+static void keep_wanted(const Worker *w) {
+    Step *s = w->step;
+    const Batch *batch = s->batch;
+    ptrdiff_t hidden = s->model->hidden, all = (ptrdiff_t)s->model->heads * s->model->dim;
+    if (w->index == 0) {
+        for (int i = 0; i < batch->num_wanted; i++) {
+            ptrdiff_t from = batch->wanted[i];
+            memmove(batch->x + i * hidden, batch->x + from * hidden, sizeof(float) * (size_t)hidden);
+            memmove(s->attended + i * all, s->attended + from * all, sizeof(float) * (size_t)all);
+        }
+        s->rows = batch->num_wanted;
+    }
+    wait_for_all(w);
+}
+
 static void make_attention(const Worker *w, const Layer *layer, int l) {
     const Step *s = w->step;
     int heads = s->model->kv_heads, items = s->num_pieces * heads, from, to;
     /* Keys of one token's heads lie side by side: where there are enough pieces, a thread takes all heads. */
     int some = s->num_pieces >= 8 * w->size ? heads : 1;
+    int fewer = l == s->model->num_layers - 1 && s->batch->num_wanted < s->batch->rows;
     if (s->linked) {
         turn_share(w, layer);
         wait_for_all(w);
@@ -340,6 +361,7 @@ static void make_attention(const Worker *w, const Layer *layer, int l) {
             const Piece *piece = s->pieces + index;
             if (!s->linked)
                 turn_head(s, layer, s->batch->runs + piece->run, pages_of(s, piece->run), piece->first, item % heads);
+            if (fewer && !is_wanted(s->batch, piece)) continue;
             int fetched = some == 1 ? s->model->dim : item % heads ? 0 : heads * s->model->dim;
             attend(w, layer, index, item % heads, fetched);
         }
@@ -347,14 +369,14 @@ static void make_attention(const Worker *w, const Layer *layer, int l) {
     if (!s->split) return;
     wait_for_all(w);
     for (int item = kamado_share(items, w->index, w->size); item < kamado_share(items, w->index + 1, w->size); item++)
-        if (s->pieces[item / heads].last) join(s, item / heads, item % heads);
+        if (s->pieces[item / heads].last && !(fewer && !is_wanted(s->batch, s->pieces + item / heads))) join(s, item / heads, item % heads);
 }
 
 /* x += a product. */
 static void add_product(Worker *w, const float *with, int in, const Matrix *matrix, atomic_int *taken) {
     Step *s = w->step;
-    int hidden = s->model->hidden, rows = s->batch->rows, panels = panels_of(hidden), from, to;
-    Rounded x = round_rows(w, with, NULL, rows, NULL, in, matrix->x_bits);
+    int hidden = s->model->hidden, rows = s->rows, panels = panels_of(hidden), from, to;
+    Rounded x = round_rows(w, with, rows, NULL, in, matrix->x_bits);
     Product p = product_of(s, matrix, rows, in, s->added, hidden);
     while (take(w, taken, panels * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
@@ -370,8 +392,8 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
 
 static void make_inner(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
-    int hidden = s->model->hidden, inner = s->model->inner, rows = s->batch->rows, panels = inner / PANEL, from, to;
-    Rounded x = round_rows(w, s->batch->x, NULL, rows, layer->inner_norm, hidden, layer->gate.x_bits);
+    int hidden = s->model->hidden, inner = s->model->inner, rows = s->rows, panels = inner / PANEL, from, to;
+    Rounded x = round_rows(w, s->batch->x, rows, layer->inner_norm, hidden, layer->gate.x_bits);
     Product gate = product_of(s, &layer->gate, rows, hidden, s->inner, inner);
     Product up = product_of(s, &layer->up, rows, hidden, s->up, inner);
     while (take(w, line(w, l, 3), panels * runs_of(&gate), &from, &to)) {
@@ -390,9 +412,9 @@ static void make_inner(Worker *w, const Layer *layer, int l) {
 static void make_logits(Worker *w) {
     Step *s = w->step;
     const Model *m = s->model;
-    int rows = s->batch->num_wanted, panels = panels_of(m->head.out), from, to;
+    int rows = s->rows, panels = panels_of(m->head.out), from, to;
     if (!rows) return;
-    Rounded x = round_rows(w, s->batch->x, s->batch->wanted, rows, m->norm, m->hidden, m->head.x_bits);
+    Rounded x = round_rows(w, s->batch->x, rows, m->norm, m->hidden, m->head.x_bits);
     Product p = product_of(s, &m->head, rows, m->hidden, s->batch->logits, m->head.out);
     while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
@@ -415,6 +437,7 @@ static void work(void *data) {
         wait_for_all(&w);
         make_attention(&w, layer, l);
         wait_for_all(&w);
+        if (l == m->num_layers - 1 && s->batch->num_wanted < s->batch->rows) keep_wanted(&w);
         add_product(&w, s->attended, m->heads * m->dim, &layer->o, line(&w, l, 2));
         wait_for_all(&w);
         make_inner(&w, layer, l);
@@ -499,6 +522,7 @@ PUBLIC void kamado_step(int which, const Model *model, const Batch *batch, void 
         .with = kamado_implementation(which),
         .model = model,
         .batch = batch,
+        .rows = batch->rows,
         .alone = threads <= 1 || kamado_torch_team.run == NULL,
     };
     lay_out(&s, space, threads > 1 ? threads : 1);
