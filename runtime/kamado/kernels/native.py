@@ -21,10 +21,10 @@ from torch import Tensor
 
 from .tiles import GROUP
 
-FORMS = 5
+FORMS = 6
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
-_TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
+_TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 PORTABLE = "portable"
 """The implementation that needs nothing of a CPU. It is slower than torch."""
 

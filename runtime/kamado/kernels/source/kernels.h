@@ -16,6 +16,7 @@
 #ifndef KAMADO_KERNELS_H
 #define KAMADO_KERNELS_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -96,9 +97,16 @@ typedef struct {
     void (*run)(void (*work)(void *), void *data, unsigned threads, unsigned flags);
     int (*index)(void);
     int (*size)(void);
-    void (*barrier)(void);
 } Team;
 extern Team kamado_torch_team;
+
+/* Where the threads of a team wait for each other. */
+typedef struct {
+    atomic_int arrived; /* from 0 on, never taken back */
+} Barrier;
+
+/* Returns when all `size` threads have called this as often. `passed`: how often this thread has, from 0 on. */
+void kamado_wait(Barrier *barrier, int size, int *passed);
 
 #define SMALL 4096 /* values of activations that every thread rounds for itself, rather than wait for the others */
 

@@ -1,12 +1,26 @@
 /* What Python calls: which implementation, which threads, and the product of some rows with a matrix. */
 #include "kernels.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
-#define FORMS 5 /* what Python must know of the interface and of the forms above; counted up with every change */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#else
+#define PAUSE() ((void)0)
+#endif
+#if defined(_WIN32)
+#include <windows.h>
+#define YIELD() SwitchToThread()
+#else
+#include <sched.h>
+#define YIELD() sched_yield()
+#endif
+
+#define FORMS 6 /* what Python must know of the interface and of the forms above; counted up with every change */
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
+#define SPINS 10000 /* of a thread that waits, before it gives its CPU to others in between: a tenth of a millisecond */
 #define AHEAD 4096 /* bytes between what is asked for and what is read */
 #define SUMMED_BLOCKS 8 /* so many blocks of rows pay for a look at the weights before */
 
@@ -45,11 +59,23 @@ PUBLIC const char *kamado_name(int which) {
 
 const Implementation *kamado_implementation(int which) { return implementations[which]; }
 
-PUBLIC void kamado_team(void *run, void *index, void *size, void *barrier) {
+PUBLIC void kamado_team(void *run, void *index, void *size) {
     memcpy(&kamado_torch_team.run, &run, sizeof run);
     memcpy(&kamado_torch_team.index, &index, sizeof index);
     memcpy(&kamado_torch_team.size, &size, sizeof size);
-    memcpy(&kamado_torch_team.barrier, &barrier, sizeof barrier);
+}
+
+/* The next call of another thread is microseconds away, where that is not kept from running: OpenMP's own barriers send a thread
+   to sleep after a few, once the program has more threads than there are CPUs, and to wake up takes longer than that. */
+void kamado_wait(Barrier *barrier, int size, int *passed) {
+    int wanted = ++*passed * size;
+    atomic_fetch_add(&barrier->arrived, 1);
+    for (int spins = 0; atomic_load(&barrier->arrived) < wanted; spins++) {
+        if (spins < SPINS)
+            PAUSE();
+        else
+            YIELD();
+    }
 }
 
 int kamado_blocks(const Implementation *with, int rows) { return (rows + with->max_rows - 1) / with->max_rows; }
@@ -114,6 +140,7 @@ typedef struct {
     Product product;
     Rounded x;
     int alone;
+    Barrier barrier;
     atomic_int taken;
 } Job;
 
@@ -133,7 +160,8 @@ static void work(void *data) {
         return;
     }
     kamado_round(p, kamado_share(p->rows, index, size), kamado_share(p->rows, index + 1, size), &job->x);
-    if (size > 1) kamado_torch_team.barrier();
+    int passed = 0;
+    kamado_wait(&job->barrier, size, &passed);
     if (p->blocks <= STREAMED_BLOCKS) {
         for (int panel = from; panel < to; panel++) kamado_multiply(p, panel, 0, p->blocks, &job->x);
         return;

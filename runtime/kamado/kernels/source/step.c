@@ -16,7 +16,6 @@
 #if defined(__x86_64__)
 
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #define QUERIES 32 /* that go over keys together, if a head has not more of them */
@@ -81,6 +80,7 @@ typedef struct {
     ptrdiff_t scores_each;
     Rounded shared;
     Piece *pieces;
+    Barrier barrier;
     atomic_int *taken; /* (layers, LINES), and the last line */
 } Step;
 
@@ -88,6 +88,7 @@ typedef struct {
 typedef struct {
     Step *step;
     int index, size;
+    int passed; /* barriers */
     int8_t values[2 * SMALL];
     float normed[SMALL], scales[SMALL / GROUP];
     int32_t sums[SMALL / GROUP];
@@ -130,8 +131,8 @@ AVX2 static void rotate(float *x, const float *cos, const float *sin, int dim) {
     }
 }
 
-static void wait_for_all(const Worker *w) {
-    if (w->size > 1) kamado_torch_team.barrier();
+static void wait_for_all(Worker *w) {
+    kamado_wait(&w->step->barrier, w->size, &w->passed);
 }
 
 /* Calls of `take` by all threads give pieces from 0 to `count`, some at a time: [from, to). At first much, since memory is read
@@ -330,7 +331,7 @@ static int is_wanted(const Batch *batch, const Piece *piece) {
 }
 
 /* Behind the last attention: rows with logits become the first ones. */
-static void keep_wanted(const Worker *w) {
+static void keep_wanted(Worker *w) {
     Step *s = w->step;
     const Batch *batch = s->batch;
     ptrdiff_t hidden = s->model->hidden, all = (ptrdiff_t)s->model->heads * s->model->dim;
@@ -345,7 +346,7 @@ static void keep_wanted(const Worker *w) {
     wait_for_all(w);
 }
 
-static void make_attention(const Worker *w, const Layer *layer, int l) {
+static void make_attention(Worker *w, const Layer *layer, int l) {
     const Step *s = w->step;
     int heads = s->model->kv_heads, items = s->num_pieces * heads, from, to;
     /* Keys of one token's heads lie side by side: where there are enough pieces, a thread takes all heads. */
@@ -429,6 +430,7 @@ static void work(void *data) {
     const Model *m = s->model;
     Worker w;
     w.step = s;
+    w.passed = 0;
     w.index = s->alone ? 0 : kamado_torch_team.index();
     w.size = s->alone ? 1 : kamado_torch_team.size();
     for (int l = 0; l < m->num_layers; l++) {
