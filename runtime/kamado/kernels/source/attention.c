@@ -10,9 +10,12 @@
 #define VECTORS 4 /* of values that are summed up at once */
 #define NEAR 64 /* keys whose values stay in the innermost cache while all queries go over them */
 
+/* Of neighbours, of `a` and of `b` in turn: as one instruction does, which takes longer. */
+INLINE __m256 sums_of_pairs(__m256 a, __m256 b) { return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd)); }
+
 /* The sums of four vectors. */
 INLINE __m128 sums_of(const __m256 *v) {
-    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    __m256 pairs = sums_of_pairs(sums_of_pairs(v[0], v[1]), sums_of_pairs(v[2], v[3]));
     return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
 }
 
@@ -70,6 +73,11 @@ INLINE void score(const Queries *of, const int dim, const Past *past, int from, 
         for (int t = visible(of, i, from); t % LANES; t++) scores[(ptrdiff_t)i * KEYS + t] = -INFINITY;
 }
 
+/* All bits in the first `count` lanes, none in the others. */
+INLINE __m256 first_lanes(int count) {
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+}
+
 /* Scores become weights, relative to the highest, which is put behind their sum. */
 AVX2 static void weigh(float *scores, int length, float *total) {
     int padded = (length + LANES - 1) / LANES * LANES;
@@ -79,10 +87,12 @@ AVX2 static void weigh(float *scores, int length, float *total) {
     _mm256_storeu_ps(lanes, most);
     top = lanes[0];
     for (int i = 1; i < LANES; i++) top = lanes[i] > top ? lanes[i] : top;
-    for (int t = 0; t < padded; t += LANES)
-        _mm256_storeu_ps(scores + t, exp_of(_mm256_sub_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(top))));
-    for (int t = length; t < padded; t++) scores[t] = 0.0f;
-    for (int t = 0; t < padded; t += LANES) sum = _mm256_add_ps(sum, _mm256_loadu_ps(scores + t));
+    for (int t = 0; t < padded; t += LANES) {
+        __m256 weights = exp_of(_mm256_sub_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(top)));
+        if (length - t < LANES) weights = _mm256_and_ps(weights, first_lanes(length - t));
+        _mm256_storeu_ps(scores + t, weights);
+        sum = _mm256_add_ps(sum, weights);
+    }
     total[0] = sum_of(sum);
     total[1] = top;
 }
