@@ -243,7 +243,11 @@ def test_it_is_what_torch_computes(fast: list[Native], case: Case, data: st.Data
         rows = torch.cat([torch.arange(len(found))[case.rows(i)] for i in some])
         assert torch.equal(again, found[rows]), "company or threads matter"
         last = [case.rows(i).stop - 1 for i in everybody]
-        assert torch.equal(case.run(kernels, everybody, threads=3, wanted=1)[0], found[last])
+        for number, ends in enumerate(([], last)):
+            fewer, kept = case.run(kernels, everybody, threads=3, wanted=number)
+            assert torch.equal(fewer, found[ends]), "other rows' logits matter"
+            for its, theirs in zip(kept, written, strict=True):
+                assert torch.equal(its.nan_to_num(), theirs.nan_to_num()), "pages depend on what logits are wanted"
 
 
 @pytest.mark.parametrize("bits", [8, 4])

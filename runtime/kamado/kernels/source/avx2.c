@@ -125,8 +125,8 @@ INLINE void store(const Tile *tile, const int R, __m256 (*sums)[2]) {
 }
 
 /* Magnitudes of weights times activations with the weights' signs: pairs stay within 16 bits (2 * 128 * 128).
-   Where the negative weights are summed up, signs are turned by turning all bits, which is one too little for each of them: as
-   many products again then start at the same time. */
+   Where the negative weights are summed up, signs are turned by turning all bits, which gives one too little for each of them:
+   any unit of the CPU does that, while signs wait for the two that multiply. */
 INLINE void multiply8x8(const Tile *tile, const int R, const int summed) {
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t *values = tile->values, *ahead = tile->ahead;
