@@ -57,7 +57,7 @@ typedef void (*Multiplier)(const Tile *tile, int R);
 
 typedef struct {
     const char *name;
-    int max_rows;
+    int few_rows, many_rows; /* of a block at the most: where there are few of them, and else */
     Rounder round8, round16;
     Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations */
     void (*sum_negative)(const Tile *tile, int16_t *to); /* what helps multiply8x8; may be NULL */

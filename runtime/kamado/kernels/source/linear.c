@@ -18,6 +18,7 @@
 #endif
 
 #define FORMS 6 /* what Python must know of the interface and of the forms above; counted up with every change */
+#define FEW_ROWS 48
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
 #define SPINS 10000 /* of a thread that waits, before it gives its CPU to others in between: a tenth of a millisecond */
@@ -78,7 +79,10 @@ void kamado_wait(Barrier *barrier, int size, int *passed) {
     }
 }
 
-int kamado_blocks(const Implementation *with, int rows) { return (rows + with->max_rows - 1) / with->max_rows; }
+int kamado_blocks(const Implementation *with, int rows) {
+    int most = rows > FEW_ROWS ? with->many_rows : with->few_rows;
+    return (rows + most - 1) / most;
+}
 
 /* Where a block begins: their sizes differ by one row at the most. */
 int kamado_first_row(const Product *p, int block) {

@@ -110,7 +110,16 @@ static void multiply8x8(const Tile *tile, int R) { multiply(tile, R, 8, 8); }
 static void multiply8x16(const Tile *tile, int R) { multiply(tile, R, 8, 16); }
 static void multiply4x8(const Tile *tile, int R) { multiply(tile, R, 4, 8); }
 
-const Implementation kamado_portable = {"portable", MOST_ROWS, round8, round16, multiply8x8, multiply8x16, multiply4x8, NULL};
+const Implementation kamado_portable = {
+    .name = "portable",
+    .few_rows = MOST_ROWS,
+    .many_rows = MOST_ROWS,
+    .round8 = round8,
+    .round16 = round16,
+    .multiply8x8 = multiply8x8,
+    .multiply8x16 = multiply8x16,
+    .multiply4x8 = multiply4x8,
+};
 
 /* Outputs of a matrix, float32 (count, in), in full precision. 0: one of `rows` is not among the `out` there are. */
 PUBLIC int kamado_rows(

@@ -194,10 +194,7 @@ typedef struct {
 } Tiles;
 
 /* Pieces of a product: rows that fit into the cache go over all panels, then the next ones. */
-static int runs_of(const Product *p) {
-    int each = PIECE_ROWS / p->with->max_rows;
-    return (p->blocks + each - 1) / each;
-}
+static int runs_of(const Product *p) { return (p->rows + PIECE_ROWS - 1) / PIECE_ROWS; }
 
 static Tiles tiles_of(const Product *p, int panels, int piece) {
     int runs = runs_of(p), run = piece / panels;
