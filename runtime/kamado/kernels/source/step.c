@@ -320,6 +320,9 @@ static void join(const Step *s, int last, int head) {
     }
 }
 
+/* Whether it is the layer behind whose keys only some rows go on. */
+static int leaves_rows(const Step *s, int l) { return l == s->model->num_layers - 1 && s->batch->num_wanted < s->batch->rows; }
+
 /* Whether some row of a piece has logits. */
 static int is_wanted(const Batch *batch, const Piece *piece) {
     for (int i = 0; i < batch->num_wanted; i++)
@@ -348,7 +351,7 @@ static void make_attention(Worker *w, const Layer *layer, int l) {
     int heads = s->model->kv_heads, items = s->num_pieces * heads, from, to;
     /* Keys of one token's heads lie side by side: where there are enough pieces, a thread takes all heads. */
     int some = s->num_pieces >= 8 * w->size ? heads : 1;
-    int fewer = l == s->model->num_layers - 1 && s->batch->num_wanted < s->batch->rows;
+    int fewer = leaves_rows(s, l);
     if (s->linked) {
         turn_share(w, layer);
         wait_for_all(w);
@@ -436,7 +439,7 @@ static void work(void *data) {
         wait_for_all(&w);
         make_attention(&w, layer, l);
         wait_for_all(&w);
-        if (l == m->num_layers - 1 && s->batch->num_wanted < s->batch->rows) keep_wanted(&w);
+        if (leaves_rows(s, l)) keep_wanted(&w);
         add_product(&w, s->attended, m->heads * m->dim, &layer->o, line(&w, l, 2));
         wait_for_all(&w);
         make_inner(&w, layer, l);

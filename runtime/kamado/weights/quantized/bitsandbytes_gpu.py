@@ -47,7 +47,7 @@ def can_multiply(device: torch.device, dtype: torch.dtype, kind: str) -> bool:
         wanted = functional.linear(x.float(), weight.dequantize(torch.float32))
         try:
             found = linear(x, weight, None).float()
-        except (RuntimeError, AttributeError, NotImplementedError, ValueError, TypeError):
+        except (RuntimeError, AttributeError, ValueError, TypeError):
             return False
         if not torch.allclose(found, wanted, rtol=0.02, atol=0.5):
             return False

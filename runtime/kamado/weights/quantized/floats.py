@@ -118,7 +118,7 @@ def can_multiply(device: torch.device) -> bool:
     wanted = left.double() @ right.double().t()
     try:
         return bool(torch.allclose(_product(left, right).double(), wanted, rtol=0.0, atol=0.05))
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return False
 
 
@@ -134,7 +134,7 @@ def can_scale_rows(device: torch.device) -> bool:
     wanted = (one.double() @ other.double().t()) * scales[0] * scales[1]
     try:
         found = torch._scaled_mm(one, other.t(), *scales, out_dtype=torch.bfloat16)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return False
     return bool(torch.allclose(found.double(), wanted, rtol=0.01, atol=0.1))
 
