@@ -79,7 +79,7 @@ class Task(Protocol):
         """Whether `release` would free anything."""
 
     def accept(self, result: Any) -> Accepted:
-        """Commit the result of the last `work`."""
+        """Commit the result of the last `work`. Where that was the last, its events end with `Finished`."""
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> Finished:
         """End now, from outside (cancelled, deadline, failed). Called at most once; `release` follows."""

@@ -111,7 +111,7 @@ class Tokenizer:
 
         Raises InvalidRequest for numbers that no token id can be.
         """
-        if any(not 0 <= token_id < 1 << 32 for token_id in ids):
+        if ids and (min(ids) < 0 or max(ids) >= 1 << 32):
             raise InvalidRequest("token ids must be from 0 to 2**32 - 1")
         text: str = guarded(
             lambda: self._backend.decode(list(ids), skip_special_tokens=skip_special), "the tokenizer failed"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..contracts import Accepted, Task
 from ..errors import Cancelled, DeadlineExceeded, GenerationFailed, KamadoError
-from ..events import Event, FinishReason, Started
+from ..events import Event, Finished, FinishReason, Started
 from ..memory.frames import forget_locals
 from ..memory.residency import Residency
 from ..memory.shortage import is_shortage, request_failed
@@ -97,7 +97,7 @@ class Loop:
             return [*events, self._fail(entry, error)]
         for spawned in accepted.spawned:
             self.scheduler.add(spawned, after=entry)
-        if task.work(1) is None:
+        if any(isinstance(event, Finished) for event in accepted.events):
             self._forget(entry)
         return [*events, *accepted.events]
 

@@ -202,7 +202,8 @@ class Scheduler:
             fresh = not entry.task.holds()
             if len(batch) >= max_rows or spent >= budget:
                 break
-            entry.work = entry.task.work(budget - spent)
+            if entry.work is None or entry.work.cost > budget - spent:
+                entry.work = entry.task.work(budget - spent)
             if entry.work is None or entry.work.key != leader.work.key or spent + entry.work.cost > budget:
                 continue
             if self._grant(entry, queue, batch):
@@ -228,6 +229,7 @@ class Scheduler:
             num_needed = entry.task.victims_needed(entry.work, [victim.task for victim in victims]) if victims else None
             for victim in victims[: num_needed or 0]:
                 victim.task.release()
+                victim.work = None  # it was for the state that has gone
                 victim.num_preemptions += 1
                 self.num_preemptions += 1
             granted = entry.task.acquire(entry.work) if num_needed else None

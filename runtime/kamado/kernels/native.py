@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .tiles import GROUP
 
-FORMS = 6
+FORMS = 7
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
 _TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -60,7 +60,7 @@ class Native:
         result = torch.empty((rows, out_features), dtype=torch.float32)
         if not rows:
             return result
-        space = torch.empty(self._library.kamado_space(rows, columns, activation_bits), dtype=torch.uint8)
+        space = torch.empty(self._library.kamado_space(rows, columns), dtype=torch.uint8)
         self._library.kamado_linear(
             self._which,
             x.data_ptr(),
@@ -133,7 +133,7 @@ def implementations(path: Path) -> list[Native]:
         return []
     pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.kamado_name.argtypes, library.kamado_name.restype = [integer], ctypes.c_char_p
-    library.kamado_space.argtypes, library.kamado_space.restype = [integer] * 3, long
+    library.kamado_space.argtypes, library.kamado_space.restype = [integer] * 2, long
     library.kamado_linear.restype = None
     sizes, data = [integer] * 5, [pointer] * 4
     library.kamado_linear.argtypes = [integer, pointer, long, *sizes, *data, long, pointer, integer]

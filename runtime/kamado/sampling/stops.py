@@ -69,6 +69,8 @@ class StopMatcher:
         """
         if self._hit is not None:
             return "", self._hit
+        if not self._next[0]:  # no stops at all
+            return text, None
         known = self._held + text
         position = len(self._held)
         for character in text:

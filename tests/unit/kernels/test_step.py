@@ -18,8 +18,10 @@ from kamado.kernels.native import Native
 from kamado.kernels.step import Decoder, DecoderStep, Layer, Matrix, Run
 from kamado.kernels.tiles import GROUP, from_tiles, rounded, to_tiles
 
-MAX_ERROR = {8: 2e-4, 4: 5e-2}
-"""Of logits, relative: activations beside 4-bit weights are rounded to 8 bits, and some fall to the other side."""
+FORMS = {"8x16": (8, 8, 16), "8x8": (8, 8, 8), "4x8": (4, 4, 8), "mixed": (8, 4, 8)}
+"""Bits of the weights, of those of v and up, and of activations."""
+MAX_ERROR = {"8x16": 2e-4, "8x8": 5e-2, "4x8": 5e-2, "mixed": 5e-2}
+"""Of logits, relative: of activations that are rounded to 8 bits, some fall to the other side."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ class Case:
         inner: int = 96,
         vocab: int = 50,
         page_tokens: int = 8,
-        bits: int = 8,
+        form: str = "8x16",
         scale: float = 0.125,
         head_norms: bool = False,
         bias: bool = False,
@@ -51,7 +53,7 @@ class Case:
     ) -> None:
         """`lengths`: keys of each sequence with the first of its new tokens, `counts`: these, one by default."""
         self.generator = torch.Generator().manual_seed(seed)
-        self.bits, self.lengths, self.counts = bits, lengths, counts or [1] * len(lengths)
+        self.form, self.lengths, self.counts = form, lengths, counts or [1] * len(lengths)
         needed = [-(-(length + new - 1) // page_tokens) for length, new in zip(lengths, self.counts, strict=True)]
         numbers = torch.randperm(sum(needed) + 3, generator=self.generator).tolist()
         ends = [sum(needed[: i + 1]) for i in range(len(needed))]
@@ -75,14 +77,14 @@ class Case:
                 k_norm=self.drawn(dim) + 1 if head_norms else None,
                 keys=torch.full(store, torch.nan),
                 values=torch.full(store, torch.nan),
-                **{name: self.matrix(*shape, bits, bias=bias) for name, shape in shapes.items()},
+                **{name: self.matrix(name, *shape, bias=bias) for name, shape in shapes.items()},
             )
             for _ in range(2)
         ]
         self.decoder = Decoder(
             layers=self.layers,
             norm=self.drawn(hidden) + 1,
-            head=self.matrix(vocab, hidden, 8, bias=False),
+            head=self.matrix("head", vocab, hidden, bias=False),
             heads=heads,
             eps=1e-5,
             scale=scale,
@@ -102,7 +104,9 @@ class Case:
     def drawn(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
 
-    def matrix(self, out: int, columns: int, bits: int, *, bias: bool) -> Matrix:
+    def matrix(self, name: str, out: int, columns: int, *, bias: bool) -> Matrix:
+        bits, other_bits, activation_bits = FORMS[self.form]
+        bits = other_bits if name in ("v", "up") else bits
         least, most = (-127, 127) if bits == 8 else (-8, 7)
         values = torch.randint(least, most + 1, (out, columns), generator=self.generator, dtype=torch.int8)
         scales = torch.rand(out, columns // GROUP, generator=self.generator).half() / (most * columns**0.5)
@@ -113,7 +117,7 @@ class Case:
             out_features=out,
             in_features=columns,
             bits=bits,
-            activation_bits=16 if bits == 8 else 8,
+            activation_bits=activation_bits,
             bias=self.drawn(out) if bias else None,
         )
 
@@ -219,7 +223,7 @@ def cases(draw: st.DrawFn) -> Case:
         inner=draw(st.sampled_from([32, 96])),
         vocab=draw(st.integers(1, 50)),
         page_tokens=draw(st.sampled_from([8, 16])),
-        bits=draw(st.sampled_from([8, 4])),
+        form=draw(st.sampled_from(list(FORMS))),
         scale=draw(st.sampled_from([0.05, 3.0])),
         head_norms=draw(st.booleans()),
         bias=draw(st.booleans()),
@@ -234,10 +238,10 @@ def test_it_is_what_torch_computes(fast: list[Native], case: Case, data: st.Data
     everybody = list(range(len(case.lengths)))
     for kernels in fast:
         found, written = case.run(kernels, everybody)
-        assert error(found, wanted) <= MAX_ERROR[case.bits], kernels.name
+        assert error(found, wanted) <= MAX_ERROR[case.form], kernels.name
         for its, theirs in zip(written, pages, strict=True):
             assert torch.equal(its.isnan(), theirs.isnan()), "something else was written"
-            assert error(its.nan_to_num(), theirs.nan_to_num()) <= MAX_ERROR[case.bits]
+            assert error(its.nan_to_num(), theirs.nan_to_num()) <= MAX_ERROR[case.form]
         some = data.draw(st.lists(st.sampled_from(everybody), min_size=1, unique=True))
         again = case.run(kernels, some, threads=2)[0]
         rows = torch.cat([torch.arange(len(found))[case.rows(i)] for i in some])
@@ -250,16 +254,16 @@ def test_it_is_what_torch_computes(fast: list[Native], case: Case, data: st.Data
                 assert torch.equal(its.nan_to_num(), theirs.nan_to_num()), "pages depend on what logits are wanted"
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_many_rows_and_wide_layers(fast: list[Native], bits: int) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_many_rows_and_wide_layers(fast: list[Native], form: str) -> None:
     """What the threads round for each other, and more rows than one block has."""
     case = Case(
-        lengths=[*range(3, 33), 300], counts=[1] * 29 + [120, 1], hidden=256, inner=576, bits=bits, kv_heads=1, group=3
+        lengths=[*range(3, 33), 300], counts=[1] * 29 + [120, 1], hidden=256, inner=576, form=form, kv_heads=1, group=3
     )
     wanted, _ = case.expected()
     for kernels in fast:
         found, written = case.run(kernels, list(range(31)))
-        assert error(found, wanted) <= MAX_ERROR[bits]
+        assert error(found, wanted) <= MAX_ERROR[form]
         for threads in (2, 3):
             again, its = case.run(kernels, list(range(31)), threads=threads)
             assert torch.equal(again, found)
@@ -274,7 +278,7 @@ def test_sequences_share_pages(fast: list[Native]) -> None:
     case.pages[1][0] = case.pages[0][0]
     wanted, _ = case.expected()
     for kernels in fast:
-        assert error(case.run(kernels, [0, 1], threads=2)[0], wanted) <= MAX_ERROR[8]
+        assert error(case.run(kernels, [0, 1], threads=2)[0], wanted) <= MAX_ERROR["8x16"]
 
 
 @settings(deadline=None, max_examples=15)
@@ -282,13 +286,13 @@ def test_sequences_share_pages(fast: list[Native]) -> None:
     start=st.integers(1, 300),
     pieces=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     group=st.integers(1, 5),
-    bits=st.sampled_from([8, 4]),
+    form=st.sampled_from(list(FORMS)),
 )
 def test_a_sequence_in_one_call_or_in_several(
-    fast: list[Native], start: int, pieces: list[int], group: int, bits: int
+    fast: list[Native], start: int, pieces: list[int], group: int, form: str
 ) -> None:
     """As prompts are cut, and proposals made: bit for bit the same."""
-    case = Case(lengths=[start], counts=[sum(pieces)], group=group, bits=bits)
+    case = Case(lengths=[start], counts=[sum(pieces)], group=group, form=form)
     for kernels in fast:
         together, written = case.run(kernels, [0], threads=2)
         assert not bool(together.isnan().any())
@@ -315,7 +319,7 @@ def test_extreme_scores(fast: list[Native]) -> None:
     case = Case(lengths=[33, 2], scale=1e4)
     wanted, _ = case.expected()
     for kernels in fast:
-        assert error(case.run(kernels, [0, 1])[0], wanted) <= MAX_ERROR[8]
+        assert error(case.run(kernels, [0, 1])[0], wanted) <= MAX_ERROR["8x16"]
 
 
 def test_no_rows(fast: list[Native]) -> None:

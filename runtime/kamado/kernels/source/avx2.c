@@ -8,16 +8,16 @@
 
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) AVX2
-#define MAX_ROWS 8
-#define MANY_ROWS 6 /* whose sums fill the registers; of few rows larger blocks gain more, since weights are read less often */
+#define MAX_ROWS 5 /* whose sums leave registers for the rest */
 
 typedef struct {
     __m256i values[4];
     int32_t sum;
 } RoundedGroup;
 
-/* One group times `top` / its largest magnitude, as whole numbers of 32 bits. */
-INLINE RoundedGroup round_group(const float *x, float top, float *scale) {
+/* One group times `top` / its largest magnitude, as whole numbers of 32 bits, and their sum; `negative`: of the magnitudes of the
+   negative ones. */
+INLINE RoundedGroup round_group(const float *x, float top, const int negative, float *scale) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256 in[4];
     __m256i most = _mm256_setzero_si256();
@@ -36,7 +36,8 @@ INLINE RoundedGroup round_group(const float *x, float top, float *scale) {
     __m256i sum = _mm256_setzero_si256();
     for (int i = 0; i < 4; i++) {
         result.values[i] = _mm256_cvtps_epi32(_mm256_mul_ps(in[i], inverse));
-        sum = _mm256_add_epi32(sum, result.values[i]);
+        sum = negative ? _mm256_sub_epi32(sum, _mm256_min_epi32(result.values[i], _mm256_setzero_si256()))
+                       : _mm256_add_epi32(sum, result.values[i]);
     }
     half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
@@ -56,13 +57,31 @@ INLINE void put_words(__m256i words, int R, int8_t *to) {
     for (int j = 0; j < 8; j++) memcpy(to + (ptrdiff_t)4 * R * j, &each[j], 4);
 }
 
-AVX2 void kamado_round8_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums) {
+/* Whole numbers of 8 bits, in order. */
+INLINE __m256i bytes_of(const RoundedGroup *it) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i low = _mm256_packs_epi32(it->values[0], it->values[1]), high = _mm256_packs_epi32(it->values[2], it->values[3]);
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+}
+
+AVX2 void kamado_round8_avx2(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums) {
     for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)GROUP * R) {
-        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 127.0f, scales + (ptrdiff_t)g * R);
+        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 127.0f, 0, scales + (ptrdiff_t)g * R);
         sums[(ptrdiff_t)g * R] = it.sum;
-        __m256i low = _mm256_packs_epi32(it.values[0], it.values[1]), high = _mm256_packs_epi32(it.values[2], it.values[3]);
-        put_words(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order), R, rounded);
+        put_words(bytes_of(&it), R, rounded);
+    }
+}
+
+AVX2 static void round_split(const float *x, int n, int R, int8_t *rounded, float *scales, int32_t *sums) {
+    for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)2 * GROUP * R) {
+        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 127.0f, 1, scales + (ptrdiff_t)g * R);
+        sums[(ptrdiff_t)g * R] = it.sum;
+        __m256i bytes = bytes_of(&it), magnitudes = _mm256_abs_epi8(bytes), signs = _mm256_cmpgt_epi8(_mm256_setzero_si256(), bytes);
+        __m256i low = _mm256_unpacklo_epi32(magnitudes, signs), high = _mm256_unpackhi_epi32(magnitudes, signs);
+        int64_t each[8];
+        _mm256_storeu_si256((__m256i *)each, _mm256_permute2x128_si256(low, high, 0x20));
+        _mm256_storeu_si256((__m256i *)(each + 4), _mm256_permute2x128_si256(low, high, 0x31));
+        for (int j = 0; j < 8; j++) memcpy(rounded + (ptrdiff_t)8 * R * j, &each[j], 8);
     }
 }
 
@@ -72,7 +91,7 @@ AVX2 void kamado_round16_avx2(const float *x, int n, int R, int8_t *rounded, flo
         0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15
     );
     for (int g = 0; g < n / GROUP; g++, rounded += (ptrdiff_t)2 * GROUP * R) {
-        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 32767.0f, scales + (ptrdiff_t)g * R);
+        RoundedGroup it = round_group(x + (ptrdiff_t)GROUP * g, 32767.0f, 0, scales + (ptrdiff_t)g * R);
         sums[(ptrdiff_t)g * R] = it.sum;
         for (int i = 0; i < 2; i++) {
             __m256i wide = _mm256_packs_epi32(it.values[2 * i], it.values[2 * i + 1]);
@@ -125,36 +144,25 @@ INLINE void store(const Tile *tile, const int R, __m256 (*sums)[2]) {
     }
 }
 
-/* Magnitudes of weights times activations with the weights' signs: pairs stay within 16 bits (2 * 128 * 128).
-   Where the negative weights are summed up, signs are turned by turning all bits, which gives one too little for each of them:
-   any unit of the CPU does that, while signs wait for the two that multiply. */
-INLINE void multiply8x8(const Tile *tile, const int R, const int summed) {
+/* Magnitudes of activations times weights with their signs: pairs stay within 16 bits (2 * 127 * 128). Signs are turned by
+   turning all bits, which any unit of the CPU can do; that gives a magnitude too little for each negative activation. */
+INLINE void multiply8x8(const Tile *tile, const int R) {
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
     __m256 sums[MAX_ROWS][2], scales[2];
     for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
     for (int g = 0; g < tile->groups; g++) {
-        __m256i whole[MAX_ROWS][2], first = _mm256_setzero_si256();
-        for (int half = 0; half < 2; half++) {
-            if (summed) first = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(tile->negative + PANEL * g + 8 * half)));
-            for (int r = 0; r < R; r++) whole[r][half] = first;
-        }
-        for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 4 * R) {
+        __m256i whole[MAX_ROWS][2];
+        for (int r = 0; r < R; r++) whole[r][0] = whole[r][1] = _mm256_set1_epi32(tile->x_sums[(ptrdiff_t)g * R + r]);
+        for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 8 * R) {
             ask(ahead);
-            __m256i signs[2], magnitudes[2];
-            for (int half = 0; half < 2; half++) {
-                __m256i w = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
-                signs[half] = summed ? _mm256_cmpgt_epi8(_mm256_setzero_si256(), w) : w;
-                magnitudes[half] = _mm256_abs_epi8(w);
-            }
-            hold(signs, signs + 1);
-            hold(magnitudes, magnitudes + 1);
+            __m256i w[2];
+            for (int half = 0; half < 2; half++) w[half] = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
             for (int r = 0; r < R; r++) {
-                __m256i word = word_at(x + 4 * r);
+                __m256i magnitudes = word_at(x + 8 * r), signs = word_at(x + 8 * r + 4);
                 for (int half = 0; half < 2; half++) {
-                    __m256i turned = summed ? _mm256_xor_si256(word, signs[half]) : _mm256_sign_epi8(word, signs[half]);
-                    __m256i pairs = _mm256_maddubs_epi16(magnitudes[half], turned);
+                    __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(w[half], signs));
                     whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(ones, pairs));
                 }
                 hold(whole[r], whole[r] + 1);
@@ -164,28 +172,6 @@ INLINE void multiply8x8(const Tile *tile, const int R, const int summed) {
         for (int r = 0; r < R; r++) after_group(sums[r], whole[r], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
     }
     store(tile, R, sums);
-}
-
-INLINE void multiply8x8_alone(const Tile *tile, const int R) { multiply8x8(tile, R, 0); }
-INLINE void multiply8x8_summed(const Tile *tile, const int R) { multiply8x8(tile, R, 1); }
-
-/* Magnitudes of negative weights: of each output in each group. */
-AVX2 static void sum_negative(const Tile *tile, int16_t *to) {
-    const __m256i zero = _mm256_setzero_si256();
-    const uint8_t *values = tile->values;
-    for (int g = 0; g < tile->groups; g++, to += PANEL) {
-        __m256i pairs[2] = {zero, zero};
-        for (int j = 0; j < 8; j++, values += 64) {
-            for (int half = 0; half < 2; half++) {
-                __m256i w = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
-                __m256i two = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_min_epi8(w, zero));
-                pairs[half] = _mm256_sub_epi16(pairs[half], two);
-            }
-        }
-        /* Two sums of each output lie side by side; packing takes the halves of both in turn. */
-        __m256i both = _mm256_hadd_epi16(pairs[0], pairs[1]);
-        _mm256_storeu_si256((__m256i *)to, _mm256_permute4x64_epi64(both, 0xd8));
-    }
 }
 
 INLINE void multiply8x16(const Tile *tile, const int R) {
@@ -271,30 +257,21 @@ INLINE void multiply4x8(const Tile *tile, const int R) {
             case 3: name(tile, 3); break;        \
             case 4: name(tile, 4); break;        \
             case 5: name(tile, 5); break;        \
-            case 6: name(tile, 6); break;        \
-            case 7: name(tile, 7); break;        \
-            case 8: name(tile, 8); break;        \
         }                                        \
     }
-FOR_EACH_R(multiply8x8_alone)
-FOR_EACH_R(multiply8x8_summed)
+FOR_EACH_R(multiply8x8)
 FOR_EACH_R(multiply8x16)
 FOR_EACH_R(multiply4x8)
 
-static void multiply8x8_avx2(const Tile *tile, int R) {
-    (tile->negative ? multiply8x8_summed_avx2 : multiply8x8_alone_avx2)(tile, R);
-}
-
 const Implementation kamado_avx2 = {
     .name = "avx2",
-    .few_rows = MAX_ROWS,
-    .many_rows = MANY_ROWS,
+    .max_rows = MAX_ROWS,
     .round8 = kamado_round8_avx2,
     .round16 = kamado_round16_avx2,
+    .round_split = round_split,
     .multiply8x8 = multiply8x8_avx2,
     .multiply8x16 = multiply8x16_avx2,
     .multiply4x8 = multiply4x8_avx2,
-    .sum_negative = sum_negative,
 };
 
 #endif

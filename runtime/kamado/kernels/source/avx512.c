@@ -115,8 +115,7 @@ FOR_EACH_R(multiply4x8)
 
 const Implementation kamado_avx512 = {
     .name = "avx512-vnni",
-    .few_rows = MAX_ROWS,
-    .many_rows = MAX_ROWS,
+    .max_rows = MAX_ROWS,
     .round8 = kamado_round8_avx2,
     .round16 = kamado_round16_avx2,
     .multiply8x8 = multiply8x8_avx512,

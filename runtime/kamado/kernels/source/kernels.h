@@ -12,7 +12,8 @@
    Rows are taken in blocks of R, in which the rounded values of four inputs of each row lie side by side:
      8 bits   int8  [in / 4][R][4]
      16 bits  int16 [in / 4][2][R][2]: inputs 4 j and 4 j + 2, then 4 j + 1 and 4 j + 3
-     scales, and sums of the rounded values: [group][R] */
+     split    int8  [in / 4][R][2][4], of 8 bits: their magnitudes, then -1 for the negative ones and 0 for the others
+     scales, and sums of the rounded values (split: of the magnitudes of the negative ones): [group][R] */
 #ifndef KAMADO_KERNELS_H
 #define KAMADO_KERNELS_H
 
@@ -29,7 +30,6 @@
 #endif
 
 #define MOST_ROWS 12 /* of a block, in any implementation */
-#define MOST_SUMMED 512 /* groups whose negative weights are summed up */
 /* Activations that small count as zeros: their reciprocals would leave the range of float32. */
 #define TINY 1e-30f
 #define LARGEST 3.402823466e38f
@@ -43,7 +43,6 @@ typedef struct {
     const int8_t *x;
     const float *x_scales;
     const int32_t *x_sums;
-    const int16_t *negative; /* magnitudes of the negative weights, summed up: [group][16]; NULL where nobody did */
     int groups;
     int width; /* outputs of the panel that there are */
     const float *bias; /* of the panel; may be NULL */
@@ -57,10 +56,9 @@ typedef void (*Multiplier)(const Tile *tile, int R);
 
 typedef struct {
     const char *name;
-    int few_rows, many_rows; /* of a block at the most: where there are few of them, and else */
-    Rounder round8, round16;
-    Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations */
-    void (*sum_negative)(const Tile *tile, int16_t *to); /* what helps multiply8x8; may be NULL */
+    int max_rows; /* of a block */
+    Rounder round8, round16, round_split; /* the last may be NULL */
+    Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations; 8x8 reads split ones if there are */
 } Implementation;
 
 /* Some rows and a matrix; `blocks` of rows, whose sizes differ by one at the most. */
@@ -75,18 +73,22 @@ typedef struct {
     int rows, in, out, weight_bits, bits, blocks;
 } Product;
 
-/* Rounded rows, in their blocks. */
+/* Rounded rows, in their blocks: as they are, split, or both. */
 typedef struct {
-    int8_t *values;
+    int8_t *values, *split;
     float *scales;
-    int32_t *sums;
+    int32_t *sums, *split_sums;
 } Rounded;
+
+enum { WHOLE = 1, SPLIT = 2 };
 
 int kamado_blocks(const Implementation *with, int rows);
 /* Where a block begins. */
 int kamado_first_row(const Product *p, int block);
-/* Rounds the rows from `from` to `to` into their places. */
-void kamado_round(const Product *p, int from, int to, const Rounded *x);
+/* WHOLE or SPLIT: what a product with a matrix of such weights reads. */
+int kamado_reads(const Product *p);
+/* Rounds the rows from `from` to `to` into their places; `forms`: of WHOLE and SPLIT. */
+void kamado_round(const Product *p, int from, int to, int forms, const Rounded *x);
 /* One panel of outputs for the blocks from `from` to `to`. */
 void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x);
 int kamado_share(int count, int index, int size);

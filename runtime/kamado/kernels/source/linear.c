@@ -17,13 +17,11 @@
 #define YIELD() sched_yield()
 #endif
 
-#define FORMS 6 /* what Python must know of the interface and of the forms above; counted up with every change */
-#define FEW_ROWS 48
+#define FORMS 7 /* what Python must know of the interface and of the forms above; counted up with every change */
 #define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
 #define RUN_BLOCKS 8
 #define SPINS 10000 /* of a thread that waits, before it gives its CPU to others in between: a tenth of a millisecond */
 #define AHEAD 4096 /* bytes between what is asked for and what is read */
-#define SUMMED_BLOCKS 8 /* so many blocks of rows pay for a look at the weights before */
 
 Team kamado_torch_team;
 
@@ -79,10 +77,7 @@ void kamado_wait(Barrier *barrier, int size, int *passed) {
     }
 }
 
-int kamado_blocks(const Implementation *with, int rows) {
-    int most = rows > FEW_ROWS ? with->many_rows : with->few_rows;
-    return (rows + most - 1) / most;
-}
+int kamado_blocks(const Implementation *with, int rows) { return (rows + with->max_rows - 1) / with->max_rows; }
 
 /* Where a block begins: their sizes differ by one row at the most. */
 int kamado_first_row(const Product *p, int block) {
@@ -90,23 +85,29 @@ int kamado_first_row(const Product *p, int block) {
     return block * each + (block < more ? block : more);
 }
 
-void kamado_round(const Product *p, int from, int to, const Rounded *x) {
+int kamado_reads(const Product *p) {
+    return p->weight_bits == 8 && p->bits == 8 && p->with->round_split ? SPLIT : WHOLE;
+}
+
+void kamado_round(const Product *p, int from, int to, int forms, const Rounded *x) {
     int groups = p->in / GROUP, bytes = p->bits / 8;
     Rounder rounder = p->bits == 16 ? p->with->round16 : p->with->round8;
     for (int block = 0, first = 0; block < p->blocks && first < to; block++) {
         int end = kamado_first_row(p, block + 1), R = end - first;
         ptrdiff_t at = (ptrdiff_t)first * groups;
-        for (int row = from > first ? from : first; row < end && row < to; row++)
-            rounder(
-                p->x + row * p->x_stride, p->in, R, x->values + at * GROUP * bytes + 4 * (row - first),
-                x->scales + at + row - first, x->sums + at + row - first
-            );
+        for (int row = from > first ? from : first; row < end && row < to; row++) {
+            const float *in = p->x + row * p->x_stride;
+            int8_t *whole = x->values + at * GROUP * bytes + 4 * (row - first), *split = x->split + at * GROUP * 2 + 8 * (row - first);
+            ptrdiff_t own = at + row - first;
+            if (forms & WHOLE) rounder(in, p->in, R, whole, x->scales + own, x->sums + own);
+            if (forms & SPLIT) p->with->round_split(in, p->in, R, split, x->scales + own, x->split_sums + own);
+        }
         first = end;
     }
 }
 
 void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x) {
-    int groups = p->in / GROUP, left = p->out - panel * PANEL, count = to - from;
+    int groups = p->in / GROUP, left = p->out - panel * PANEL, count = to - from, is_split = kamado_reads(p) == SPLIT;
     Multiplier multiplier = p->weight_bits == 4 ? p->with->multiply4x8
                             : p->bits == 16     ? p->with->multiply8x16
                                                 : p->with->multiply8x8;
@@ -119,17 +120,12 @@ void kamado_multiply(const Product *p, int panel, int from, int to, const Rounde
         .bias = p->bias ? p->bias + panel * PANEL : NULL,
         .y_stride = p->y_stride,
     };
-    int16_t negative[MOST_SUMMED * PANEL];
-    if (multiplier == p->with->multiply8x8 && p->with->sum_negative && count >= SUMMED_BLOCKS && groups <= MOST_SUMMED) {
-        p->with->sum_negative(&tile, negative);
-        tile.negative = negative;
-    }
     for (int block = from; block < to; block++) {
         int first = kamado_first_row(p, block);
         ptrdiff_t at = (ptrdiff_t)first * groups;
-        tile.x = x->values + at * GROUP * (p->bits / 8);
+        tile.x = is_split ? x->split + at * GROUP * 2 : x->values + at * GROUP * (p->bits / 8);
         tile.x_scales = x->scales + at;
-        tile.x_sums = x->sums + at;
+        tile.x_sums = (is_split ? x->split_sums : x->sums) + at;
         tile.y = p->y + first * p->y_stride + panel * PANEL;
         /* One block alone runs through the memory; of several, each asks for its part of the next panel. */
         tile.ahead = tile.values + (count > 1 ? bytes + bytes / count * (block - from) : AHEAD);
@@ -158,12 +154,12 @@ static void work(void *data) {
         int8_t values[2 * SMALL];
         float scales[SMALL / GROUP];
         int32_t sums[SMALL / GROUP];
-        Rounded x = {values, scales, sums};
-        kamado_round(p, 0, p->rows, &x);
+        Rounded x = {values, values, scales, sums, sums};
+        kamado_round(p, 0, p->rows, kamado_reads(p), &x);
         for (int panel = from; panel < to; panel++) kamado_multiply(p, panel, 0, p->blocks, &x);
         return;
     }
-    kamado_round(p, kamado_share(p->rows, index, size), kamado_share(p->rows, index + 1, size), &job->x);
+    kamado_round(p, kamado_share(p->rows, index, size), kamado_share(p->rows, index + 1, size), kamado_reads(p), &job->x);
     int passed = 0;
     kamado_wait(&job->barrier, size, &passed);
     if (p->blocks <= STREAMED_BLOCKS) {
@@ -179,7 +175,7 @@ static void work(void *data) {
 }
 
 /* Bytes that `kamado_linear` needs to work in. */
-PUBLIC int64_t kamado_space(int rows, int in, int bits) { return (int64_t)rows * (in / GROUP) * (GROUP * (bits / 8) + 8); }
+PUBLIC int64_t kamado_space(int rows, int in) { return (int64_t)rows * (in / GROUP) * (GROUP * 2 + 8); }
 
 /* y (rows, out) = x (rows, in) times the transposed matrix, plus bias (may be NULL). Strides in values; `space` aligned to
    4 bytes. `in`: whole groups. 4-bit weights take activations of 8 bits only. */
@@ -210,8 +206,8 @@ PUBLIC void kamado_linear(
     };
     ptrdiff_t groups = (ptrdiff_t)rows * (in / GROUP);
     job.x.scales = space;
-    job.x.sums = (int32_t *)(job.x.scales + groups);
-    job.x.values = (int8_t *)(job.x.sums + groups);
+    job.x.sums = job.x.split_sums = (int32_t *)(job.x.scales + groups);
+    job.x.values = job.x.split = (int8_t *)(job.x.sums + groups);
     if (job.alone)
         work(&job);
     else

@@ -112,8 +112,7 @@ static void multiply4x8(const Tile *tile, int R) { multiply(tile, R, 4, 8); }
 
 const Implementation kamado_portable = {
     .name = "portable",
-    .few_rows = MOST_ROWS,
-    .many_rows = MOST_ROWS,
+    .max_rows = MOST_ROWS,
     .round8 = round8,
     .round16 = round16,
     .multiply8x8 = multiply8x8,

@@ -89,9 +89,9 @@ typedef struct {
     Step *step;
     int index, size;
     int passed; /* barriers */
-    int8_t values[2 * SMALL];
+    int8_t values[2 * SMALL], split[2 * SMALL];
     float normed[SMALL], scales[SMALL / GROUP];
-    int32_t sums[SMALL / GROUP];
+    int32_t sums[SMALL / GROUP], split_sums[SMALL / GROUP];
 } Worker;
 
 /* Root mean square norm; `to` may be `x`. */
@@ -150,25 +150,6 @@ static int take(const Worker *w, atomic_int *taken, int count, int *from, int *t
 
 static atomic_int *line(const Worker *w, int layer, int line) { return w->step->taken + layer * LINES + line; }
 
-/* Rows (rows, in), normed where there is a norm, as the products read them. Few are made by every thread for itself, of many
-   each makes its share. */
-static Rounded round_rows(Worker *w, const float *x, int rows, const float *norm, int in, int x_bits) {
-    Step *s = w->step;
-    int own = (int64_t)rows * in <= SMALL;
-    int from = own ? 0 : kamado_share(rows, w->index, w->size), to = own ? rows : kamado_share(rows, w->index + 1, w->size);
-    Rounded made = own ? (Rounded){w->values, w->scales, w->sums} : s->shared;
-    if (norm) {
-        float *normed = own ? w->normed : s->normed;
-        for (int r = from; r < to; r++) norm_row(x + (ptrdiff_t)r * in, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
-        x = normed;
-    }
-    Product p = {.with = s->with, .x = x, .x_stride = in, .rows = rows, .in = in, .bits = x_bits};
-    p.blocks = kamado_blocks(s->with, rows);
-    kamado_round(&p, from, to, &made);
-    if (!own) wait_for_all(w);
-    return made;
-}
-
 static Product product_of(const Step *s, const Matrix *matrix, int rows, int in, float *y, int64_t y_stride) {
     return (Product){
         .with = s->with,
@@ -184,6 +165,27 @@ static Product product_of(const Step *s, const Matrix *matrix, int rows, int in,
         .bits = matrix->x_bits,
         .blocks = kamado_blocks(s->with, rows),
     };
+}
+
+/* Rows (rows, in), normed where there is a norm, as the products with some matrices read them. Few are made by every thread for
+   itself, of many each makes its share. */
+static Rounded round_rows(Worker *w, const float *x, int rows, const float *norm, int in, const Product *readers, int num_readers) {
+    Step *s = w->step;
+    int own = (int64_t)rows * in <= SMALL, forms = 0;
+    int from = own ? 0 : kamado_share(rows, w->index, w->size), to = own ? rows : kamado_share(rows, w->index + 1, w->size);
+    Rounded made = own ? (Rounded){w->values, w->split, w->scales, w->sums, w->split_sums} : s->shared;
+    if (norm) {
+        float *normed = own ? w->normed : s->normed;
+        for (int r = from; r < to; r++) norm_row(x + (ptrdiff_t)r * in, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
+        x = normed;
+    }
+    Product p = readers[0];
+    p.x = x;
+    p.x_stride = in;
+    for (int i = 0; i < num_readers; i++) forms |= kamado_reads(readers + i);
+    kamado_round(&p, from, to, forms, &made);
+    if (!own) wait_for_all(w);
+    return made;
 }
 
 static int panels_of(int out) { return (out + PANEL - 1) / PANEL; }
@@ -206,12 +208,12 @@ static void make_qkv(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
     const Matrix *parts[] = {&layer->q, &layer->k, &layer->v};
     int hidden = s->model->hidden, rows = s->batch->rows, width = layer->q.out + layer->k.out + layer->v.out, offset = 0;
-    Rounded x = round_rows(w, s->batch->x, rows, layer->norm, hidden, layer->q.x_bits);
     Product products[3];
     for (int i = 0; i < 3; i++) {
         products[i] = product_of(s, parts[i], rows, hidden, s->qkv + offset, width);
         offset += parts[i]->out;
     }
+    Rounded x = round_rows(w, s->batch->x, rows, layer->norm, hidden, products, 3);
     int panels = width / PANEL, from, to;
     while (take(w, line(w, l, 0), panels * runs_of(products), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
@@ -377,8 +379,8 @@ static void make_attention(Worker *w, const Layer *layer, int l) {
 static void add_product(Worker *w, const float *with, int in, const Matrix *matrix, atomic_int *taken) {
     Step *s = w->step;
     int hidden = s->model->hidden, rows = s->rows, panels = panels_of(hidden), from, to;
-    Rounded x = round_rows(w, with, rows, NULL, in, matrix->x_bits);
     Product p = product_of(s, matrix, rows, in, s->added, hidden);
+    Rounded x = round_rows(w, with, rows, NULL, in, &p, 1);
     while (take(w, taken, panels * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
@@ -394,15 +396,16 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
 static void make_inner(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
     int hidden = s->model->hidden, inner = s->model->inner, rows = s->rows, panels = inner / PANEL, from, to;
-    Rounded x = round_rows(w, s->batch->x, rows, layer->inner_norm, hidden, layer->gate.x_bits);
-    Product gate = product_of(s, &layer->gate, rows, hidden, s->inner, inner);
-    Product up = product_of(s, &layer->up, rows, hidden, s->up, inner);
-    while (take(w, line(w, l, 3), panels * runs_of(&gate), &from, &to)) {
+    Product products[] = {
+        product_of(s, &layer->gate, rows, hidden, s->inner, inner),
+        product_of(s, &layer->up, rows, hidden, s->up, inner),
+    };
+    Rounded x = round_rows(w, s->batch->x, rows, layer->inner_norm, hidden, products, 2);
+    while (take(w, line(w, l, 3), panels * runs_of(products), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
-            Tiles tiles = tiles_of(&gate, panels, piece);
-            kamado_multiply(&gate, tiles.panel, tiles.from, tiles.to, &x);
-            kamado_multiply(&up, tiles.panel, tiles.from, tiles.to, &x);
-            for (int r = kamado_first_row(&gate, tiles.from); r < kamado_first_row(&gate, tiles.to); r++) {
+            Tiles tiles = tiles_of(products, panels, piece);
+            for (int i = 0; i < 2; i++) kamado_multiply(products + i, tiles.panel, tiles.from, tiles.to, &x);
+            for (int r = kamado_first_row(products, tiles.from); r < kamado_first_row(products, tiles.to); r++) {
                 ptrdiff_t at = (ptrdiff_t)r * inner + tiles.panel * PANEL;
                 gate_with(s->inner + at, s->up + at, PANEL);
             }
@@ -415,8 +418,8 @@ static void make_logits(Worker *w) {
     const Model *m = s->model;
     int rows = s->rows, panels = panels_of(m->head.out), from, to;
     if (!rows) return;
-    Rounded x = round_rows(w, s->batch->x, rows, m->norm, m->hidden, m->head.x_bits);
     Product p = product_of(s, &m->head, rows, m->hidden, s->batch->logits, m->head.out);
+    Rounded x = round_rows(w, s->batch->x, rows, m->norm, m->hidden, &p, 1);
     while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
@@ -499,9 +502,11 @@ static int64_t lay_out(Step *s, char *at, int threads) {
         {(void **)&s->scores, s->scores_each * threads * 4},
         {(void **)&s->shared.scales, rows * (widest / GROUP) * 4},
         {(void **)&s->shared.sums, rows * (widest / GROUP) * 4},
+        {(void **)&s->shared.split_sums, rows * (widest / GROUP) * 4},
         {(void **)&s->pieces, s->num_pieces * (int64_t)sizeof(Piece)},
         {(void **)&s->taken, (m->num_layers * LINES + 1) * (int64_t)sizeof(atomic_int)},
         {(void **)&s->shared.values, rows * widest * 2},
+        {(void **)&s->shared.split, rows * widest * 2},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].part = at + used;
