@@ -61,7 +61,7 @@ typedef struct {
     Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations; 8x8 reads split ones if there are */
 } Implementation;
 
-/* Some rows and a matrix; `blocks` of rows, whose sizes differ by one at the most. */
+/* Some rows and a matrix; `blocks` of rows, of `each` rows, the first `more` of them of one more. */
 typedef struct {
     const Implementation *with;
     const float *x;
@@ -70,7 +70,7 @@ typedef struct {
     const float *bias; /* may be NULL */
     float *y;
     int64_t x_stride, y_stride;
-    int rows, in, out, weight_bits, bits, blocks;
+    int rows, in, out, weight_bits, bits, blocks, each, more;
 } Product;
 
 /* Rounded rows, in their blocks: as they are, split, or both. */
@@ -82,9 +82,10 @@ typedef struct {
 
 enum { WHOLE = 1, SPLIT = 2 };
 
-int kamado_blocks(const Implementation *with, int rows);
+/* Cuts its rows to blocks. */
+void kamado_cut(Product *p);
 /* Where a block begins. */
-int kamado_first_row(const Product *p, int block);
+static inline int first_row(const Product *p, int block) { return block * p->each + (block < p->more ? block : p->more); }
 /* WHOLE or SPLIT: what a product with a matrix of such weights reads. */
 int kamado_reads(const Product *p);
 /* Rounds the rows from `from` to `to` into their places; `forms`: of WHOLE and SPLIT. */

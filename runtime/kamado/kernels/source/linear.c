@@ -77,12 +77,10 @@ void kamado_wait(Barrier *barrier, int size, int *passed) {
     }
 }
 
-int kamado_blocks(const Implementation *with, int rows) { return (rows + with->max_rows - 1) / with->max_rows; }
-
-/* Where a block begins: their sizes differ by one row at the most. */
-int kamado_first_row(const Product *p, int block) {
-    int each = p->rows / p->blocks, more = p->rows % p->blocks;
-    return block * each + (block < more ? block : more);
+void kamado_cut(Product *p) {
+    p->blocks = (p->rows + p->with->max_rows - 1) / p->with->max_rows;
+    p->each = p->blocks ? p->rows / p->blocks : 0;
+    p->more = p->rows - p->blocks * p->each;
 }
 
 int kamado_reads(const Product *p) {
@@ -93,7 +91,7 @@ void kamado_round(const Product *p, int from, int to, int forms, const Rounded *
     int groups = p->in / GROUP, bytes = p->bits / 8;
     Rounder rounder = p->bits == 16 ? p->with->round16 : p->with->round8;
     for (int block = 0, first = 0; block < p->blocks && first < to; block++) {
-        int end = kamado_first_row(p, block + 1), R = end - first;
+        int end = first_row(p, block + 1), R = end - first;
         ptrdiff_t at = (ptrdiff_t)first * groups;
         for (int row = from > first ? from : first; row < end && row < to; row++) {
             const float *in = p->x + row * p->x_stride;
@@ -121,7 +119,7 @@ void kamado_multiply(const Product *p, int panel, int from, int to, const Rounde
         .y_stride = p->y_stride,
     };
     for (int block = from; block < to; block++) {
-        int first = kamado_first_row(p, block);
+        int first = first_row(p, block);
         ptrdiff_t at = (ptrdiff_t)first * groups;
         tile.x = is_split ? x->split + at * GROUP * 2 : x->values + at * GROUP * (p->bits / 8);
         tile.x_scales = x->scales + at;
@@ -130,7 +128,7 @@ void kamado_multiply(const Product *p, int panel, int from, int to, const Rounde
         /* One block alone runs through the memory; of several, each asks for its part of the next panel. */
         tile.ahead = tile.values + (count > 1 ? bytes + bytes / count * (block - from) : AHEAD);
         tile.ahead_step = 64 / count;
-        multiplier(&tile, kamado_first_row(p, block + 1) - first);
+        multiplier(&tile, first_row(p, block + 1) - first);
     }
 }
 
@@ -200,10 +198,10 @@ PUBLIC void kamado_linear(
                 .out = out,
                 .weight_bits = weight_bits,
                 .bits = bits,
-                .blocks = kamado_blocks(with, rows),
             },
         .alone = threads <= 1 || kamado_torch_team.run == NULL,
     };
+    kamado_cut(&job.product);
     ptrdiff_t groups = (ptrdiff_t)rows * (in / GROUP);
     job.x.scales = space;
     job.x.sums = job.x.split_sums = (int32_t *)(job.x.scales + groups);

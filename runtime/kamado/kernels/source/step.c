@@ -151,7 +151,7 @@ static int take(const Worker *w, atomic_int *taken, int count, int *from, int *t
 static atomic_int *line(const Worker *w, int layer, int line) { return w->step->taken + layer * LINES + line; }
 
 static Product product_of(const Step *s, const Matrix *matrix, int rows, int in, float *y, int64_t y_stride) {
-    return (Product){
+    Product p = {
         .with = s->with,
         .values = matrix->values,
         .scales = matrix->scales,
@@ -163,8 +163,9 @@ static Product product_of(const Step *s, const Matrix *matrix, int rows, int in,
         .out = matrix->out,
         .weight_bits = matrix->bits,
         .bits = matrix->x_bits,
-        .blocks = kamado_blocks(s->with, rows),
     };
+    kamado_cut(&p);
+    return p;
 }
 
 /* Rows (rows, in), normed where there is a norm, as the products with some matrices read them. Few are made by every thread for
@@ -385,7 +386,7 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(&p, panels, piece);
             kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
-            for (int r = kamado_first_row(&p, tiles.from); r < kamado_first_row(&p, tiles.to); r++) {
+            for (int r = first_row(&p, tiles.from); r < first_row(&p, tiles.to); r++) {
                 ptrdiff_t at = (ptrdiff_t)r * hidden + tiles.panel * PANEL;
                 add_to(s->batch->x + at, s->added + at, PANEL);
             }
@@ -405,7 +406,7 @@ static void make_inner(Worker *w, const Layer *layer, int l) {
         for (int piece = from; piece < to; piece++) {
             Tiles tiles = tiles_of(products, panels, piece);
             for (int i = 0; i < 2; i++) kamado_multiply(products + i, tiles.panel, tiles.from, tiles.to, &x);
-            for (int r = kamado_first_row(products, tiles.from); r < kamado_first_row(products, tiles.to); r++) {
+            for (int r = first_row(products, tiles.from); r < first_row(products, tiles.to); r++) {
                 ptrdiff_t at = (ptrdiff_t)r * inner + tiles.panel * PANEL;
                 gate_with(s->inner + at, s->up + at, PANEL);
             }
