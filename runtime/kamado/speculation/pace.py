@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ _WORTH = 1.05
 _PRIORS = {2: 0.3, 3: 0.45, 4: 0.6, 8: 0.8}
 """By the length of the match, from so many tokens on: how probable a guessed token is to be right. Free text and code
 lie on both sides of these; some tens of guesses replace them."""
+_KINDS = tuple(_PRIORS)
 _DRAFT = 0
 """In place of a match: a draft guessed."""
 _MEMORY = 0.9
@@ -157,4 +159,4 @@ def _tokens(rate: float, length: int) -> float:
 
 
 def _kind(match: int) -> int:
-    return max(kind for kind in _PRIORS if kind <= max(match, 2))
+    return _KINDS[max(bisect_right(_KINDS, match) - 1, 0)]
