@@ -9,6 +9,7 @@
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) AVX2
 #define MAX_ROWS 5 /* whose sums leave registers for the rest */
+#define MAX_SPLIT_ROWS 3
 
 typedef struct {
     __m256i values[4];
@@ -126,53 +127,63 @@ INLINE __m256i word_at(const int8_t *x) {
     return _mm256_set1_epi32(word);
 }
 
-INLINE void store(const Tile *tile, const int R, __m256 (*sums)[2]) {
-    for (int r = 0; r < R; r++) {
+INLINE void store(const Tile *tile, const int R, const int vectors, const __m256 *sums) {
+    for (int r = 0; r < R; r++, sums += vectors) {
         float *y = tile->y + r * tile->y_stride;
-        if (tile->width == PANEL) {
-            for (int half = 0; half < 2; half++) {
-                __m256 sum = sums[r][half];
-                if (tile->bias) sum = _mm256_add_ps(sum, _mm256_loadu_ps(tile->bias + 8 * half));
-                _mm256_storeu_ps(y + 8 * half, sum);
+        if (tile->width == 8 * vectors) {
+            for (int v = 0; v < vectors; v++) {
+                __m256 sum = sums[v];
+                if (tile->bias) sum = _mm256_add_ps(sum, _mm256_loadu_ps(tile->bias + 8 * v));
+                _mm256_storeu_ps(y + 8 * v, sum);
             }
         } else {
-            float all[PANEL];
-            _mm256_storeu_ps(all, sums[r][0]);
-            _mm256_storeu_ps(all + 8, sums[r][1]);
-            for (int o = 0; o < tile->width; o++) y[o] = all[o] + (tile->bias ? tile->bias[o] : 0.0f);
+            float all[WIDEST * PANEL];
+            for (int v = 0; v < vectors; v++) _mm256_storeu_ps(all + 8 * v, sums[v]);
+            for (int o = 0; o < 8 * vectors && o < tile->width; o++) y[o] = all[o] + (tile->bias ? tile->bias[o] : 0.0f);
         }
     }
 }
 
 /* Magnitudes of activations times weights with their signs: pairs stay within 16 bits (2 * 127 * 128). Signs are turned by
-   turning all bits, which any unit of the CPU can do; that gives a magnitude too little for each negative activation. */
-INLINE void multiply8x8(const Tile *tile, const int R) {
+   turning all bits, which any unit of the CPU can do; that gives a magnitude too little for each negative activation. Weights
+   are read anew for each row, as part of an instruction: a core that runs two threads is short of instructions first. */
+INLINE void multiply_split(const Tile *tile, const int R, const int panels) {
+    const int vectors = 2 * panels;
+    const ptrdiff_t apart = (ptrdiff_t)tile->groups * PANEL * GROUP;
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t *values = tile->values, *ahead = tile->ahead;
     const int8_t *x = tile->x;
-    __m256 sums[MAX_ROWS][2], scales[2];
-    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+    __m256 sums[MAX_SPLIT_ROWS * 2 * WIDEST];
+    for (int i = 0; i < R * vectors; i++) sums[i] = _mm256_setzero_ps();
     for (int g = 0; g < tile->groups; g++) {
-        __m256i whole[MAX_ROWS][2];
-        for (int r = 0; r < R; r++) whole[r][0] = whole[r][1] = _mm256_set1_epi32(tile->x_sums[(ptrdiff_t)g * R + r]);
+        __m256i whole[MAX_SPLIT_ROWS][2 * WIDEST];
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < vectors; v++) whole[r][v] = _mm256_set1_epi32(tile->x_sums[(ptrdiff_t)g * R + r]);
         for (int j = 0; j < 8; j++, values += 64, ahead += tile->ahead_step, x += 8 * R) {
-            ask(ahead);
-            __m256i w[2];
-            for (int half = 0; half < 2; half++) w[half] = _mm256_loadu_si256((const __m256i *)(values + 32 * half));
+            for (int panel = 0; panel < panels; panel++) ask(ahead + panel * apart);
             for (int r = 0; r < R; r++) {
                 __m256i magnitudes = word_at(x + 8 * r), signs = word_at(x + 8 * r + 4);
-                for (int half = 0; half < 2; half++) {
-                    __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(w[half], signs));
-                    whole[r][half] = _mm256_add_epi32(whole[r][half], _mm256_madd_epi16(ones, pairs));
+                for (int v = 0; v < vectors; v++) {
+                    __m256i w = _mm256_loadu_si256((const __m256i *)(values + v / 2 * apart + 32 * (v % 2)));
+                    __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(w, signs));
+                    whole[r][v] = _mm256_add_epi32(whole[r][v], _mm256_madd_epi16(ones, pairs));
                 }
-                hold(whole[r], whole[r] + 1);
+                for (int v = 0; v < vectors; v += 2) hold(whole[r] + v, whole[r] + v + 1);
+                __asm__ volatile("" ::: "memory");
             }
         }
-        scales_at(tile, g, scales);
-        for (int r = 0; r < R; r++) after_group(sums[r], whole[r], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
+        for (int panel = 0; panel < panels; panel++) {
+            __m256 scales[2];
+            scales_at(tile, g + panel * tile->groups, scales);
+            for (int r = 0; r < R; r++)
+                after_group(sums + r * vectors + 2 * panel, whole[r] + 2 * panel, scales, tile->x_scales[(ptrdiff_t)g * R + r]);
+        }
     }
-    store(tile, R, sums);
+    store(tile, R, vectors, sums);
 }
+
+INLINE void multiply8x8(const Tile *tile, const int R) { multiply_split(tile, R, 1); }
+INLINE void wide8x8(const Tile *tile, const int R) { multiply_split(tile, R, 2); }
 
 INLINE void multiply8x16(const Tile *tile, const int R) {
     const uint8_t *values = tile->values, *ahead = tile->ahead;
@@ -204,7 +215,7 @@ INLINE void multiply8x16(const Tile *tile, const int R) {
         scales_at(tile, g, scales);
         for (int r = 0; r < R; r++) after_group(sums[r], whole[r], scales, tile->x_scales[(ptrdiff_t)g * R + r]);
     }
-    store(tile, R, sums);
+    store(tile, R, 2, &sums[0][0]);
 }
 
 /* Weights as 0 to 15: all eight pairs of a group fit into 16 bits (8 * 2 * 15 * 127). What is 8 too much for each input
@@ -245,33 +256,31 @@ INLINE void multiply4x8(const Tile *tile, const int R) {
             after_group(sums[r], whole, scales, tile->x_scales[(ptrdiff_t)g * R + r]);
         }
     }
-    store(tile, R, sums);
+    store(tile, R, 2, &sums[0][0]);
 }
 
 /* Loops over rows are laid out for each number of them. */
-#define FOR_EACH_R(name)                         \
+#define CASE(name, R) case R: name(tile, R); break;
+#define FOR_EACH_R(name, more)                              \
     AVX2 static void name##_avx2(const Tile *tile, int R) { \
-        switch (R) {                             \
-            case 1: name(tile, 1); break;        \
-            case 2: name(tile, 2); break;        \
-            case 3: name(tile, 3); break;        \
-            case 4: name(tile, 4); break;        \
-            case 5: name(tile, 5); break;        \
-        }                                        \
+        switch (R) { CASE(name, 1) CASE(name, 2) CASE(name, 3) more } \
     }
-FOR_EACH_R(multiply8x8)
-FOR_EACH_R(multiply8x16)
-FOR_EACH_R(multiply4x8)
+FOR_EACH_R(multiply8x8, )
+FOR_EACH_R(wide8x8, )
+FOR_EACH_R(multiply8x16, CASE(multiply8x16, 4) CASE(multiply8x16, 5))
+FOR_EACH_R(multiply4x8, CASE(multiply4x8, 4) CASE(multiply4x8, 5))
 
 const Implementation kamado_avx2 = {
     .name = "avx2",
     .max_rows = MAX_ROWS,
+    .max_split_rows = MAX_SPLIT_ROWS,
     .round8 = kamado_round8_avx2,
     .round16 = kamado_round16_avx2,
     .round_split = round_split,
     .multiply8x8 = multiply8x8_avx2,
     .multiply8x16 = multiply8x16_avx2,
     .multiply4x8 = multiply4x8_avx2,
+    .wide8x8 = wide8x8_avx2,
 };
 
 #endif

@@ -23,6 +23,7 @@
 
 #define PANEL 16
 #define GROUP 32
+#define WIDEST 2 /* panels of a strip */
 #if defined(_WIN32)
 #define PUBLIC __declspec(dllexport)
 #else
@@ -34,18 +35,18 @@
 #define TINY 1e-30f
 #define LARGEST 3.402823466e38f
 
-/* One block of rows and one panel. */
+/* One block of rows and one panel, or two of them. */
 typedef struct {
     const uint8_t *values;
     const uint16_t *scales;
-    const uint8_t *ahead; /* asked for, so many bytes more with every 64 of the values: what comes next */
+    const uint8_t *ahead; /* asked for, so many bytes more with every 64 of a panel's values: what comes next */
     int ahead_step;
     const int8_t *x;
     const float *x_scales;
     const int32_t *x_sums;
     int groups;
-    int width; /* outputs of the panel that there are */
-    const float *bias; /* of the panel; may be NULL */
+    int width; /* outputs that there are */
+    const float *bias; /* of the first output; may be NULL */
     float *y;
     ptrdiff_t y_stride;
 } Tile;
@@ -56,12 +57,13 @@ typedef void (*Multiplier)(const Tile *tile, int R);
 
 typedef struct {
     const char *name;
-    int max_rows; /* of a block */
-    Rounder round8, round16, round_split; /* the last may be NULL */
-    Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations; 8x8 reads split ones if there are */
+    int max_rows, max_split_rows; /* of a block */
+    Rounder round8, round16, round_split; /* the last may be NULL: then nothing reads split values */
+    Multiplier multiply8x8, multiply8x16, multiply4x8; /* bits of weights x bits of activations, 8x8 of split ones if there are */
+    Multiplier wide8x8; /* two panels at once; may be NULL */
 } Implementation;
 
-/* Some rows and a matrix; `blocks` of rows, of `each` rows, the first `more` of them of one more. */
+/* Some rows and a matrix. Rows are in blocks of `each` rows, the first `more` of them of one more; outputs in strips of some panels. */
 typedef struct {
     const Implementation *with;
     const float *x;
@@ -70,28 +72,27 @@ typedef struct {
     const float *bias; /* may be NULL */
     float *y;
     int64_t x_stride, y_stride;
-    int rows, in, out, weight_bits, bits, blocks, each, more;
+    int rows, in, out, weight_bits, bits;
+    int form, blocks, each, more, strip_panels, strips; /* as `kamado_cut` finds them */
 } Product;
 
-/* Rounded rows, in their blocks: as they are, split, or both. */
+enum { WHOLE, SPLIT, NUM_FORMS };
+
+/* Rounded rows, in their blocks. */
 typedef struct {
-    int8_t *values, *split;
+    int8_t *values;
     float *scales;
-    int32_t *sums, *split_sums;
+    int32_t *sums;
 } Rounded;
 
-enum { WHOLE = 1, SPLIT = 2 };
-
-/* Cuts its rows to blocks. */
-void kamado_cut(Product *p);
+/* Finds the form of activations that it reads, and cuts its rows and outputs, for so many threads. */
+void kamado_cut(Product *p, int threads);
 /* Where a block begins. */
 static inline int first_row(const Product *p, int block) { return block * p->each + (block < p->more ? block : p->more); }
-/* WHOLE or SPLIT: what a product with a matrix of such weights reads. */
-int kamado_reads(const Product *p);
-/* Rounds the rows from `from` to `to` into their places; `forms`: of WHOLE and SPLIT. */
-void kamado_round(const Product *p, int from, int to, int forms, const Rounded *x);
-/* One panel of outputs for the blocks from `from` to `to`. */
-void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x);
+/* Rounds the rows from `from` to `to` into their places. */
+void kamado_round(const Product *p, int from, int to, const Rounded *x);
+/* One strip of outputs for the blocks from `from` to `to`. */
+void kamado_multiply(const Product *p, int strip, int from, int to, const Rounded *x);
 int kamado_share(int count, int index, int size);
 const Implementation *kamado_implementation(int which);
 

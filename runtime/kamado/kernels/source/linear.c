@@ -18,10 +18,11 @@
 #endif
 
 #define FORMS 7 /* what Python must know of the interface and of the forms above; counted up with every change */
-#define STREAMED_BLOCKS 8 /* so few blocks of rows take less time than the weights do from memory */
-#define RUN_BLOCKS 8
+#define STREAMED_ROWS 64 /* so few take less time than the weights do from memory */
+#define RUN_ROWS 48
 #define SPINS 10000 /* of a thread that waits, before it gives its CPU to others in between: a tenth of a millisecond */
-#define AHEAD 4096 /* bytes between what is asked for and what is read */
+#define AHEAD 4096 /* bytes between what is asked for and what is read, of one panel alone */
+#define MOST_AHEAD (64 << 10) /* of two: what will be kept until it is read */
 
 Team kamado_torch_team;
 
@@ -77,58 +78,64 @@ void kamado_wait(Barrier *barrier, int size, int *passed) {
     }
 }
 
-void kamado_cut(Product *p) {
-    p->blocks = (p->rows + p->with->max_rows - 1) / p->with->max_rows;
+void kamado_cut(Product *p, int threads) {
+    p->form = p->weight_bits == 8 && p->bits == 8 && p->with->round_split ? SPLIT : WHOLE;
+    int most = p->form == SPLIT ? p->with->max_split_rows : p->with->max_rows, panels = (p->out + PANEL - 1) / PANEL;
+    p->blocks = (p->rows + most - 1) / most;
     p->each = p->blocks ? p->rows / p->blocks : 0;
     p->more = p->rows - p->blocks * p->each;
+    p->strip_panels = panels >= 8 * threads ? WIDEST : 1; /* each thread gets several of them */
+    p->strips = (panels + p->strip_panels - 1) / p->strip_panels;
 }
 
-int kamado_reads(const Product *p) {
-    return p->weight_bits == 8 && p->bits == 8 && p->with->round_split ? SPLIT : WHOLE;
-}
-
-void kamado_round(const Product *p, int from, int to, int forms, const Rounded *x) {
-    int groups = p->in / GROUP, bytes = p->bits / 8;
-    Rounder rounder = p->bits == 16 ? p->with->round16 : p->with->round8;
+void kamado_round(const Product *p, int from, int to, const Rounded *x) {
+    int groups = p->in / GROUP, bytes = p->form == SPLIT || p->bits == 16 ? 2 : 1;
+    Rounder rounder = p->form == SPLIT ? p->with->round_split : p->bits == 16 ? p->with->round16 : p->with->round8;
     for (int block = 0, first = 0; block < p->blocks && first < to; block++) {
-        int end = first_row(p, block + 1), R = end - first;
+        int end = first_row(p, block + 1), R = end - first, word = p->form == SPLIT ? 8 : 4;
         ptrdiff_t at = (ptrdiff_t)first * groups;
-        for (int row = from > first ? from : first; row < end && row < to; row++) {
-            const float *in = p->x + row * p->x_stride;
-            int8_t *whole = x->values + at * GROUP * bytes + 4 * (row - first), *split = x->split + at * GROUP * 2 + 8 * (row - first);
-            ptrdiff_t own = at + row - first;
-            if (forms & WHOLE) rounder(in, p->in, R, whole, x->scales + own, x->sums + own);
-            if (forms & SPLIT) p->with->round_split(in, p->in, R, split, x->scales + own, x->split_sums + own);
-        }
+        for (int row = from > first ? from : first; row < end && row < to; row++)
+            rounder(
+                p->x + row * p->x_stride, p->in, R, x->values + at * GROUP * bytes + word * (row - first),
+                x->scales + at + row - first, x->sums + at + row - first
+            );
         first = end;
     }
 }
 
-void kamado_multiply(const Product *p, int panel, int from, int to, const Rounded *x) {
-    int groups = p->in / GROUP, left = p->out - panel * PANEL, count = to - from, is_split = kamado_reads(p) == SPLIT;
+void kamado_multiply(const Product *p, int strip, int from, int to, const Rounded *x) {
+    int groups = p->in / GROUP, count = to - from, panel = strip * p->strip_panels, end = panel + p->strip_panels;
+    int bytes = p->form == SPLIT || p->bits == 16 ? 2 : 1, panels = (p->out + PANEL - 1) / PANEL;
     Multiplier multiplier = p->weight_bits == 4 ? p->with->multiply4x8
                             : p->bits == 16     ? p->with->multiply8x16
                                                 : p->with->multiply8x8;
-    ptrdiff_t start = (ptrdiff_t)panel * groups * PANEL, bytes = (ptrdiff_t)groups * PANEL * GROUP * p->weight_bits / 8;
-    Tile tile = {
-        .values = p->values + start * GROUP * p->weight_bits / 8,
-        .scales = p->scales + start,
-        .groups = groups,
-        .width = left < PANEL ? left : PANEL,
-        .bias = p->bias ? p->bias + panel * PANEL : NULL,
-        .y_stride = p->y_stride,
-    };
-    for (int block = from; block < to; block++) {
-        int first = first_row(p, block);
-        ptrdiff_t at = (ptrdiff_t)first * groups;
-        tile.x = is_split ? x->split + at * GROUP * 2 : x->values + at * GROUP * (p->bits / 8);
-        tile.x_scales = x->scales + at;
-        tile.x_sums = (is_split ? x->split_sums : x->sums) + at;
-        tile.y = p->y + first * p->y_stride + panel * PANEL;
-        /* One block alone runs through the memory; of several, each asks for its part of the next panel. */
-        tile.ahead = tile.values + (count > 1 ? bytes + bytes / count * (block - from) : AHEAD);
-        tile.ahead_step = 64 / count;
-        multiplier(&tile, first_row(p, block + 1) - first);
+    Multiplier wide = multiplier == p->with->multiply8x8 ? p->with->wide8x8 : NULL;
+    ptrdiff_t size = (ptrdiff_t)groups * PANEL * GROUP * p->weight_bits / 8;
+    if (end > panels) end = panels;
+    for (int together; panel < end; panel += together) {
+        together = wide && end - panel == 2 ? 2 : 1;
+        int left = p->out - panel * PANEL;
+        Tile tile = {
+            .values = p->values + panel * size,
+            .scales = p->scales + (ptrdiff_t)panel * groups * PANEL,
+            .groups = groups,
+            .width = left < together * PANEL ? left : together * PANEL,
+            .bias = p->bias ? p->bias + panel * PANEL : NULL,
+            .y_stride = p->y_stride,
+        };
+        for (int block = from; block < to; block++) {
+            int first = first_row(p, block);
+            ptrdiff_t at = (ptrdiff_t)first * groups;
+            tile.x = x->values + at * GROUP * bytes;
+            tile.x_scales = x->scales + at;
+            tile.x_sums = x->sums + at;
+            tile.y = p->y + first * p->y_stride + panel * PANEL;
+            /* One block alone runs through the memory; of several, each asks for its part of what comes next. */
+            int runs_through = count == 1 && (together == 1 || together * size > MOST_AHEAD);
+            tile.ahead = tile.values + (runs_through ? AHEAD : together * size + size / count * (block - from));
+            tile.ahead_step = 64 / count;
+            (together == 2 ? wide : multiplier)(&tile, first_row(p, block + 1) - first);
+        }
     }
 }
 
@@ -146,29 +153,28 @@ static void work(void *data) {
     Job *job = data;
     const Product *p = &job->product;
     int index = job->alone ? 0 : kamado_torch_team.index(), size = job->alone ? 1 : kamado_torch_team.size();
-    int panels = (p->out + PANEL - 1) / PANEL;
-    int from = kamado_share(panels, index, size), to = kamado_share(panels, index + 1, size);
+    int from = kamado_share(p->strips, index, size), to = kamado_share(p->strips, index + 1, size);
     if ((int64_t)p->rows * p->in <= SMALL) {
         int8_t values[2 * SMALL];
         float scales[SMALL / GROUP];
         int32_t sums[SMALL / GROUP];
-        Rounded x = {values, values, scales, sums, sums};
-        kamado_round(p, 0, p->rows, kamado_reads(p), &x);
-        for (int panel = from; panel < to; panel++) kamado_multiply(p, panel, 0, p->blocks, &x);
+        Rounded x = {values, scales, sums};
+        kamado_round(p, 0, p->rows, &x);
+        for (int strip = from; strip < to; strip++) kamado_multiply(p, strip, 0, p->blocks, &x);
         return;
     }
-    kamado_round(p, kamado_share(p->rows, index, size), kamado_share(p->rows, index + 1, size), kamado_reads(p), &job->x);
+    kamado_round(p, kamado_share(p->rows, index, size), kamado_share(p->rows, index + 1, size), &job->x);
     int passed = 0;
     kamado_wait(&job->barrier, size, &passed);
-    if (p->blocks <= STREAMED_BLOCKS) {
-        for (int panel = from; panel < to; panel++) kamado_multiply(p, panel, 0, p->blocks, &job->x);
+    if (p->rows <= STREAMED_ROWS) {
+        for (int strip = from; strip < to; strip++) kamado_multiply(p, strip, 0, p->blocks, &job->x);
         return;
     }
     /* Whoever is free takes the next piece: threads need not be equally fast. */
-    int runs = (p->blocks + RUN_BLOCKS - 1) / RUN_BLOCKS;
-    for (int piece; (piece = atomic_fetch_add(&job->taken, 1)) < runs * panels;) {
-        int begin = piece % runs * RUN_BLOCKS, end = begin + RUN_BLOCKS;
-        kamado_multiply(p, piece / runs, begin, end < p->blocks ? end : p->blocks, &job->x);
+    int runs = (p->rows + RUN_ROWS - 1) / RUN_ROWS;
+    for (int piece; (piece = atomic_fetch_add(&job->taken, 1)) < runs * p->strips;) {
+        int run = piece % runs;
+        kamado_multiply(p, piece / runs, kamado_share(p->blocks, run, runs), kamado_share(p->blocks, run + 1, runs), &job->x);
     }
 }
 
@@ -201,11 +207,11 @@ PUBLIC void kamado_linear(
             },
         .alone = threads <= 1 || kamado_torch_team.run == NULL,
     };
-    kamado_cut(&job.product);
+    kamado_cut(&job.product, threads > 1 ? threads : 1);
     ptrdiff_t groups = (ptrdiff_t)rows * (in / GROUP);
     job.x.scales = space;
-    job.x.sums = job.x.split_sums = (int32_t *)(job.x.scales + groups);
-    job.x.values = job.x.split = (int8_t *)(job.x.sums + groups);
+    job.x.sums = (int32_t *)(job.x.scales + groups);
+    job.x.values = (int8_t *)(job.x.sums + groups);
     if (job.alone)
         work(&job);
     else

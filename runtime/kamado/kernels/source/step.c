@@ -78,7 +78,7 @@ typedef struct {
     int split; /* whether the keys of a row are several pieces */
     float *normed, *qkv, *attended, *inner, *up, *added, *seen, *scores;
     ptrdiff_t scores_each;
-    Rounded shared;
+    Rounded shared[NUM_FORMS];
     Piece *pieces;
     Barrier barrier;
     atomic_int *taken; /* (layers, LINES), and the last line */
@@ -89,10 +89,15 @@ typedef struct {
     Step *step;
     int index, size;
     int passed; /* barriers */
-    int8_t values[2 * SMALL], split[2 * SMALL];
-    float normed[SMALL], scales[SMALL / GROUP];
-    int32_t sums[SMALL / GROUP], split_sums[SMALL / GROUP];
+    int8_t values[NUM_FORMS][2 * SMALL];
+    float normed[SMALL], scales[NUM_FORMS][SMALL / GROUP];
+    int32_t sums[NUM_FORMS][SMALL / GROUP];
 } Worker;
+
+/* Rows, rounded in each form that somebody reads. */
+typedef struct {
+    Rounded forms[NUM_FORMS];
+} Activations;
 
 /* Root mean square norm; `to` may be `x`. */
 AVX2 static void norm_row(const float *x, const float *weight, int n, float eps, float *to) {
@@ -150,9 +155,9 @@ static int take(const Worker *w, atomic_int *taken, int count, int *from, int *t
 
 static atomic_int *line(const Worker *w, int layer, int line) { return w->step->taken + layer * LINES + line; }
 
-static Product product_of(const Step *s, const Matrix *matrix, int rows, int in, float *y, int64_t y_stride) {
+static Product product_of(const Worker *w, const Matrix *matrix, int rows, int in, float *y, int64_t y_stride) {
     Product p = {
-        .with = s->with,
+        .with = w->step->with,
         .values = matrix->values,
         .scales = matrix->scales,
         .bias = matrix->bias,
@@ -164,64 +169,62 @@ static Product product_of(const Step *s, const Matrix *matrix, int rows, int in,
         .weight_bits = matrix->bits,
         .bits = matrix->x_bits,
     };
-    kamado_cut(&p);
+    kamado_cut(&p, w->size);
     return p;
 }
 
-/* Rows (rows, in), normed where there is a norm, as the products with some matrices read them. Few are made by every thread for
-   itself, of many each makes its share. */
-static Rounded round_rows(Worker *w, const float *x, int rows, const float *norm, int in, const Product *readers, int num_readers) {
+/* Rows (rows, in), normed where there is a norm, as the readers want them. Few are made by every thread for itself, of many each
+   makes its share. */
+static Activations round_rows(Worker *w, const float *x, const float *norm, const Product *readers, int num_readers) {
     Step *s = w->step;
-    int own = (int64_t)rows * in <= SMALL, forms = 0;
+    int rows = readers->rows, in = readers->in, own = (int64_t)rows * in <= SMALL, made = 0;
     int from = own ? 0 : kamado_share(rows, w->index, w->size), to = own ? rows : kamado_share(rows, w->index + 1, w->size);
-    Rounded made = own ? (Rounded){w->values, w->split, w->scales, w->sums, w->split_sums} : s->shared;
     if (norm) {
         float *normed = own ? w->normed : s->normed;
         for (int r = from; r < to; r++) norm_row(x + (ptrdiff_t)r * in, norm, in, s->model->eps, normed + (ptrdiff_t)r * in);
         x = normed;
     }
-    Product p = readers[0];
-    p.x = x;
-    p.x_stride = in;
-    for (int i = 0; i < num_readers; i++) forms |= kamado_reads(readers + i);
-    kamado_round(&p, from, to, forms, &made);
+    Activations result;
+    for (int i = 0; i < num_readers; i++) {
+        Product p = readers[i];
+        if (made & 1 << p.form) continue;
+        made |= 1 << p.form;
+        p.x = x;
+        p.x_stride = in;
+        result.forms[p.form] = own ? (Rounded){w->values[p.form], w->scales[p.form], w->sums[p.form]} : s->shared[p.form];
+        kamado_round(&p, from, to, &result.forms[p.form]);
+    }
     if (!own) wait_for_all(w);
-    return made;
+    return result;
 }
 
-static int panels_of(int out) { return (out + PANEL - 1) / PANEL; }
-
-/* One panel of outputs for some blocks of rows. */
-typedef struct {
-    int panel, from, to; /* blocks */
-} Tiles;
-
-/* Pieces of a product: rows that fit into the cache go over all panels, then the next ones. */
+/* Pieces of a product: rows that fit into the cache go over all strips, then the next ones. */
 static int runs_of(const Product *p) { return (p->rows + PIECE_ROWS - 1) / PIECE_ROWS; }
 
-static Tiles tiles_of(const Product *p, int panels, int piece) {
-    int runs = runs_of(p), run = piece / panels;
-    return (Tiles){piece % panels, kamado_share(p->blocks, run, runs), kamado_share(p->blocks, run + 1, runs)};
+/* Where the blocks of a run begin. */
+static int first_block(const Product *p, int run) { return kamado_share(p->blocks, run, runs_of(p)); }
+
+static void multiply(const Product *p, int run, int strip, const Activations *x) {
+    kamado_multiply(p, strip, first_block(p, run), first_block(p, run + 1), &x->forms[p->form]);
 }
 
 /* q, k and v of each row one behind the other. */
 static void make_qkv(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
     const Matrix *parts[] = {&layer->q, &layer->k, &layer->v};
-    int hidden = s->model->hidden, rows = s->batch->rows, width = layer->q.out + layer->k.out + layer->v.out, offset = 0;
+    int hidden = s->model->hidden, width = layer->q.out + layer->k.out + layer->v.out, offset = 0, strips = 0, from, to;
     Product products[3];
     for (int i = 0; i < 3; i++) {
-        products[i] = product_of(s, parts[i], rows, hidden, s->qkv + offset, width);
+        products[i] = product_of(w, parts[i], s->batch->rows, hidden, s->qkv + offset, width);
         offset += parts[i]->out;
+        strips += products[i].strips;
     }
-    Rounded x = round_rows(w, s->batch->x, rows, layer->norm, hidden, products, 3);
-    int panels = width / PANEL, from, to;
-    while (take(w, line(w, l, 0), panels * runs_of(products), &from, &to)) {
+    Activations x = round_rows(w, s->batch->x, layer->norm, products, 3);
+    while (take(w, line(w, l, 0), strips * runs_of(products), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
-            Tiles tiles = tiles_of(products, panels, piece);
-            int i = 0;
-            for (; tiles.panel >= panels_of(parts[i]->out); i++) tiles.panel -= panels_of(parts[i]->out);
-            kamado_multiply(products + i, tiles.panel, tiles.from, tiles.to, &x);
+            int strip = piece % strips, i = 0;
+            for (; strip >= products[i].strips; i++) strip -= products[i].strips;
+            multiply(products + i, piece / strips, strip, &x);
         }
     }
 }
@@ -379,16 +382,17 @@ static void make_attention(Worker *w, const Layer *layer, int l) {
 /* x += a product. */
 static void add_product(Worker *w, const float *with, int in, const Matrix *matrix, atomic_int *taken) {
     Step *s = w->step;
-    int hidden = s->model->hidden, rows = s->rows, panels = panels_of(hidden), from, to;
-    Product p = product_of(s, matrix, rows, in, s->added, hidden);
-    Rounded x = round_rows(w, with, rows, NULL, in, &p, 1);
-    while (take(w, taken, panels * runs_of(&p), &from, &to)) {
+    int hidden = s->model->hidden, from, to;
+    Product p = product_of(w, matrix, s->rows, in, s->added, hidden);
+    Activations x = round_rows(w, with, NULL, &p, 1);
+    int width = p.strip_panels * PANEL;
+    while (take(w, taken, p.strips * runs_of(&p), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
-            Tiles tiles = tiles_of(&p, panels, piece);
-            kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
-            for (int r = first_row(&p, tiles.from); r < first_row(&p, tiles.to); r++) {
-                ptrdiff_t at = (ptrdiff_t)r * hidden + tiles.panel * PANEL;
-                add_to(s->batch->x + at, s->added + at, PANEL);
+            int run = piece / p.strips, strip = piece % p.strips, end = first_row(&p, first_block(&p, run + 1));
+            multiply(&p, run, strip, &x);
+            for (int r = first_row(&p, first_block(&p, run)); r < end; r++) {
+                ptrdiff_t at = (ptrdiff_t)r * hidden + strip * width;
+                add_to(s->batch->x + at, s->added + at, width);
             }
         }
     }
@@ -396,19 +400,19 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
 
 static void make_inner(Worker *w, const Layer *layer, int l) {
     Step *s = w->step;
-    int hidden = s->model->hidden, inner = s->model->inner, rows = s->rows, panels = inner / PANEL, from, to;
-    Product products[] = {
-        product_of(s, &layer->gate, rows, hidden, s->inner, inner),
-        product_of(s, &layer->up, rows, hidden, s->up, inner),
-    };
-    Rounded x = round_rows(w, s->batch->x, rows, layer->inner_norm, hidden, products, 2);
-    while (take(w, line(w, l, 3), panels * runs_of(products), &from, &to)) {
+    int hidden = s->model->hidden, inner = s->model->inner, from, to;
+    Product gate = product_of(w, &layer->gate, s->rows, hidden, s->inner, inner);
+    Product up = product_of(w, &layer->up, s->rows, hidden, s->up, inner);
+    Activations x = round_rows(w, s->batch->x, layer->inner_norm, (Product[]){gate, up}, 2);
+    int width = gate.strip_panels * PANEL;
+    while (take(w, line(w, l, 3), gate.strips * runs_of(&gate), &from, &to)) {
         for (int piece = from; piece < to; piece++) {
-            Tiles tiles = tiles_of(products, panels, piece);
-            for (int i = 0; i < 2; i++) kamado_multiply(products + i, tiles.panel, tiles.from, tiles.to, &x);
-            for (int r = first_row(products, tiles.from); r < first_row(products, tiles.to); r++) {
-                ptrdiff_t at = (ptrdiff_t)r * inner + tiles.panel * PANEL;
-                gate_with(s->inner + at, s->up + at, PANEL);
+            int run = piece / gate.strips, strip = piece % gate.strips, end = first_row(&gate, first_block(&gate, run + 1));
+            multiply(&gate, run, strip, &x);
+            multiply(&up, run, strip, &x);
+            for (int r = first_row(&gate, first_block(&gate, run)); r < end; r++) {
+                ptrdiff_t at = (ptrdiff_t)r * inner + strip * width;
+                gate_with(s->inner + at, s->up + at, width);
             }
         }
     }
@@ -417,16 +421,12 @@ static void make_inner(Worker *w, const Layer *layer, int l) {
 static void make_logits(Worker *w) {
     Step *s = w->step;
     const Model *m = s->model;
-    int rows = s->rows, panels = panels_of(m->head.out), from, to;
-    if (!rows) return;
-    Product p = product_of(s, &m->head, rows, m->hidden, s->batch->logits, m->head.out);
-    Rounded x = round_rows(w, s->batch->x, rows, m->norm, m->hidden, &p, 1);
-    while (take(w, line(w, m->num_layers, 0), panels * runs_of(&p), &from, &to)) {
-        for (int piece = from; piece < to; piece++) {
-            Tiles tiles = tiles_of(&p, panels, piece);
-            kamado_multiply(&p, tiles.panel, tiles.from, tiles.to, &x);
-        }
-    }
+    int from, to;
+    if (!s->rows) return;
+    Product p = product_of(w, &m->head, s->rows, m->hidden, s->batch->logits, m->head.out);
+    Activations x = round_rows(w, s->batch->x, m->norm, &p, 1);
+    while (take(w, line(w, m->num_layers, 0), p.strips * runs_of(&p), &from, &to))
+        for (int piece = from; piece < to; piece++) multiply(&p, piece / p.strips, piece % p.strips, &x);
 }
 
 static void work(void *data) {
@@ -501,13 +501,14 @@ static int64_t lay_out(Step *s, char *at, int threads) {
         {(void **)&s->up, rows * m->inner * 4},
         {(void **)&s->seen, s->split ? s->num_pieces * m->kv_heads * wide * 4 : 0},
         {(void **)&s->scores, s->scores_each * threads * 4},
-        {(void **)&s->shared.scales, rows * (widest / GROUP) * 4},
-        {(void **)&s->shared.sums, rows * (widest / GROUP) * 4},
-        {(void **)&s->shared.split_sums, rows * (widest / GROUP) * 4},
+        {(void **)&s->shared[WHOLE].scales, rows * (widest / GROUP) * 4},
+        {(void **)&s->shared[WHOLE].sums, rows * (widest / GROUP) * 4},
+        {(void **)&s->shared[SPLIT].scales, rows * (widest / GROUP) * 4},
+        {(void **)&s->shared[SPLIT].sums, rows * (widest / GROUP) * 4},
         {(void **)&s->pieces, s->num_pieces * (int64_t)sizeof(Piece)},
         {(void **)&s->taken, (m->num_layers * LINES + 1) * (int64_t)sizeof(atomic_int)},
-        {(void **)&s->shared.values, rows * widest * 2},
-        {(void **)&s->shared.split, rows * widest * 2},
+        {(void **)&s->shared[WHOLE].values, rows * widest * 2},
+        {(void **)&s->shared[SPLIT].values, rows * widest * 2},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].part = at + used;
