@@ -214,7 +214,7 @@ def _refused_cheaply(path: Path, *, watch_memory: bool) -> None:
     started = time.process_time()
     with pytest.raises(UnsupportedCheckpoint):
         read_gguf_header(path)
-    assert time.process_time() - started <= 1.0
+    assert time.process_time() - started <= 4.0  # half a second, on a core that is one's own
     if not watch_memory:  # it makes loops ten times slower
         return
     tracemalloc.start()

@@ -256,14 +256,14 @@ def test_it_is_what_torch_computes(fast: list[Native], case: Case, data: st.Data
 
 @pytest.mark.parametrize("form", FORMS)
 def test_many_rows_and_wide_layers(fast: list[Native], form: str) -> None:
-    """What the threads round for each other, and more rows than one block has."""
+    """What the threads round for each other, and more rows than go over a matrix together."""
     case = Case(
-        lengths=[*range(3, 33), 300], counts=[1] * 29 + [120, 1], hidden=256, inner=576, form=form, kv_heads=1, group=3
+        lengths=[*range(3, 33), 300], counts=[1] * 29 + [70, 1], hidden=256, inner=576, form=form, kv_heads=1, group=3
     )
     wanted, _ = case.expected()
     for kernels in fast:
         found, written = case.run(kernels, list(range(31)))
-        assert error(found, wanted) <= MAX_ERROR[form]
+        assert max(map(error, found, wanted)) <= MAX_ERROR[form]
         for threads in (2, 3):
             again, its = case.run(kernels, list(range(31)), threads=threads)
             assert torch.equal(again, found)

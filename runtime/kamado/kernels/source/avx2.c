@@ -169,7 +169,7 @@ INLINE void multiply_split(const Tile *tile, const int R, const int panels) {
                     whole[r][v] = _mm256_add_epi32(whole[r][v], _mm256_madd_epi16(ones, pairs));
                 }
                 for (int v = 0; v < vectors; v += 2) hold(whole[r] + v, whole[r] + v + 1);
-                __asm__ volatile("" ::: "memory");
+                __asm__ volatile("" ::: "memory"); /* no weights are kept for the next row */
             }
         }
         for (int panel = 0; panel < panels; panel++) {

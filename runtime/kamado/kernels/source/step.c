@@ -201,11 +201,12 @@ static Activations round_rows(Worker *w, const float *x, const float *norm, cons
 /* Pieces of a product: rows that fit into the cache go over all strips, then the next ones. */
 static int runs_of(const Product *p) { return (p->rows + PIECE_ROWS - 1) / PIECE_ROWS; }
 
-/* Where the blocks of a run begin. */
-static int first_block(const Product *p, int run) { return kamado_share(p->blocks, run, runs_of(p)); }
+/* Where the blocks of one of `runs` begin, and its rows. */
+static int first_block(const Product *p, int run, int runs) { return kamado_share(p->blocks, run, runs); }
+static int first_row_of(const Product *p, int run, int runs) { return first_row(p, first_block(p, run, runs)); }
 
-static void multiply(const Product *p, int run, int strip, const Activations *x) {
-    kamado_multiply(p, strip, first_block(p, run), first_block(p, run + 1), &x->forms[p->form]);
+static void multiply(const Product *p, int run, int runs, int strip, const Activations *x) {
+    kamado_multiply(p, strip, first_block(p, run, runs), first_block(p, run + 1, runs), &x->forms[p->form]);
 }
 
 /* q, k and v of each row one behind the other. */
@@ -220,11 +221,12 @@ static void make_qkv(Worker *w, const Layer *layer, int l) {
         strips += products[i].strips;
     }
     Activations x = round_rows(w, s->batch->x, layer->norm, products, 3);
-    while (take(w, line(w, l, 0), strips * runs_of(products), &from, &to)) {
+    int runs = runs_of(products);
+    while (take(w, line(w, l, 0), strips * runs, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
             int strip = piece % strips, i = 0;
             for (; strip >= products[i].strips; i++) strip -= products[i].strips;
-            multiply(products + i, piece / strips, strip, &x);
+            multiply(products + i, piece / strips, runs, strip, &x);
         }
     }
 }
@@ -385,12 +387,12 @@ static void add_product(Worker *w, const float *with, int in, const Matrix *matr
     int hidden = s->model->hidden, from, to;
     Product p = product_of(w, matrix, s->rows, in, s->added, hidden);
     Activations x = round_rows(w, with, NULL, &p, 1);
-    int width = p.strip_panels * PANEL;
-    while (take(w, taken, p.strips * runs_of(&p), &from, &to)) {
+    int width = p.strip_panels * PANEL, runs = runs_of(&p);
+    while (take(w, taken, p.strips * runs, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
-            int run = piece / p.strips, strip = piece % p.strips, end = first_row(&p, first_block(&p, run + 1));
-            multiply(&p, run, strip, &x);
-            for (int r = first_row(&p, first_block(&p, run)); r < end; r++) {
+            int run = piece / p.strips, strip = piece % p.strips, end = first_row_of(&p, run + 1, runs);
+            multiply(&p, run, runs, strip, &x);
+            for (int r = first_row_of(&p, run, runs); r < end; r++) {
                 ptrdiff_t at = (ptrdiff_t)r * hidden + strip * width;
                 add_to(s->batch->x + at, s->added + at, width);
             }
@@ -404,13 +406,14 @@ static void make_inner(Worker *w, const Layer *layer, int l) {
     Product gate = product_of(w, &layer->gate, s->rows, hidden, s->inner, inner);
     Product up = product_of(w, &layer->up, s->rows, hidden, s->up, inner);
     Activations x = round_rows(w, s->batch->x, layer->inner_norm, (Product[]){gate, up}, 2);
-    int width = gate.strip_panels * PANEL;
-    while (take(w, line(w, l, 3), gate.strips * runs_of(&gate), &from, &to)) {
+    /* Where both read other forms, their blocks differ, and so would the rows of their runs. */
+    int width = gate.strip_panels * PANEL, runs = gate.form == up.form ? runs_of(&gate) : 1;
+    while (take(w, line(w, l, 3), gate.strips * runs, &from, &to)) {
         for (int piece = from; piece < to; piece++) {
-            int run = piece / gate.strips, strip = piece % gate.strips, end = first_row(&gate, first_block(&gate, run + 1));
-            multiply(&gate, run, strip, &x);
-            multiply(&up, run, strip, &x);
-            for (int r = first_row(&gate, first_block(&gate, run)); r < end; r++) {
+            int run = piece / gate.strips, strip = piece % gate.strips, end = first_row_of(&gate, run + 1, runs);
+            multiply(&gate, run, runs, strip, &x);
+            multiply(&up, run, runs, strip, &x);
+            for (int r = first_row_of(&gate, run, runs); r < end; r++) {
                 ptrdiff_t at = (ptrdiff_t)r * inner + strip * width;
                 gate_with(s->inner + at, s->up + at, width);
             }
@@ -425,8 +428,9 @@ static void make_logits(Worker *w) {
     if (!s->rows) return;
     Product p = product_of(w, &m->head, s->rows, m->hidden, s->batch->logits, m->head.out);
     Activations x = round_rows(w, s->batch->x, m->norm, &p, 1);
-    while (take(w, line(w, m->num_layers, 0), p.strips * runs_of(&p), &from, &to))
-        for (int piece = from; piece < to; piece++) multiply(&p, piece / p.strips, piece % p.strips, &x);
+    int runs = runs_of(&p);
+    while (take(w, line(w, m->num_layers, 0), p.strips * runs, &from, &to))
+        for (int piece = from; piece < to; piece++) multiply(&p, piece / p.strips, runs, piece % p.strips, &x);
 }
 
 static void work(void *data) {
