@@ -1,11 +1,11 @@
 """What each form of the KV cache costs and saves: bytes, the time of a step, and how far answers move.
 
-    python benchmarks/kv_cache.py [--model smollm2:135m] [--forms auto int8 fp8] [--device cpu]
-                                  [--steps 1x128 8x500 ...] [--reps 5] [--write NAME]
+    python benchmarks/kv_cache.py [--model smollm2:135m] [--quant int8] [--forms float32 float16 int8 fp8]
+                                  [--device cpu] [--steps 1x128 8x500 ...] [--reps 5] [--write NAME]
 
 All forms are loaded, and run in turns, so that what else the machine does hits all alike. `--steps`: decoding steps of
 so many requests that are so many tokens long; times are medians. KL divergence (in nats), agreement and perplexity are
-over the text that comes with Kamado, against the cache in the compute precision.
+over the text that comes with Kamado, against the first form.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2:135m")
-    parser.add_argument("--forms", nargs="+", default=list(KV_DTYPES))
+    parser.add_argument("--quant", help="of the weights")
+    parser.add_argument("--forms", nargs="+", choices=KV_DTYPES, default=list(KV_DTYPES[1:]))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", nargs="+", default=["1x128", "1x1900", "8x500", "8x1800"])
     parser.add_argument("--reps", type=counting, default=5)
@@ -80,10 +81,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with kamado.Runtime(device=arguments.device) as runtime, torch.inference_mode():
         tokens = tokens_of_text(configured(runtime.inspect(arguments.model))).tolist()
-        models = {form: runtime.load(arguments.model, kv_dtype=form, kv_tokens=16384) for form in arguments.forms}
+        options = {"quant": arguments.quant, "kv_tokens": 17408}
+        models = {form: runtime.load(arguments.model, kv_dtype=form, **options) for form in arguments.forms}
         plain = logits(models[arguments.forms[0]], tokens)
         for form, model in models.items():
-            row = {"model": model_name(arguments.model), "kv_dtype": form, "bytes": model.plan.kv_bytes_per_token}
+            row = {"model": model_name(arguments.model), "quant": arguments.quant or "none", "kv_dtype": form}
+            row |= {"step": model.loaded.execution.step, "bytes": model.plan.kv_bytes_per_token}
             found = figures(plain, logits(model, tokens), torch.tensor(tokens))
             rows.append(row | {key: round(value, 5) for key, value in found.items()})
             print(rows[-1], flush=True)

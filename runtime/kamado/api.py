@@ -304,6 +304,7 @@ class Runtime:
             quant=form,
             budget_bytes=self.budget_bytes,
             good_dtypes=self.device.good_dtypes,
+            features=self.device.features,
             kv_tokens=settings.get("kv_tokens"),
             kv_dtype=settings.get("kv_dtype", "auto"),
             offload=settings.get("offload", "auto"),

@@ -131,9 +131,7 @@ def _paged(
 
 
 def _native(model: Any, store: PageStore, layers: tuple[LayerShape, ...], facts: Facts) -> NativeStep | None:
-    """Its native forward. It is judged with pages in the compute precision; in others it has none."""
-    if type(store) is not PageStore:
-        return None
+    """Its native forward, judged with pages in the compute precision."""
     if facts.native is not None:
         return recognised(model, store) if facts.native else None
     verdict = native_verdict(model, store, layers, stands_in=facts.wants_sizes)

@@ -32,7 +32,7 @@ from .learning import LANE, learning
 from .media.sizes import in_encoders
 from .media.table import ENCODER, TEXT_PARTS, THINKER, senses_of, tasks_of, text_part_name, text_part_of, thinker_of
 from .needs import BLOCK_TOKENS, LEAST_STEP, LONG_PIECE, Needs, needs, what_would_fit, with_outside
-from .shape import TextShape, describe, tensor_sizes, text_shape
+from .shape import DTYPE_BYTES, TextShape, describe, tensor_sizes, text_shape
 
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _USUAL_KV_TOKENS = {"cpu": 16384, "gpu": 131072}
@@ -96,7 +96,7 @@ class LanguageFamily:
         shape, how = _shape(checkpoint, own)
         if own:  # What its class ties is known to that alone, so all that is stored counts.
             checkpoint = replace(checkpoint, config={**checkpoint.config, "tie_word_embeddings": False})
-        _check_kv(checkpoint, how, options)
+        _check_kv(checkpoint, how, _dtype(checkpoint, options), options)
         context = shape.context_tokens or _UNBOUNDED_CONTEXT
 
         def all_inside(options: PlanOptions) -> Needs:
@@ -107,7 +107,7 @@ class LanguageFamily:
 
         need = needed(options)
         known = learning(
-            checkpoint, shape, dtype=need.dtype, quant=options.quant, kv_dtype=options.kv_dtype, device=options.device
+            checkpoint, shape, dtype=need.dtype, quant=options.quant, kv_dtype=need.kv_dtype, device=options.device
         )
         room = _room(need, options, known)
         seeing = in_encoders(checkpoint.config, tensor_sizes(checkpoint, need.dtype, options.quant))
@@ -128,7 +128,7 @@ class LanguageFamily:
             context_tokens=context,
             kv_tokens=room.kv_tokens,
             kv_bytes_per_token=need.per_token,
-            kv_dtype=options.kv_dtype,
+            kv_dtype=need.kv_dtype,
             state_bytes_per_sequence=need.state,
             max_sequences=room.sequences if need.state else 0,
             step_tokens=room.step_tokens,
@@ -251,8 +251,8 @@ def _dtype(checkpoint: Checkpoint, options: PlanOptions) -> str:
     return "float32"
 
 
-def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
-    """Raise InvalidRequest where the KV cache cannot have the form that was asked for."""
+def _check_kv(checkpoint: Checkpoint, how: str, dtype: str, options: PlanOptions) -> None:
+    """Raise InvalidRequest where the KV cache cannot have the form that was asked for. `dtype`: of the computation."""
     if options.kv_dtype != "auto" and how != PAGED:
         raise InvalidRequest(
             f"kv_dtype {options.kv_dtype!r} is for models that are known to run over pages, and {checkpoint.reference} "
@@ -260,6 +260,10 @@ def _check_kv(checkpoint: Checkpoint, how: str, options: PlanOptions) -> None:
         )
     if options.kv_dtype == "fp8" and options.device.startswith("mps"):
         raise InvalidRequest(f"{options.device} has no 8-bit floats; use kv_dtype 'int8' (--kv-dtype int8)")
+    if options.kv_dtype in DTYPE_BYTES and dtype not in ("float32", options.kv_dtype):
+        raise InvalidRequest(
+            f"kv_dtype {options.kv_dtype!r} saves nothing beside {dtype}; use 'int8' or leave kv_dtype (--kv-dtype) out"
+        )
 
 
 def _more_notes(need: Needs, step: int, *, own: bool) -> Iterator[str]:

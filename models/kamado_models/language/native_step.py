@@ -18,10 +18,9 @@ from kamado.weights.quantized.tensor import is_quantized
 from kamado.weights.quantized.tiled import TiledIntegers
 
 from .decoder import Decoder
+from .native_kinds import FAMILIES
 from .pages import PageStore
 
-_FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-"""transformers' classes begin with that, by model type."""
 _PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
 _PLAIN = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList)
 _FIXED_ANGLES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -87,7 +86,7 @@ def recognised(model: Any, store: PageStore) -> NativeStep | None:
     """The model's native forward over the pages of `store`; None where it, the store or this CPU is of another kind.
     That it computes the same is for the caller to see (`native_probe`)."""
     kernels = native()
-    if kernels is None or type(store) is not PageStore or store.keys[0].dtype != torch.float32:
+    if kernels is None:
         return None
     if model.dtype != torch.float32 or model.device.type != "cpu":
         return None
@@ -104,7 +103,7 @@ def is_llama_kind(model: Any) -> bool:
     """Whether all modules are those of a known family, as transformers has them, and the config asks for nothing that
     is not in `fused_step` and the library in C."""
     config = model.config
-    name = _FAMILIES.get(getattr(config, "model_type", ""))
+    name = FAMILIES.get(getattr(config, "model_type", ""))
     if name is None:
         return False
     home = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
@@ -130,7 +129,7 @@ def _decoder(model: Any, store: PageStore) -> kernel.Decoder | None:
     if len(inner.layers) != len(store.keys):
         return None
     layers = []
-    for block, keys, values in zip(inner.layers, store.keys, store.values, strict=True):
+    for index, block in enumerate(inner.layers):
         attention, perceptron = block.self_attn, block.mlp
         matrices = {
             name: _matrix(getattr(part, f"{name}_proj"))
@@ -146,8 +145,10 @@ def _decoder(model: Any, store: PageStore) -> kernel.Decoder | None:
                 inner_norm=_norm(block.post_attention_layernorm),
                 q_norm=_norm(getattr(attention, "q_norm", None)),
                 k_norm=_norm(getattr(attention, "k_norm", None)),
-                keys=keys,
-                values=values,
+                keys=store.keys[index].view(store.code),
+                values=store.values[index].view(store.code),
+                key_scales=store.key_scales[index] if store.key_scales else None,
+                value_scales=store.value_scales[index] if store.value_scales else None,
                 **found,
             )
         )

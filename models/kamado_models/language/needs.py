@@ -14,6 +14,7 @@ from kamado.sampling.scratch import scratch_bytes
 from .batching import PAGED, cuts_prompts
 from .buffers import buffer_bytes
 from .media.sizes import encoder_peak
+from .native_kinds import kv_dtype
 from .rows_memory import ROUND_TOKENS, WORKSPACE_FACTOR
 from .shape import DTYPE_BYTES, TextShape, has_plain_embedding, tensor_sizes, weight_bytes
 
@@ -37,6 +38,7 @@ class Needs:
     device: str
     dtype: str
     kv_dtype: str
+    """Of the KV cache, one of `kamado.memory.plan.KV_DTYPES`."""
     kv_tokens: int | None
     """Tokens of KV cache that were asked for; None: nobody asked."""
     context: int
@@ -123,7 +125,7 @@ def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtyp
         shape=shape,
         device=options.device,
         dtype=dtype,
-        kv_dtype=options.kv_dtype,
+        kv_dtype=kv_dtype(shape, how, dtype, options),
         kv_tokens=options.kv_tokens,
         context=context,
         weights=weights + extra,

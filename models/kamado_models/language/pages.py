@@ -1,4 +1,4 @@
-"""Where the keys and values of all layers lie: pages of numbers in the compute precision, or in 8 bits.
+"""Where the keys and values of all layers lie: pages of numbers in the compute precision, in float16 or in 8 bits.
 
 Shapes: T new tokens, B rows, P pages of a row, L keys, K key-value heads, D head size.
 """
@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .shape import KV_SCALE_BYTES
+from .shape import kv_bytes
 
 _PIECE = {"cpu": 1 << 18, "gpu": 1 << 24}
 """Numbers that are gathered in 8 bits at once. On a CPU they stay in its cache; a GPU wants few launches."""
@@ -31,17 +31,22 @@ class LayerShape:
 
     def bytes_per_token(self, dtype: torch.dtype, kv_dtype: str) -> int:
         """Of its keys and values, in a form that `page_store` has."""
-        values = self.num_heads * (self.key_dim + self.value_dim)
-        return values * dtype.itemsize if kv_dtype == "auto" else values + 2 * self.num_heads * KV_SCALE_BYTES
+        return kv_bytes(self.num_heads * (self.key_dim + self.value_dim), 2 * self.num_heads, dtype.itemsize, kv_dtype)
 
 
 class PageStore:
     """The pages of all layers: keys and values as (pages, page tokens, K, D) tensors."""
 
+    key_scales: Sequence[Tensor] = ()
+    """Of each layer, (pages, page tokens, K, 1) float32, where numbers have 8 bits."""
+    value_scales: Sequence[Tensor] = ()
+
     def __init__(
         self, layers: Sequence[LayerShape], num_blocks: int, block_tokens: int, dtype: torch.dtype, device: str
     ) -> None:
         self.block_tokens = block_tokens
+        self.code = dtype
+        """What `keys` and `values` hold, by their bits."""
         self.keys = [_zeros((num_blocks, block_tokens, at.num_heads, at.key_dim), dtype, device) for at in layers]
         self.values = [_zeros((num_blocks, block_tokens, at.num_heads, at.value_dim), dtype, device) for at in layers]
 
@@ -126,8 +131,8 @@ EIGHT_BITS = {
 448 lie 32 apart at the most."""
 
 
-class EightBitPageStore(PageStore):
-    """Pages of codes of 8 bits, with scales for each token and head: `keys` and `values` hold the codes.
+class RoundedPageStore(PageStore):
+    """Pages in another precision than that of the computation.
 
     The forward that writes a token sees it as it will be read later, rounded. So a token's state does not depend on
     whether the tokens before it came in the same forward, and answers are the same in whatever pieces, with
@@ -141,48 +146,88 @@ class EightBitPageStore(PageStore):
         block_tokens: int,
         dtype: torch.dtype,
         device: str,
-        form: EightBits,
+        stored: torch.dtype,
     ) -> None:
-        super().__init__(layers, num_blocks, block_tokens, torch.int8, device)
-        self._form = form
+        """`dtype`: of what is written and read."""
+        super().__init__(layers, num_blocks, block_tokens, stored, device)
         self._dtype = dtype
         self._piece = _PIECE["cpu" if device == "cpu" else "gpu"]
+
+    def write(self, layer: int, slots: Tensor | range, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See PageStore."""
+
+        def put(parts: Sequence[Tensor], new: Tensor) -> Tensor:
+            encoded = self._encode(new[0].transpose(0, 1))
+            for store, part in zip(parts, encoded, strict=True):
+                _put(store, slots, part)
+            seen = torch.empty(encoded[0].shape, dtype=self._dtype, device=new.device)
+            self._decode(encoded, seen)
+            return seen.transpose(0, 1)[None]
+
+        key_parts, value_parts = self._parts(layer)
+        return put(key_parts, keys), put(value_parts, values)
+
+    def read(self, layer: int, pages: Tensor | range, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """See PageStore. It is a copy always, and made in pieces: beside it there is never more than one of them."""
+
+        def gather(parts: Sequence[Tensor]) -> Tensor:
+            store = parts[0]
+            num_rows = 1 if isinstance(pages, range) else pages.shape[0]
+            order = pages if isinstance(pages, range) else pages.flatten()
+            made = torch.empty((len(order), *store.shape[1:]), dtype=self._dtype, device=store.device)
+            step = max(self._piece // store[0].numel(), 1)
+            for start in range(0, len(order), step):
+                some = order[start : start + step]
+                self._decode([_pick(part, some) for part in parts], made[start : start + step])
+            return made.view(num_rows, -1, *store.shape[2:])[:, :length].transpose(1, 2)
+
+        key_parts, value_parts = self._parts(layer)
+        return gather(key_parts), gather(value_parts)
+
+    def _parts(self, layer: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """What holds the keys of a layer, and its values."""
+        return [self.keys[layer]], [self.values[layer]]
+
+    def _encode(self, vectors: Tensor) -> Sequence[Tensor]:
+        """`vectors` (..., D) as they are kept, for each part."""
+        # Those beyond the largest float16 would be infinite.
+        most = torch.finfo(self.code).max
+        return [vectors.clamp(-most, most).to(self.code)]
+
+    def _decode(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        out.copy_(parts[0])
+
+
+class EightBitPageStore(RoundedPageStore):
+    """Pages of codes of 8 bits, with scales for each token and head: `keys` and `values` hold the codes."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        num_blocks: int,
+        block_tokens: int,
+        dtype: torch.dtype,
+        device: str,
+        form: EightBits,
+    ) -> None:
+        super().__init__(layers, num_blocks, block_tokens, dtype, device, torch.int8)
+        self.code = form.code
+        self._form = form
 
         def scales() -> list[Tensor]:
             return [_zeros((num_blocks, block_tokens, at.num_heads, 1), torch.float32, device) for at in layers]
 
         self.key_scales, self.value_scales = scales(), scales()
 
-    def write(self, layer: int, slots: Tensor | range, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """See PageStore."""
+    def _parts(self, layer: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return [self.keys[layer], self.key_scales[layer]], [self.values[layer], self.value_scales[layer]]
 
-        def put(store: Tensor, scale_store: Tensor, new: Tensor) -> Tensor:
-            codes, scales = self._form.encode(new[0].transpose(0, 1))
-            _put(store, slots, codes)
-            _put(scale_store, slots, scales)
-            seen = torch.empty(codes.shape, dtype=self._dtype, device=codes.device)
-            self._form.decode(codes, scales, seen)
-            return seen.transpose(0, 1)[None]
+    def _encode(self, vectors: Tensor) -> Sequence[Tensor]:
+        return self._form.encode(vectors)
 
-        return (
-            put(self.keys[layer], self.key_scales[layer], keys),
-            put(self.values[layer], self.value_scales[layer], values),
-        )
-
-    def read(self, layer: int, pages: Tensor | range, length: int | None = None) -> tuple[Tensor, Tensor]:
-        """See PageStore. It is a copy always, and made in pieces: beside it there is never more than one of them."""
-
-        def gather(store: Tensor, scale_store: Tensor) -> Tensor:
-            num_rows = 1 if isinstance(pages, range) else pages.shape[0]
-            order = pages if isinstance(pages, range) else pages.flatten()
-            made = torch.empty((len(order), *store.shape[1:]), dtype=self._dtype, device=store.device)
-            step = max(self._piece // store[0].numel(), 1)
-            for start in range(0, len(order), step):
-                part = order[start : start + step]
-                self._form.decode(_pick(store, part), _pick(scale_store, part), made[start : start + step])
-            return made.view(num_rows, -1, *store.shape[2:])[:, :length].transpose(1, 2)
-
-        return gather(self.keys[layer], self.key_scales[layer]), gather(self.values[layer], self.value_scales[layer])
+    def _decode(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        codes, scales = parts
+        self._form.decode(codes, scales, out)
 
     def _tensors(self) -> list[Tensor]:
         return [*super()._tensors(), *self.key_scales, *self.value_scales]
@@ -191,9 +236,11 @@ class EightBitPageStore(PageStore):
 def page_store(
     layers: Sequence[LayerShape], num_blocks: int, block_tokens: int, dtype: torch.dtype, device: str, kv_dtype: str
 ) -> PageStore:
-    """Pages in the compute precision `dtype`, or in 8 bits; `kv_dtype`: one of `kamado.memory.plan.KV_DTYPES`."""
-    if kv_dtype == "auto":
+    """Pages in the compute precision `dtype`, or as `kv_dtype` says, one of `kamado.memory.plan.KV_DTYPES`."""
+    if kv_dtype == "auto" or str(dtype) == f"torch.{kv_dtype}":
         return PageStore(layers, num_blocks, block_tokens, dtype, device)
+    if kv_dtype == "float16":
+        return RoundedPageStore(layers, num_blocks, block_tokens, dtype, device, torch.float16)
     return EightBitPageStore(layers, num_blocks, block_tokens, dtype, device, EIGHT_BITS[kv_dtype])
 
 

@@ -21,10 +21,10 @@ from .shape_layers import ATTENTION, RECURRENT, LayerKind, layer_kinds, window_o
 from .shape_state import attention_heads, state_values
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-KV_SCALE_BYTES = 4
+_KV_SCALE_BYTES = 4
 """Of each vector of a KV cache in 8 bits."""
 _ROUNDING_BYTES = 8
-"""Laid out for each number that is rounded to 8 bits."""
+"""Laid out for each number that is rounded."""
 _LOGITS_BYTES = 4
 _WHOLE_NUMBERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _STORED_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -96,9 +96,7 @@ class TextShape:
     def kv_bytes_per_token(self, dtype_bytes: int, kv_dtype: str = "auto") -> int:
         """Bytes of keys and values of one token, where numbers of the compute precision take `dtype_bytes`; `kv_dtype`:
         one of `kamado.memory.plan.KV_DTYPES`."""
-        if kv_dtype == "auto":
-            return self.kv_values_per_token * dtype_bytes
-        return self.kv_values_per_token + self.kv_vectors_per_token * KV_SCALE_BYTES
+        return kv_bytes(self.kv_values_per_token, self.kv_vectors_per_token, dtype_bytes, kv_dtype)
 
     def activation_bytes(
         self,
@@ -121,7 +119,10 @@ class TextShape:
         read = rows * context if held_tokens is None else min(rows * context, 2 * held_tokens)
         kept = self.kv_values_per_token // max(sum(kind in ATTENTION for kind in self.kinds), 1)
         attention = tokens * needs.projections + max(context * needs.expanded, read * kept)
-        if kv_dtype != "auto":  # what is read is a copy always; new tokens are rounded, and seen rounded
+        if DTYPE_BYTES.get(kv_dtype, dtype_bytes) != dtype_bytes or kv_dtype in (
+            "int8",
+            "fp8",
+        ):  # what is read is a copy always; new tokens are rounded, and seen rounded
             attention += context * kept + tokens * kept * (1 + _ROUNDING_BYTES // dtype_bytes)
         # Rows of a forward have about the same length; with one token each, nothing is computed in chunks.
         chunked = rows * (-(-tokens // (rows * needs.chunk)) * needs.chunk) if tokens > rows else tokens
@@ -133,6 +134,14 @@ class TextShape:
         scores = 4 * needs.scores * tokens * context
         logits = 2 * rows * self.vocab_size * _LOGITS_BYTES
         return max(tokens * needs.stream * dtype_bytes + layer * dtype_bytes + masks + scores, logits)
+
+
+def kv_bytes(values: int, vectors: int, dtype_bytes: int, kv_dtype: str) -> int:
+    """Bytes of so many numbers in so many vectors, where numbers of the compute precision take `dtype_bytes`;
+    `kv_dtype`: one of `kamado.memory.plan.KV_DTYPES`."""
+    if kv_dtype in ("int8", "fp8"):
+        return values + vectors * _KV_SCALE_BYTES
+    return values * DTYPE_BYTES.get(kv_dtype, dtype_bytes)
 
 
 def text_shape(config: Mapping[str, Any]) -> TextShape:

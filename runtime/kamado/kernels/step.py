@@ -22,6 +22,8 @@ from .tiles import GROUP, PANEL
 
 PAGE_MULTIPLE = 8
 """Tokens of a page are a multiple of that."""
+KEPT = (torch.float32, torch.float16, torch.int8, torch.float8_e4m3fn)
+"""What pages may hold, in the order of `source/attention.h`."""
 SHORT_ROWS = 64
 """Calls of more rows take all threads, whatever else runs."""
 
@@ -55,8 +57,11 @@ class Layer:
     up: Matrix
     down: Matrix
     keys: Tensor
-    """float32 (pages, page tokens, K, D), contiguous, as `values`."""
+    """(pages, page tokens, K, D), contiguous, of one of KEPT, as `values`."""
     values: Tensor
+    key_scales: Tensor | None = None
+    """float32 (pages, page tokens, K, 1), contiguous, of numbers in 8 bits; None of others."""
+    value_scales: Tensor | None = None
     q_norm: Tensor | None = None
     """float32 (D): of each head, before it turns."""
     k_norm: Tensor | None = None
@@ -104,7 +109,7 @@ class _Layer(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("norm", "inner_norm", "q_norm", "k_norm")),
         *((name, _Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        *((name, ctypes.c_void_p) for name in ("keys", "key_scales", "values", "value_scales")),
     ]
 
 
@@ -114,6 +119,7 @@ class _Model(ctypes.Structure):
         ("norm", ctypes.c_void_p),
         ("head", _Matrix),
         *((n, ctypes.c_int32) for n in ("num_layers", "hidden", "heads", "kv_heads", "dim", "inner", "page_tokens")),
+        ("kept", ctypes.c_int32),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
     ]
@@ -154,6 +160,7 @@ class DecoderStep:
             dim,
             first.gate.out_features,
             page_tokens,
+            KEPT.index(first.keys.dtype),
             decoder.eps,
             decoder.scale,
         )
@@ -223,25 +230,23 @@ class DecoderStep:
 
 def _layer(layer: Layer) -> _Layer:
     return _Layer(
-        layer.norm.data_ptr(),
-        layer.inner_norm.data_ptr(),
-        *(None if norm is None else norm.data_ptr() for norm in (layer.q_norm, layer.k_norm)),
+        *map(_address, (layer.norm, layer.inner_norm, layer.q_norm, layer.k_norm)),
         *map(_matrix, layer.matrices),
-        layer.keys.data_ptr(),
-        layer.values.data_ptr(),
+        *map(_address, (layer.keys, layer.key_scales, layer.values, layer.value_scales)),
     )
 
 
 def _matrix(matrix: Matrix) -> _Matrix:
-    bias = None if matrix.bias is None else matrix.bias.data_ptr()
     return _Matrix(
-        matrix.values.data_ptr(),
-        matrix.scales.data_ptr(),
-        bias,
+        *map(_address, (matrix.values, matrix.scales, matrix.bias)),
         matrix.out_features,
         matrix.bits,
         matrix.activation_bits,
     )
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _check(decoder: Decoder) -> None:
@@ -273,10 +278,10 @@ def _check(decoder: Decoder) -> None:
             (layer.inner_norm, (hidden,)),
             (layer.q_norm, (dim,)),
             (layer.k_norm, (dim,)),
-            (layer.keys, tuple(first.keys.shape)),
-            (layer.values, tuple(first.keys.shape)),
         ):
             _check_plain(tensor, wanted)
+        for numbers, scales in ((layer.keys, layer.key_scales), (layer.values, layer.value_scales)):
+            _check_kept(numbers, scales, like=first.keys)
     _check_plain(decoder.norm, (hidden,))
     _check_matrix(decoder.head, hidden, decoder.head.out_features)
 
@@ -294,15 +299,23 @@ def _check_matrix(matrix: Matrix, columns: int, out: int) -> None:
     _check_plain(matrix.bias, (out,))
 
 
+def _check_kept(numbers: Tensor, scales: Tensor | None, *, like: Tensor) -> None:
+    if numbers.dtype not in KEPT or not _is_plain(numbers, tuple(like.shape), like.dtype):
+        raise ValueError(f"contiguous {like.dtype} {tuple(like.shape)} is wanted, and {_brief(numbers)} was given")
+    if (scales is None) == (numbers.dtype.itemsize == 1):
+        raise ValueError(f"scales are wanted beside {_brief(numbers)} exactly where it has 8 bits")
+    _check_plain(scales, (*like.shape[:3], 1))
+
+
 def _check_plain(tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and not _is_plain(tensor, shape):
         raise ValueError(f"contiguous float32 {shape} is wanted, and {_brief(tensor)} was given")
 
 
-def _is_plain(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+def _is_plain(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bool:
     return (
         tuple(tensor.shape) == shape
-        and tensor.dtype == torch.float32
+        and tensor.dtype == dtype
         and tensor.device.type == "cpu"
         and tensor.is_contiguous()
     )

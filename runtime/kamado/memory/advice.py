@@ -33,7 +33,9 @@ def forms_that_fit(
 def _changes(options: PlanOptions, dtype: str, *, quantizable: bool, pages: bool) -> Iterator[Mapping[str, Any]]:
     half = next((good for good in options.good_dtypes if good != "float32"), None)
     halves: list[Mapping[str, Any]] = [{"dtype": half}] if dtype == "float32" and half is not None else []
-    shrinks: list[Mapping[str, Any]] = [{"kv_dtype": "int8"}] if pages and options.kv_dtype == "auto" else []
+    shrinks: list[Mapping[str, Any]] = (
+        [{"kv_dtype": "int8"}] if pages and options.kv_dtype not in ("int8", "fp8") else []
+    )
     quants = [{"quant": Quant(scheme=name)} for name in ("int8", "int4")] if quantizable and not options.quant else []
     yield from (*halves, *shrinks, *quants)
     yield from ({**quants[-1], **other} for other in (*shrinks, *halves) if quants)

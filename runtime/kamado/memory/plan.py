@@ -12,8 +12,8 @@ from ..units import format_bytes
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("auto", "never")
 """What may be done with weights that the device has no room for: read them when they are needed, or refuse."""
-KV_DTYPES = ("auto", "int8", "fp8")
-"""Forms of the KV cache: the compute precision, or 8 bits with a scale for each token and head."""
+KV_DTYPES = ("auto", "float32", "float16", "int8", "fp8")
+"""Forms of the KV cache: as the family sees fit, of 32 or 16 bits, or of 8 with a scale for each token and head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,8 @@ class PlanOptions:
     """The most that this model may hold on the device, everything counted."""
     good_dtypes: tuple[str, ...] = ("float32",)
     """Compute precisions that the device is fast at, best for inference first."""
+    features: tuple[str, ...] = ()
+    """Of the device; see `DeviceFacts`."""
     kv_tokens: int | None = None
     """Tokens of KV cache to hold; None: as the family sees fit within the budget."""
     kv_dtype: str = "auto"
@@ -84,7 +86,7 @@ class Plan:
     kv_bytes_per_token: int = 0
     """Scales included, where it is held in 8 bits."""
     kv_dtype: str = "auto"
-    """Its form, one of KV_DTYPES."""
+    """Its form, one of KV_DTYPES; "auto": the compute precision."""
     state_bytes_per_sequence: int = 0
     """State that does not grow with length (state-space models)."""
     max_sequences: int = 0

@@ -4,208 +4,22 @@ company and in pieces."""
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn import functional
 
 from kamado.kernels.native import Native
-from kamado.kernels.step import Decoder, DecoderStep, Layer, Matrix, Run
-from kamado.kernels.tiles import GROUP, from_tiles, rounded, to_tiles
-
-FORMS = {"8x16": (8, 8, 16), "8x8": (8, 8, 8), "4x8": (4, 4, 8), "mixed": (8, 4, 8)}
-"""Bits of the weights, of those of v and up, and of activations."""
-MAX_ERROR = {"8x16": 2e-4, "8x8": 5e-2, "4x8": 5e-2, "mixed": 5e-2}
-"""Of logits, relative: of activations that are rounded to 8 bits, some fall to the other side."""
+from kamado.kernels.step import DecoderStep, Run
+from unit.kernels.step_case import FORMS, KEPT, MAX_ERROR, Case, as_kept, as_read, error, max_error, pools_of
 
 
 @pytest.fixture(scope="module")
 def fast(built: list[Native]) -> list[Native]:
     found = [kernels for kernels in built if kernels.step_functions() is not None]
     return found or pytest.skip("there are no steps for this CPU")
-
-
-class Case:
-    """A drawn model, some sequences with new tokens, and pages full of NaN but for what they have before."""
-
-    def __init__(
-        self,
-        *,
-        lengths: list[int],
-        counts: list[int] | None = None,
-        kv_heads: int = 2,
-        group: int = 2,
-        dim: int = 64,
-        hidden: int = 64,
-        inner: int = 96,
-        vocab: int = 50,
-        page_tokens: int = 8,
-        form: str = "8x16",
-        scale: float = 0.125,
-        head_norms: bool = False,
-        bias: bool = False,
-        seed: int = 0,
-    ) -> None:
-        """`lengths`: keys of each sequence with the first of its new tokens, `counts`: these, one by default."""
-        self.generator = torch.Generator().manual_seed(seed)
-        self.form, self.lengths, self.counts = form, lengths, counts or [1] * len(lengths)
-        needed = [-(-(length + new - 1) // page_tokens) for length, new in zip(lengths, self.counts, strict=True)]
-        numbers = torch.randperm(sum(needed) + 3, generator=self.generator).tolist()
-        ends = [sum(needed[: i + 1]) for i in range(len(needed))]
-        self.pages = [numbers[start:end] for start, end in pairwise([0, *ends])]
-        heads = kv_heads * group
-        shapes = {
-            "q": (heads * dim, hidden),
-            "k": (kv_heads * dim, hidden),
-            "v": (kv_heads * dim, hidden),
-            "o": (hidden, heads * dim),
-            "gate": (inner, hidden),
-            "up": (inner, hidden),
-            "down": (hidden, inner),
-        }
-        store = (len(numbers), page_tokens, kv_heads, dim)
-        self.layers = [
-            Layer(
-                norm=self.drawn(hidden) + 1,
-                inner_norm=self.drawn(hidden) + 1,
-                q_norm=self.drawn(dim) + 1 if head_norms else None,
-                k_norm=self.drawn(dim) + 1 if head_norms else None,
-                keys=torch.full(store, torch.nan),
-                values=torch.full(store, torch.nan),
-                **{name: self.matrix(name, *shape, bias=bias) for name, shape in shapes.items()},
-            )
-            for _ in range(2)
-        ]
-        self.decoder = Decoder(
-            layers=self.layers,
-            norm=self.drawn(hidden) + 1,
-            head=self.matrix("head", vocab, hidden, bias=False),
-            heads=heads,
-            eps=1e-5,
-            scale=scale,
-        )
-        self.fill()
-        self.x = self.drawn(sum(self.counts), hidden)
-        angles = self.drawn(sum(self.counts), dim)
-        self.cos, self.sin = angles.cos(), angles.sin()
-
-    def fill(self) -> None:
-        """Keys and values of what the sequences have before."""
-        for pool in (pool for layer in self.layers for pool in (layer.keys, layer.values)):
-            for pages, length in zip(self.pages, self.lengths, strict=True):
-                for at in range(length - 1):
-                    pool[pages[at // pool.shape[1]], at % pool.shape[1]] = self.drawn(*pool.shape[2:])
-
-    def drawn(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator)
-
-    def matrix(self, name: str, out: int, columns: int, *, bias: bool) -> Matrix:
-        bits, other_bits, activation_bits = FORMS[self.form]
-        bits = other_bits if name in ("v", "up") else bits
-        least, most = (-127, 127) if bits == 8 else (-8, 7)
-        values = torch.randint(least, most + 1, (out, columns), generator=self.generator, dtype=torch.int8)
-        scales = torch.rand(out, columns // GROUP, generator=self.generator).half() / (most * columns**0.5)
-        tiles = to_tiles(values, scales, bits)
-        return Matrix(
-            values=tiles[0],
-            scales=tiles[1],
-            out_features=out,
-            in_features=columns,
-            bits=bits,
-            activation_bits=activation_bits,
-            bias=self.drawn(out) if bias else None,
-        )
-
-    def rows(self, sequence: int) -> slice:
-        start = sum(self.counts[:sequence])
-        return slice(start, start + self.counts[sequence])
-
-    def run(
-        self, kernels: Native, sequences: list[int], threads: int = 1, *, wanted: int | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Logits of all new tokens of some of the sequences, or of the last ones of each, and all pages afterwards; the
-        case stays as it is."""
-        step, pools = self.step(kernels)
-        runs = [
-            Run(rows=n, keys=self.lengths[i], pages=self.pages[i], wanted=n if wanted is None else min(wanted, n))
-            for i in sequences
-            for n in (self.counts[i],)
-        ]
-        rows = [row for i in sequences for row in range(len(self.x))[self.rows(i)]]
-        return step(self.x[rows], self.cos[rows], self.sin[rows], runs, threads=threads), pools
-
-    def in_pieces(self, kernels: Native, pieces: list[int], threads: int) -> tuple[Tensor, list[Tensor]]:
-        """The same of the first sequence, whose new tokens come in several calls."""
-        step, pools = self.step(kernels)
-        found, at = [], 0
-        for count in pieces:
-            part = slice(at, at + count)
-            run = Run(rows=count, keys=self.lengths[0] + at, pages=self.pages[0], wanted=count)
-            found.append(step(self.x[part].clone(), self.cos[part], self.sin[part], [run], threads=threads))
-            at += count
-        return torch.cat(found), pools
-
-    def step(self, kernels: Native) -> tuple[DecoderStep, list[Tensor]]:
-        """Over pages of its own."""
-        layers = [replace(each, keys=each.keys.clone(), values=each.values.clone()) for each in self.layers]
-        pools = [pool for each in layers for pool in (each.keys, each.values)]
-        return DecoderStep(kernels, replace(self.decoder, layers=layers)), pools
-
-    def expected(self) -> tuple[Tensor, list[Tensor]]:
-        """The same in torch, one token after the other."""
-        layers = [replace(each, keys=each.keys.clone(), values=each.values.clone()) for each in self.layers]
-        places = [
-            (pages, length + i)
-            for pages, length, new in zip(self.pages, self.lengths, self.counts, strict=True)
-            for i in range(new)
-        ]
-        decoder, found = self.decoder, []
-        dim, kv_heads = layers[0].keys.shape[3], layers[0].keys.shape[2]
-        weights_of = {id(m): restored(m) for m in (decoder.head, *(m for layer in layers for m in layer.matrices))}
-
-        def linear(matrix: Matrix, x: Tensor) -> Tensor:
-            return functional.linear(rounded(x, matrix.activation_bits), weights_of[id(matrix)], matrix.bias)
-
-        for start, cos, sin, (pages, length) in zip(self.x, self.cos, self.sin, places, strict=True):
-            x = start
-            for layer in layers:
-                h = norm(x, layer.norm)
-                q, k, v = (linear(m, h).view(-1, dim) for m in (layer.q, layer.k, layer.v))
-                if layer.q_norm is not None and layer.k_norm is not None:
-                    q, k = norm(q, layer.q_norm), norm(k, layer.k_norm)
-                page, offset = pages[(length - 1) // layer.keys.shape[1]], (length - 1) % layer.keys.shape[1]
-                layer.keys[page, offset], layer.values[page, offset] = turned(k, cos, sin), v
-                read = [pool[pages].flatten(0, 1)[:length].transpose(0, 1) for pool in (layer.keys, layer.values)]
-                grouped = turned(q, cos, sin).view(kv_heads, -1, dim)
-                weights = (grouped @ read[0].transpose(1, 2) * decoder.scale).softmax(-1)
-                x = x + linear(layer.o, (weights @ read[1]).flatten())
-                h = norm(x, layer.inner_norm)
-                x = x + linear(layer.down, functional.silu(linear(layer.gate, h)) * linear(layer.up, h))
-            found.append(linear(decoder.head, norm(x, decoder.norm)))
-        return torch.stack(found), [pool for each in layers for pool in (each.keys, each.values)]
-
-
-def norm(x: Tensor, weight: Tensor) -> Tensor:
-    return functional.rms_norm(x, weight.shape, weight, 1e-5)
-
-
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin
-
-
-def restored(matrix: Matrix) -> Tensor:
-    values, scales = from_tiles(matrix.values, matrix.scales, torch.arange(matrix.out_features))
-    return (values.view(*scales.shape, GROUP) * scales.float()[..., None]).view(values.shape)
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @st.composite
@@ -227,6 +41,7 @@ def cases(draw: st.DrawFn) -> Case:
         scale=draw(st.sampled_from([0.05, 3.0])),
         head_norms=draw(st.booleans()),
         bias=draw(st.booleans()),
+        kept=draw(st.sampled_from(KEPT)),
         seed=draw(st.integers(0, 1000)),
     )
 
@@ -238,10 +53,10 @@ def test_it_is_what_torch_computes(fast: list[Native], case: Case, data: st.Data
     everybody = list(range(len(case.lengths)))
     for kernels in fast:
         found, written = case.run(kernels, everybody)
-        assert error(found, wanted) <= MAX_ERROR[case.form], kernels.name
+        assert error(found, wanted) <= max_error(case), kernels.name
         for its, theirs in zip(written, pages, strict=True):
             assert torch.equal(its.isnan(), theirs.isnan()), "something else was written"
-            assert error(its.nan_to_num(), theirs.nan_to_num()) <= MAX_ERROR[case.form]
+            assert error(its.nan_to_num(), theirs.nan_to_num()) <= max_error(case)
         some = data.draw(st.lists(st.sampled_from(everybody), min_size=1, unique=True))
         again = case.run(kernels, some, threads=2)[0]
         rows = torch.cat([torch.arange(len(found))[case.rows(i)] for i in some])
@@ -287,12 +102,13 @@ def test_sequences_share_pages(fast: list[Native]) -> None:
     pieces=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     group=st.integers(1, 5),
     form=st.sampled_from(list(FORMS)),
+    kept=st.sampled_from(KEPT),
 )
 def test_a_sequence_in_one_call_or_in_several(
-    fast: list[Native], start: int, pieces: list[int], group: int, form: str
+    fast: list[Native], start: int, pieces: list[int], group: int, form: str, kept: str
 ) -> None:
     """As prompts are cut, and proposals made: bit for bit the same."""
-    case = Case(lengths=[start], counts=[sum(pieces)], group=group, form=form)
+    case = Case(lengths=[start], counts=[sum(pieces)], group=group, form=form, kept=kept)
     for kernels in fast:
         together, written = case.run(kernels, [0], threads=2)
         assert not bool(together.isnan().any())
@@ -313,6 +129,38 @@ def test_nan_stays_with_its_row(fast: list[Native]) -> None:
         case.layers[1].keys[case.pages[1][0], 0] = torch.nan
         assert case.run(kernels, [0, 1, 2])[0].isnan().all(1).tolist() == [False, True, False]
         case.layers[1].keys[case.pages[1][0], 0] = 0.5
+
+
+@pytest.mark.parametrize("kept", KEPT[1:])
+def test_pages_hold_what_torch_would_put_there(fast: list[Native], kept: str) -> None:
+    """What the first layer writes depends on no pages. To the last bit, very large and very small numbers too."""
+    plain, other = (
+        Case(lengths=[1, 1, 9], counts=[40, 3, 1], kept=each, bias=True, dim=48, kv_heads=4)
+        for each in ("float32", kept)
+    )
+    for case in (plain, other):
+        v, k = case.layers[0].v, case.layers[0].k
+        assert v.bias is not None and k.bias is not None
+        v.bias[:48] = torch.arange(48.0)  # halfway between two e4m3, where the largest number is 448
+        v.bias[0] = 448
+        v.bias[48:96] *= 1e-41
+        v.bias[96:144] *= torch.logspace(-9, 5, 48)
+        k.bias[:48] *= 1e5
+        case.x[1] = 0
+        case.x[2, 5] = torch.nan
+    for kernels in fast:
+        layers = []
+        for case in (plain, other):
+            step, (first, _) = case.step(kernels)
+            run = Run(rows=40, keys=1, pages=case.pages[0])
+            rows = case.rows(0)
+            step(case.x[rows].clone(), case.cos[rows], case.sin[rows], [run], threads=2)
+            layers.append(first)
+        written = plain.pages[0]
+        for found, wanted in zip(pools_of(layers[1]), pools_of(layers[0]), strict=True):
+            numbers, scales = as_kept(wanted.numbers[written], kept)
+            assert torch.equal(found.read()[written].nan_to_num(7.0), as_read(numbers, scales).nan_to_num(7.0))
+            assert bool(found.read()[written].isnan().any()) and bool((found.read()[written] != 0).any())
 
 
 def test_extreme_scores(fast: list[Native]) -> None:
@@ -357,6 +205,10 @@ def test_sizes_that_do_not_fit_are_refused(fast: list[Native]) -> None:
         [first, replace(second, q=second.k)],
         [first, replace(second, norm=second.norm.double())],
         [first, replace(second, keys=second.keys[:1])],
+        [first, replace(second, keys=second.keys.half())],
+        [first, replace(second, key_scales=second.keys[..., :1])],
+        [replace(each, keys=each.keys.char(), values=each.values.char()) for each in case.layers],
+        [replace(each, keys=each.keys.double(), values=each.values.double()) for each in case.layers],
         [first, replace(second, down=replace(second.down, scales=second.down.scales[:1]))],
     ):
         with pytest.raises(ValueError, match=r"decoder|matrix|wanted|panels"):

@@ -3,12 +3,13 @@
 
 #if defined(__x86_64__)
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #define TILE 3 /* queries that are computed at once: their sums fill the registers */
 #define VECTORS 4 /* of values that are summed up at once */
-#define NEAR 64 /* keys whose values stay in the innermost cache while all queries go over them */
+#define MOST_HALF 65504.0f /* larger numbers are kept as this one */
 
 /* Of neighbours, of `a` and of `b` in turn: as one instruction does, which takes longer. */
 INLINE __m256 sums_of_pairs(__m256 a, __m256 b) { return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd)); }
@@ -21,7 +22,40 @@ INLINE __m128 sums_of(const __m256 *v) {
 
 /* Of a token, and those behind it up to a multiple of eight: pages are whole multiples of that. */
 INLINE ptrdiff_t place(const Past *past, int token) {
-    return ((ptrdiff_t)past->pages[token / past->page_tokens] * past->page_tokens + token % past->page_tokens) * past->stride;
+    return (ptrdiff_t)past->pages[token / past->page_tokens] * past->page_tokens + token % past->page_tokens;
+}
+
+INLINE const char *vector_at(const Past *past, Pool pool, ptrdiff_t place) {
+    return pool.numbers + place * past->stride * bytes_of(past->form);
+}
+
+/* Eight numbers, but for their scale. */
+INLINE __m256 eight_at(const void *at, const int form) {
+    if (form == FLOAT16) return _mm256_cvtph_ps(_mm_loadu_si128(at));
+    __m128i codes = _mm_loadl_epi64(at);
+    if (form == INT8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+    /* The bits of e4m3, moved, are a float16 of a 256th of the number. */
+    return _mm256_cvtph_ps(_mm_andnot_si128(_mm_set1_epi16(0x4000), _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7)));
+}
+
+INLINE void restore_as(const Past *past, Pool pool, ptrdiff_t place, int count, const int dim, const int form, float *to) {
+    const char *from = vector_at(past, pool, place);
+    for (int t = 0; t < count; t++, from += past->stride * bytes_of(form), to += dim) {
+        float scale = form == FLOAT16 ? 1.0f : pool.scales[(place + t) * past->heads] * (form == FP8 ? 256.0f : 1.0f);
+        for (int d = 0; d < dim; d += LANES) {
+            __m256 numbers = eight_at(from + d * bytes_of(form), form);
+            _mm256_storeu_ps(to + d, form == FLOAT16 ? numbers : _mm256_mul_ps(numbers, _mm256_set1_ps(scale)));
+        }
+    }
+}
+
+/* Vectors of tokens that lie one behind the other, as float32. */
+INLINE void restore(const Past *past, Pool pool, ptrdiff_t place, int count, const int dim, float *to) {
+    switch (past->form) {
+        case FLOAT16: restore_as(past, pool, place, count, dim, FLOAT16, to); break;
+        case INT8: restore_as(past, pool, place, count, dim, INT8, to); break;
+        default: restore_as(past, pool, place, count, dim, FP8, to);
+    }
 }
 
 /* Of the keys from `from` on, how many a query sees within the next NEAR. */
@@ -31,9 +65,10 @@ INLINE int near(const Queries *of, int query, int from) {
 }
 
 /* Asks for what comes next: heads of tokens lie too far apart for the CPU to guess it. */
-INLINE void fetch(const Past *past, const float *from) {
-    for (int j = 0; j < LANES; j++, from += past->stride)
-        for (int i = 0; i < past->fetched; i += 16) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
+INLINE void fetch(const Past *past, Pool pool, ptrdiff_t place) {
+    const char *from = vector_at(past, pool, place);
+    for (int j = 0; j < LANES; j++, from += past->stride * bytes_of(past->form))
+        for (int i = 0; i < past->fetched * bytes_of(past->form); i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
 /* Products of `some` queries with eight keys. */
@@ -59,15 +94,20 @@ INLINE void score(const Queries *of, const int dim, const Past *past, int from, 
     int count = of->rows * of->each, most = visible(of, count - 1, from);
     __m128 scale = _mm_set1_ps(of->scale);
     for (int t = 0; t < most; t += LANES) {
-        ptrdiff_t at = place(past, from + t);
-        const float *k = past->keys + at;
-        if (t + LANES < most) fetch(past, past->keys + place(past, from + t + LANES));
-        fetch(past, past->values + at);
+        ptrdiff_t at = place(past, from + t), stride = past->stride;
+        const float *k = (const float *)vector_at(past, past->keys, at);
+        if (t + LANES < most) fetch(past, past->keys, place(past, from + t + LANES));
+        fetch(past, past->values, at);
+        if (past->form != FLOAT32) {
+            restore(past, past->keys, at, LANES, dim, past->restored);
+            k = past->restored;
+            stride = dim;
+        }
         int hidden = from + t + 1 - of->keys, i = hidden > 0 ? hidden * of->each : 0;
         const float *q = of->q + (ptrdiff_t)i * dim;
         float *to = scores + (ptrdiff_t)i * KEYS + t;
-        for (; i + TILE <= count; i += TILE, q += TILE * dim, to += TILE * KEYS) score_some(q, TILE, dim, k, past->stride, scale, to);
-        for (; i < count; i++, q += dim, to += KEYS) score_some(q, 1, dim, k, past->stride, scale, to);
+        for (; i + TILE <= count; i += TILE, q += TILE * dim, to += TILE * KEYS) score_some(q, TILE, dim, k, stride, scale, to);
+        for (; i < count; i++, q += dim, to += KEYS) score_some(q, 1, dim, k, stride, scale, to);
     }
     for (int i = 0; i < count; i++)
         for (int t = visible(of, i, from); t % LANES; t++) scores[(ptrdiff_t)i * KEYS + t] = -INFINITY;
@@ -106,7 +146,7 @@ INLINE void blend(
     for (int i = 0; i < some; i++)
         for (int v = 0; v < vectors; v++) sums[i][v] = _mm256_loadu_ps(to + i * wide + first + LANES * v);
     for (int t = 0, here; t < count; t += here) {
-        const float *value = past->values + place(past, token + t) + first;
+        const float *value = (const float *)vector_at(past, past->values, place(past, token + t)) + first;
         here = LANES - (token + t) % LANES;
         if (here > count - t) here = count - t;
         for (int j = 0; j < here; j++, value += past->stride) {
@@ -145,20 +185,82 @@ AVX2 void kamado_look(const Queries *of, const Past *past, int from, float *scor
         memset(seen + i * wide, 0, sizeof(float) * (size_t)dim);
     }
     for (int begin = from; begin < from + most; begin += NEAR) {
+        int32_t only = 0;
+        Past restored = {.values = {(char *)past->restored, NULL}, .pages = &only, .page_tokens = NEAR, .stride = dim};
+        const Past *here = past;
+        int token = begin;
+        if (past->form != FLOAT32) {
+            for (int t = 0; t < NEAR && begin + t < from + most; t += LANES) {
+                int some = from + most - begin - t < LANES ? from + most - begin - t : LANES;
+                restore(past, past->values, place(past, begin + t), some, dim, past->restored + (ptrdiff_t)t * dim);
+            }
+            here = &restored;
+            token = 0;
+        }
         for (int i = 0, some; i < count; i += some) {
             const float *weights = scores + (ptrdiff_t)i * KEYS + begin - from;
             float *to = seen + i * wide;
             int joint = near(of, i, begin);
             some = i + TILE <= count ? TILE : 1;
             if (some == TILE)
-                blend_all(past, weights, begin, joint, dim, TILE, to);
+                blend_all(here, weights, token, joint, dim, TILE, to);
             else
-                blend_all(past, weights, begin, joint, dim, 1, to);
+                blend_all(here, weights, token, joint, dim, 1, to);
             for (int next = 1; next < some; next++) { /* may see a few more than the first of them */
                 int more = near(of, i + next, begin) - joint;
-                if (more) blend_all(past, weights + next * KEYS + joint, begin + joint, more, dim, 1, to + next * wide);
+                if (more) blend_all(here, weights + next * KEYS + joint, token + joint, more, dim, 1, to + next * wide);
             }
         }
+    }
+}
+
+/* The largest magnitude; NaN where there is infinity or NaN. */
+INLINE float largest(const float *x, int dim) {
+    __m256 most = _mm256_setzero_ps(), none = _mm256_setzero_ps();
+    for (int d = 0; d < dim; d += LANES) {
+        __m256 v = _mm256_loadu_ps(x + d);
+        most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v));
+        none = _mm256_add_ps(none, _mm256_mul_ps(v, _mm256_setzero_ps()));
+    }
+    float lanes[LANES], top = 0.0f;
+    _mm256_storeu_ps(lanes, most);
+    for (int i = 0; i < LANES; i++) top = lanes[i] > top ? lanes[i] : top;
+    return top + sum_of(none);
+}
+
+/* The nearest e4m3 of numbers up to 448, ties to even, in the low byte of each lane. */
+INLINE __m256i e4m3_of(__m256 x) {
+    __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    __m256i bits = _mm256_castps_si256(magnitude);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 20), _mm256_set1_epi32(1));
+    __m256i usual = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7ffff)), odd), 20);
+    usual = _mm256_sub_epi32(usual, _mm256_set1_epi32((127 - 7) << 3));
+    __m256i small = _mm256_cvtps_epi32(_mm256_mul_ps(magnitude, _mm256_set1_ps(512.0f))); /* without an exponent */
+    __m256 is_small = _mm256_cmp_ps(magnitude, _mm256_set1_ps(0x1p-6f), _CMP_LT_OQ);
+    __m256i code = _mm256_blendv_epi8(usual, small, _mm256_castps_si256(is_small));
+    return _mm256_or_si256(code, _mm256_slli_epi32(_mm256_srli_epi32(_mm256_castps_si256(x), 31), 7));
+}
+
+AVX2 void kamado_keep(const float *x, int dim, int form, Pool to) {
+    if (form == FLOAT32) {
+        memcpy(to.numbers, x, sizeof(float) * (size_t)dim);
+        return;
+    }
+    if (form == FLOAT16) {
+        for (int d = 0; d < dim; d += LANES) { /* NaN stays */
+            __m256 v = _mm256_min_ps(_mm256_set1_ps(MOST_HALF), _mm256_loadu_ps(x + d));
+            v = _mm256_max_ps(_mm256_set1_ps(-MOST_HALF), v);
+            _mm_storeu_si128((__m128i *)(to.numbers + 2 * d), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+        }
+        return;
+    }
+    float top = largest(x, dim) / (form == INT8 ? 127.0f : 448.0f);
+    *to.scales = top < FLT_MIN ? FLT_MIN : top;
+    for (int d = 0; d < dim; d += LANES) {
+        __m256 v = _mm256_div_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(*to.scales));
+        __m256i codes = form == INT8 ? _mm256_and_si256(_mm256_cvtps_epi32(v), _mm256_set1_epi32(0xff)) : e4m3_of(v);
+        __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+        _mm_storel_epi64((__m128i *)(to.numbers + d), _mm_packus_epi16(half, half));
     }
 }
 

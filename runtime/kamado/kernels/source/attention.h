@@ -11,6 +11,7 @@
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) AVX2
 #define LANES 8
+#define NEAR 64 /* keys whose values stay in the innermost cache while all queries go over them */
 #define KEYS 128 /* what a query sees is summed up over so many keys, and these sums are put together in their order */
 
 INLINE float sum_of(__m256 v) {
@@ -32,13 +33,26 @@ INLINE __m256 exp_of(__m256 x) {
     return _mm256_mul_ps(power, _mm256_castsi256_ps(two_to_n));
 }
 
+/* How pages hold numbers; of 8 bits, integers or e4m3 floats, each vector of a head has a scale. */
+enum { FLOAT32, FLOAT16, INT8, FP8 };
+
+static inline int bytes_of(int form) { return form == FLOAT32 ? 4 : form == FLOAT16 ? 2 : 1; }
+
+/* The keys, or the values, of all pages: (tokens, heads, dim), and scales (tokens, heads) for 8 bits. */
+typedef struct {
+    char *numbers;
+    float *scales;
+} Pool;
+
 /* The pages of one sequence, as one key-value head sees them. */
 typedef struct {
-    const float *keys, *values;
+    Pool keys, values; /* from this head on */
     const int32_t *pages;
-    int page_tokens;
-    ptrdiff_t stride;
-    int fetched; /* values of each token that are asked for ahead, from this head's on: also other heads', which come next */
+    int page_tokens, form;
+    int heads;
+    ptrdiff_t stride; /* numbers of a token */
+    int fetched; /* numbers of each token that are asked for ahead, from this head's on: also other heads', which come next */
+    float *restored; /* room for NEAR vectors, where they are not float32 */
 } Past;
 
 /* The queries of some rows for one key-value head: `each` of a row, (rows, each, dim). The first row sees `keys` keys, the next
@@ -55,6 +69,8 @@ static inline int visible(const Queries *of, int query, int from) {
     return left < 0 ? 0 : left > KEYS ? KEYS : left;
 }
 
+/* Puts a vector of one head to where it is kept, in the form of the pages, as `EightBits.encode` and `HalfPageStore` do. */
+void kamado_keep(const float *x, int dim, int form, Pool to);
 /* What queries have seen of some keys, (queries, dim + 2): the sum of values times weights, the sum of weights, and the score
    that weights are relative to. */
 void kamado_look(const Queries *of, const Past *past, int from, float *scores, float *seen);

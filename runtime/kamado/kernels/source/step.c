@@ -35,7 +35,7 @@ typedef struct {
     const float *norm, *inner_norm;
     const float *q_norm, *k_norm; /* of each head; may be NULL */
     Matrix q, k, v, o, gate, up, down;
-    float *keys, *values; /* (pages, page tokens, key-value heads, dim) */
+    Pool keys, values;
 } Layer;
 
 typedef struct {
@@ -43,6 +43,7 @@ typedef struct {
     const float *norm;
     Matrix head;
     int32_t num_layers, hidden, heads, kv_heads, dim, inner, page_tokens;
+    int32_t kept; /* form of the pages */
     float eps, scale;
 } Model;
 
@@ -231,6 +232,12 @@ static void make_qkv(Worker *w, const Layer *layer, int l) {
     }
 }
 
+/* What a head has kept of a token. */
+static Pool vector_of(const Model *m, Pool pool, ptrdiff_t slot, int head) {
+    ptrdiff_t vector = slot * m->kv_heads + head;
+    return (Pool){pool.numbers + vector * m->dim * bytes_of(m->kept), pool.scales ? pool.scales + vector : NULL};
+}
+
 /* Turns the queries and the key of one key-value head of one row, and writes it and its value to their page. */
 static void turn_head(const Step *s, const Layer *layer, const Run *run, const int32_t *pages, int row, int head) {
     const Model *m = s->model;
@@ -246,8 +253,8 @@ static void turn_head(const Step *s, const Layer *layer, const Run *run, const i
     if (layer->k_norm) norm_row(k, layer->k_norm, dim, m->eps, k);
     rotate(k, cos, sin, dim);
     ptrdiff_t slot = (ptrdiff_t)pages[position / m->page_tokens] * m->page_tokens + position % m->page_tokens;
-    memcpy(layer->keys + slot * kept + (ptrdiff_t)head * dim, k, sizeof(float) * (size_t)dim);
-    memcpy(layer->values + slot * kept + (ptrdiff_t)head * dim, v, sizeof(float) * (size_t)dim);
+    kamado_keep(k, dim, m->kept, vector_of(m, layer->keys, slot, head));
+    kamado_keep(v, dim, m->kept, vector_of(m, layer->values, slot, head));
 }
 
 static const int32_t *pages_of(const Step *s, int run) { return s->batch->tables + (ptrdiff_t)run * s->batch->table_width; }
@@ -280,14 +287,17 @@ static void attend(const Worker *w, const Layer *layer, int index, int head, int
     int dim = m->dim, each = m->heads / m->kv_heads, count = most_queries(m);
     ptrdiff_t all = (ptrdiff_t)m->heads * dim, kept = (ptrdiff_t)m->kv_heads * dim, wide = dim + 2;
     Past past = {
-        .keys = layer->keys + (ptrdiff_t)head * dim,
-        .values = layer->values + (ptrdiff_t)head * dim,
+        .keys = vector_of(m, layer->keys, 0, head),
+        .values = vector_of(m, layer->values, 0, head),
         .pages = pages_of(s, piece->run),
         .page_tokens = m->page_tokens,
+        .form = m->kept,
+        .heads = m->kv_heads,
         .stride = kept,
         .fetched = fetched,
     };
-    float *q = s->scores + w->index * s->scores_each, *scores = q + (ptrdiff_t)count * dim;
+    past.restored = s->scores + w->index * s->scores_each;
+    float *q = past.restored + (m->kept == FLOAT32 ? 0 : (ptrdiff_t)NEAR * dim), *scores = q + (ptrdiff_t)count * dim;
     for (int r = 0; r < piece->rows; r++) {
         const float *row = s->qkv + (piece->first + r) * (all + 2 * kept) + (ptrdiff_t)head * each * dim;
         memcpy(q + (ptrdiff_t)r * each * dim, row, sizeof(float) * (size_t)(each * dim));
@@ -492,7 +502,7 @@ static int64_t lay_out(Step *s, char *at, int threads) {
     int64_t widest = all > m->inner ? all : m->inner, rows = s->batch->rows, wide = most_queries(m) * (int64_t)(m->dim + 2);
     if (m->hidden > widest) widest = m->hidden;
     s->num_pieces = cut(s, threads, NULL);
-    s->scores_each = most_queries(m) * (int64_t)(m->dim + KEYS) + 2 * wide;
+    s->scores_each = most_queries(m) * (int64_t)(m->dim + KEYS) + 2 * wide + (m->kept == FLOAT32 ? 0 : (int64_t)NEAR * m->dim);
     struct {
         void **part;
         int64_t bytes;
