@@ -206,7 +206,9 @@ def model_options(command: Command) -> Command:
         click.option("--memory", metavar="SIZE", help="The most memory to use, like 8GiB.  [most of what is free]"),
         click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
         click.option(
-            "--kv-dtype", type=click.Choice(["auto", "int8", "fp8"]), help="Hold attention state in 8 bits.  [auto]"
+            "--kv-dtype",
+            type=click.Choice(["auto", "float32", "float16", "int8", "fp8"]),
+            help="Form of attention state: fewer bits take less memory.  [auto]",
         ),
         click.option(
             "--offload", type=click.Choice(["auto", "never"]),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .tiles import GROUP
 
-FORMS = 7
+FORMS = 8
 """Of the interface and the layouts that `source/` and this package agree on. A library that is left over from another
 version is not used."""
 _TEAM = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")

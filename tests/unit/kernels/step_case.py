@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,9 @@ def as_kept(vectors: Tensor, kept: str) -> tuple[Tensor, Tensor | None]:
     return vectors.clamp(-most, most).to(getattr(torch, kept)), None
 
 
-def empty_pages(shape: tuple[int, ...], kept: str) -> tuple[Tensor, Tensor | None]:
-    return as_kept(torch.full(shape, torch.nan), kept)
+def empty_pages(shape: tuple[int, ...], kept: str) -> dict[str, Any]:
+    keys, values = (as_kept(torch.full(shape, torch.nan), kept) for _ in range(2))
+    return dict(zip(PAGES, (*keys, *values), strict=True))
 
 
 def as_read(numbers: Tensor, scales: Tensor | None) -> Tensor:
@@ -65,8 +67,7 @@ def pools_of(layer: Layer) -> tuple[Pool, Pool]:
 
 
 def with_own_pages(layer: Layer) -> Layer:
-    names = ("keys", "values", "key_scales", "value_scales")
-    return replace(layer, **{name: None if (it := getattr(layer, name)) is None else it.clone() for name in names})
+    return replace(layer, **{name: None if (it := getattr(layer, name)) is None else it.clone() for name in PAGES})
 
 
 class Case:
@@ -92,8 +93,7 @@ class Case:
         seed: int = 0,
     ) -> None:
         """`lengths`: keys of each sequence with the first of its new tokens, `counts`: these, one by default."""
-        self.kept = kept
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator, self.kept = torch.Generator().manual_seed(seed), kept
         self.form, self.lengths, self.counts = form, lengths, counts or [1] * len(lengths)
         needed = [-(-(length + new - 1) // page_tokens) for length, new in zip(lengths, self.counts, strict=True)]
         numbers = torch.randperm(sum(needed) + 3, generator=self.generator).tolist()
@@ -116,7 +116,7 @@ class Case:
                 inner_norm=self.drawn(hidden) + 1,
                 q_norm=self.drawn(dim) + 1 if head_norms else None,
                 k_norm=self.drawn(dim) + 1 if head_norms else None,
-                **dict(zip(PAGES, (*empty_pages(store, kept), *empty_pages(store, kept)), strict=True)),
+                **empty_pages(store, kept),
                 **{name: self.matrix(name, *shape, bias=bias) for name, shape in shapes.items()},
             )
             for _ in range(2)

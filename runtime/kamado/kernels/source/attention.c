@@ -29,33 +29,28 @@ INLINE const char *vector_at(const Past *past, Pool pool, ptrdiff_t place) {
     return pool.numbers + place * past->stride * bytes_of(past->form);
 }
 
-/* Eight numbers, but for their scale. */
-INLINE __m256 eight_at(const void *at, const int form) {
-    if (form == FLOAT16) return _mm256_cvtph_ps(_mm_loadu_si128(at));
-    __m128i codes = _mm_loadl_epi64(at);
+/* Eight numbers, exactly, but for their scale. */
+INLINE __m256 eight_at(const char *at, const int form) {
+    if (form == FLOAT32) return _mm256_loadu_ps((const float *)at);
+    if (form == FLOAT16) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+    __m128i codes = _mm_loadl_epi64((const __m128i *)at);
     if (form == INT8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
     /* The bits of e4m3, moved, are a float16 of a 256th of the number. */
     return _mm256_cvtph_ps(_mm_andnot_si128(_mm_set1_epi16(0x4000), _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7)));
 }
 
-INLINE void restore_as(const Past *past, Pool pool, ptrdiff_t place, int count, const int dim, const int form, float *to) {
-    const char *from = vector_at(past, pool, place);
-    for (int t = 0; t < count; t++, from += past->stride * bytes_of(form), to += dim) {
-        float scale = form == FLOAT16 ? 1.0f : pool.scales[(place + t) * past->heads] * (form == FP8 ? 256.0f : 1.0f);
-        for (int d = 0; d < dim; d += LANES) {
-            __m256 numbers = eight_at(from + d * bytes_of(form), form);
-            _mm256_storeu_ps(to + d, form == FLOAT16 ? numbers : _mm256_mul_ps(numbers, _mm256_set1_ps(scale)));
-        }
-    }
+/* What the numbers of four tokens that lie one behind the other are multiplied with. */
+INLINE __m128 scales_at(const Past *past, Pool pool, ptrdiff_t place, const int form) {
+    const float *at = pool.scales + place * past->heads;
+    __m128 four = _mm_setr_ps(at[0], at[past->heads], at[2 * past->heads], at[3 * past->heads]);
+    return form == FP8 ? _mm_mul_ps(four, _mm_set1_ps(256.0f)) : four;
 }
 
-/* Vectors of tokens that lie one behind the other, as float32. */
-INLINE void restore(const Past *past, Pool pool, ptrdiff_t place, int count, const int dim, float *to) {
-    switch (past->form) {
-        case FLOAT16: restore_as(past, pool, place, count, dim, FLOAT16, to); break;
-        case INT8: restore_as(past, pool, place, count, dim, INT8, to); break;
-        default: restore_as(past, pool, place, count, dim, FP8, to);
-    }
+/* Vectors of tokens that lie one behind the other, as float32, but for their scales. */
+INLINE void restore(const Past *past, Pool pool, ptrdiff_t place, int count, const int dim, const int form, float *to) {
+    const char *from = vector_at(past, pool, place);
+    for (int t = 0; t < count; t++, from += past->stride * bytes_of(form), to += dim)
+        for (int d = 0; d < dim; d += LANES) _mm256_storeu_ps(to + d, eight_at(from + d * bytes_of(form), form));
 }
 
 /* Of the keys from `from` on, how many a query sees within the next NEAR. */
@@ -71,9 +66,11 @@ INLINE void fetch(const Past *past, Pool pool, ptrdiff_t place) {
         for (int i = 0; i < past->fetched * bytes_of(past->form); i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
-/* Products of `some` queries with eight keys. */
-INLINE void score_some(const float *q, const int some, const int dim, const float *k, ptrdiff_t stride, __m128 scale, float *scores) {
-    for (int first = 0; first < LANES; first += 4, k += 4 * stride) {
+/* Products of `some` queries with eight keys, `apart` bytes from one to the next. */
+INLINE void score_some(
+    const float *q, const int some, const int dim, const char *k, ptrdiff_t apart, const int form, const __m128 *scales, float *scores
+) {
+    for (int half = 0; half < 2; half++, k += 4 * apart) {
         __m256 sums[TILE][4];
         for (int i = 0; i < some; i++)
             for (int j = 0; j < 4; j++) sums[i][j] = _mm256_setzero_ps();
@@ -81,33 +78,43 @@ INLINE void score_some(const float *q, const int some, const int dim, const floa
             __m256 query[TILE];
             for (int i = 0; i < some; i++) query[i] = _mm256_loadu_ps(q + (ptrdiff_t)i * dim + d);
             for (int j = 0; j < 4; j++) {
-                __m256 key = _mm256_loadu_ps(k + j * stride + d);
+                __m256 key = eight_at(k + j * apart + d * bytes_of(form), form);
                 for (int i = 0; i < some; i++) sums[i][j] = _mm256_fmadd_ps(query[i], key, sums[i][j]);
             }
         }
-        for (int i = 0; i < some; i++) _mm_storeu_ps(scores + (ptrdiff_t)i * KEYS + first, _mm_mul_ps(sums_of(sums[i]), scale));
+        for (int i = 0; i < some; i++)
+            _mm_storeu_ps(scores + (ptrdiff_t)i * KEYS + 4 * half, _mm_mul_ps(sums_of(sums[i]), scales[half]));
     }
 }
 
+/* Products of `count` queries with eight keys. */
+INLINE void score_eight(
+    const float *q, int count, const int dim, const char *k, ptrdiff_t apart, const int form, const __m128 *scales, float *scores
+) {
+    int i = 0;
+    for (; i + TILE <= count; i += TILE) score_some(q + (ptrdiff_t)i * dim, TILE, dim, k, apart, form, scales, scores + (ptrdiff_t)i * KEYS);
+    for (; i < count; i++) score_some(q + (ptrdiff_t)i * dim, 1, dim, k, apart, form, scales, scores + (ptrdiff_t)i * KEYS);
+}
+
 /* Products of queries with the next KEYS keys, eight keys at a time; what is in a page behind the last is overwritten. */
-INLINE void score(const Queries *of, const int dim, const Past *past, int from, float *scores) {
+INLINE void score(const Queries *of, const int dim, const Past *past, const int form, int from, float *scores) {
     int count = of->rows * of->each, most = visible(of, count - 1, from);
-    __m128 scale = _mm_set1_ps(of->scale);
+    __m128 scales[2] = {_mm_set1_ps(of->scale), _mm_set1_ps(of->scale)};
     for (int t = 0; t < most; t += LANES) {
-        ptrdiff_t at = place(past, from + t), stride = past->stride;
-        const float *k = (const float *)vector_at(past, past->keys, at);
+        ptrdiff_t at = place(past, from + t);
         if (t + LANES < most) fetch(past, past->keys, place(past, from + t + LANES));
         fetch(past, past->values, at);
-        if (past->form != FLOAT32) {
-            restore(past, past->keys, at, LANES, dim, past->restored);
-            k = past->restored;
-            stride = dim;
-        }
-        int hidden = from + t + 1 - of->keys, i = hidden > 0 ? hidden * of->each : 0;
-        const float *q = of->q + (ptrdiff_t)i * dim;
-        float *to = scores + (ptrdiff_t)i * KEYS + t;
-        for (; i + TILE <= count; i += TILE, q += TILE * dim, to += TILE * KEYS) score_some(q, TILE, dim, k, stride, scale, to);
-        for (; i < count; i++, q += dim, to += KEYS) score_some(q, 1, dim, k, stride, scale, to);
+        if (has_scales(form))
+            for (int half = 0; half < 2; half++)
+                scales[half] = _mm_mul_ps(_mm_set1_ps(of->scale), scales_at(past, past->keys, at + 4 * half, form));
+        int hidden = from + t + 1 - of->keys, first = hidden > 0 ? hidden * of->each : 0;
+        const float *q = of->q + (ptrdiff_t)first * dim;
+        float *to = scores + (ptrdiff_t)first * KEYS + t;
+        if (form != FLOAT32 && count > TILE) {
+            restore(past, past->keys, at, LANES, dim, form, past->restored);
+            score_eight(q, count - first, dim, (const char *)past->restored, dim * (ptrdiff_t)sizeof(float), FLOAT32, scales, to);
+        } else
+            score_eight(q, count - first, dim, vector_at(past, past->keys, at), past->stride * bytes_of(form), form, scales, to);
     }
     for (int i = 0; i < count; i++)
         for (int t = visible(of, i, from); t % LANES; t++) scores[(ptrdiff_t)i * KEYS + t] = -INFINITY;
@@ -137,23 +144,36 @@ AVX2 static void weigh(float *scores, int length, float *total) {
     total[1] = top;
 }
 
+/* Weights of the next KEYS values take their scales in. */
+INLINE void weigh_scales(const Queries *of, const Past *past, const int form, int from, float *weights) {
+    int count = of->rows * of->each, most = visible(of, count - 1, from);
+    for (int t = 0; t < most; t += 4) {
+        __m128 scales = scales_at(past, past->values, place(past, from + t), form);
+        for (int i = 0; i < count; i++) {
+            float *four = weights + (ptrdiff_t)i * KEYS + t;
+            if (t < visible(of, i, from)) _mm_storeu_ps(four, _mm_mul_ps(_mm_loadu_ps(four), scales));
+        }
+    }
+}
+
 /* `vectors` times eight values of a head, from `first` on: values of `count` tokens times weights, added to what each of
    `some` queries has in `to`, which lie `wide` apart. */
 INLINE void blend(
-    const Past *past, const float *weights, int token, int count, int first, const int some, const int vectors, float *to, ptrdiff_t wide
+    const Past *past, const int form, const float *weights, int token, int count, int first, const int some, const int vectors, float *to,
+    ptrdiff_t wide
 ) {
     __m256 sums[TILE][VECTORS];
     for (int i = 0; i < some; i++)
         for (int v = 0; v < vectors; v++) sums[i][v] = _mm256_loadu_ps(to + i * wide + first + LANES * v);
     for (int t = 0, here; t < count; t += here) {
-        const float *value = (const float *)vector_at(past, past->values, place(past, token + t)) + first;
+        const char *value = vector_at(past, past->values, place(past, token + t)) + first * bytes_of(form);
         here = LANES - (token + t) % LANES;
         if (here > count - t) here = count - t;
-        for (int j = 0; j < here; j++, value += past->stride) {
+        for (int j = 0; j < here; j++, value += past->stride * bytes_of(form)) {
             __m256 weight[TILE];
             for (int i = 0; i < some; i++) weight[i] = _mm256_set1_ps(weights[(ptrdiff_t)i * KEYS + t + j]);
             for (int v = 0; v < vectors; v++) {
-                __m256 eight = _mm256_loadu_ps(value + LANES * v);
+                __m256 eight = eight_at(value + LANES * v * bytes_of(form), form);
                 for (int i = 0; i < some; i++) sums[i][v] = _mm256_fmadd_ps(weight[i], eight, sums[i][v]);
             }
         }
@@ -163,20 +183,40 @@ INLINE void blend(
 }
 
 /* The same for all values of a head. */
-INLINE void blend_all(const Past *past, const float *weights, int token, int count, int dim, const int some, float *to) {
+INLINE void blend_all(const Past *past, const int form, const float *weights, int token, int count, int dim, const int some, float *to) {
     int first = 0;
     for (; first + VECTORS * LANES <= dim; first += VECTORS * LANES)
-        blend(past, weights, token, count, first, some, VECTORS, to, dim + 2);
-    for (; first < dim; first += LANES) blend(past, weights, token, count, first, some, 1, to, dim + 2);
+        blend(past, form, weights, token, count, first, some, VECTORS, to, dim + 2);
+    for (; first < dim; first += LANES) blend(past, form, weights, token, count, first, some, 1, to, dim + 2);
 }
 
-AVX2 void kamado_look(const Queries *of, const Past *past, int from, float *scores, float *seen) {
+/* The same for all queries and the next NEAR keys from `begin` on, which is `token` in `past`. */
+INLINE void blend_near(const Queries *of, const Past *past, const int form, const float *weights, int begin, int token, float *seen) {
+    int dim = of->dim, count = of->rows * of->each;
+    ptrdiff_t wide = dim + 2;
+    for (int i = 0, some; i < count; i += some) {
+        const float *its = weights + (ptrdiff_t)i * KEYS;
+        float *to = seen + i * wide;
+        int joint = near(of, i, begin);
+        some = i + TILE <= count ? TILE : 1;
+        if (some == TILE)
+            blend_all(past, form, its, token, joint, dim, TILE, to);
+        else
+            blend_all(past, form, its, token, joint, dim, 1, to);
+        for (int next = 1; next < some; next++) { /* may see a few more than the first of them */
+            int more = near(of, i + next, begin) - joint;
+            if (more) blend_all(past, form, its + next * KEYS + joint, token + joint, more, dim, 1, to + next * wide);
+        }
+    }
+}
+
+INLINE void look(const Queries *of, const Past *past, const int form, int from, float *scores, float *seen) {
     int dim = of->dim, count = of->rows * of->each, most = visible(of, count - 1, from);
     ptrdiff_t wide = dim + 2;
     switch (dim) {
-        case 64: score(of, 64, past, from, scores); break;
-        case 128: score(of, 128, past, from, scores); break;
-        default: score(of, dim, past, from, scores);
+        case 64: score(of, 64, past, form, from, scores); break;
+        case 128: score(of, 128, past, form, from, scores); break;
+        default: score(of, dim, past, form, from, scores);
     }
     for (int i = 0; i < count; i++) {
         int length = visible(of, i, from);
@@ -184,33 +224,29 @@ AVX2 void kamado_look(const Queries *of, const Past *past, int from, float *scor
         weigh(scores + (ptrdiff_t)i * KEYS, length, seen + i * wide + dim);
         memset(seen + i * wide, 0, sizeof(float) * (size_t)dim);
     }
-    for (int begin = from; begin < from + most; begin += NEAR) {
+    if (has_scales(form)) weigh_scales(of, past, form, from, scores);
+    for (int begin = from, end = from + most; begin < end; begin += NEAR) {
+        const float *weights = scores + begin - from;
+        if (form == FLOAT32 || count <= TILE) {
+            blend_near(of, past, form, weights, begin, begin, seen);
+            continue;
+        }
+        for (int token = begin; token < begin + NEAR && token < end; token += LANES) {
+            int some = end - token < LANES ? end - token : LANES;
+            restore(past, past->values, place(past, token), some, dim, form, past->restored + (ptrdiff_t)(token - begin) * dim);
+        }
         int32_t only = 0;
-        Past restored = {.values = {(char *)past->restored, NULL}, .pages = &only, .page_tokens = NEAR, .stride = dim};
-        const Past *here = past;
-        int token = begin;
-        if (past->form != FLOAT32) {
-            for (int t = 0; t < NEAR && begin + t < from + most; t += LANES) {
-                int some = from + most - begin - t < LANES ? from + most - begin - t : LANES;
-                restore(past, past->values, place(past, begin + t), some, dim, past->restored + (ptrdiff_t)t * dim);
-            }
-            here = &restored;
-            token = 0;
-        }
-        for (int i = 0, some; i < count; i += some) {
-            const float *weights = scores + (ptrdiff_t)i * KEYS + begin - from;
-            float *to = seen + i * wide;
-            int joint = near(of, i, begin);
-            some = i + TILE <= count ? TILE : 1;
-            if (some == TILE)
-                blend_all(here, weights, token, joint, dim, TILE, to);
-            else
-                blend_all(here, weights, token, joint, dim, 1, to);
-            for (int next = 1; next < some; next++) { /* may see a few more than the first of them */
-                int more = near(of, i + next, begin) - joint;
-                if (more) blend_all(here, weights + next * KEYS + joint, token + joint, more, dim, 1, to + next * wide);
-            }
-        }
+        Past restored = {.values = {(char *)past->restored, NULL}, .pages = &only, .page_tokens = NEAR, .form = FLOAT32, .stride = dim};
+        blend_near(of, &restored, FLOAT32, weights, begin, 0, seen);
+    }
+}
+
+AVX2 void kamado_look(const Queries *of, const Past *past, int from, float *scores, float *seen) {
+    switch (past->form) {
+        case FLOAT32: look(of, past, FLOAT32, from, scores, seen); break;
+        case FLOAT16: look(of, past, FLOAT16, from, scores, seen); break;
+        case INT8: look(of, past, INT8, from, scores, seen); break;
+        default: look(of, past, FP8, from, scores, seen);
     }
 }
 

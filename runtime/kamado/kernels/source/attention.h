@@ -38,6 +38,8 @@ enum { FLOAT32, FLOAT16, INT8, FP8 };
 
 static inline int bytes_of(int form) { return form == FLOAT32 ? 4 : form == FLOAT16 ? 2 : 1; }
 
+static inline int has_scales(int form) { return form >= INT8; }
+
 /* The keys, or the values, of all pages: (tokens, heads, dim), and scales (tokens, heads) for 8 bits. */
 typedef struct {
     char *numbers;
