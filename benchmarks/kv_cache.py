@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2:135m")
     parser.add_argument("--quant", help="of the weights")
-    parser.add_argument("--forms", nargs="+", choices=KV_DTYPES, default=list(KV_DTYPES[1:]))
+    parser.add_argument("--forms", nargs="+", choices=KV_DTYPES, help="on a CPU all but auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", nargs="+", default=["1x128", "1x1900", "8x500", "8x1800"])
     parser.add_argument("--reps", type=counting, default=5)
@@ -82,8 +82,9 @@ def main() -> None:
     with kamado.Runtime(device=arguments.device) as runtime, torch.inference_mode():
         tokens = tokens_of_text(configured(runtime.inspect(arguments.model))).tolist()
         options = {"quant": arguments.quant, "kv_tokens": 17408}
-        models = {form: runtime.load(arguments.model, kv_dtype=form, **options) for form in arguments.forms}
-        plain = logits(models[arguments.forms[0]], tokens)
+        forms = arguments.forms or (KV_DTYPES[1:] if arguments.device == "cpu" else ("auto", "int8", "fp8"))
+        models = {form: runtime.load(arguments.model, kv_dtype=form, **options) for form in forms}
+        plain = logits(models[forms[0]], tokens)
         for form, model in models.items():
             row = {"model": model_name(arguments.model), "quant": arguments.quant or "none", "kv_dtype": form}
             row |= {"step": model.loaded.execution.step, "bytes": model.plan.kv_bytes_per_token}

@@ -81,8 +81,8 @@ def test_quantized_models_are_recorded(quant: str, runtime: kamado.Runtime, tmp_
     assert figures["sizes"] and "note" not in figures, figures
 
 
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
-def test_pages_in_8_bits_are_recorded(kv_dtype: str, runtime: kamado.Runtime, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_dtype", ["float16", "int8", "fp8"])
+def test_pages_in_fewer_bits_are_recorded(kv_dtype: str, runtime: kamado.Runtime, tmp_path: Path) -> None:
     folder = tiny.build("llama", tmp_path / "llama")
     model = runtime.load(folder, dtype="float32", kv_tokens=4096, kv_dtype=kv_dtype, speculation="off")
     plain = runtime.load(folder, dtype="float32", kv_tokens=4096, kv_dtype=kv_dtype, speculation="off", compile="off")

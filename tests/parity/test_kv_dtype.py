@@ -10,6 +10,7 @@ import torch
 
 import kamado
 import tiny
+import tiny_media
 from forwards import logits
 from kamado.cli.plan import describe
 from kamado.memory.plan import KV_DTYPES
@@ -162,23 +163,46 @@ def test_models_that_run_by_rows_refuse_before_anything_is_read(name: str, tmp_p
         assert runtime.ledger.held() == 0
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma"])
+QUANTIZED: dict[str, Any] = {
+    "int8": "int8",
+    "int8-weight-only": "int8-weight-only",
+    "int4": "int4",
+    "none": None,
+    "nf4": "nf4",
+    "other groups": {"scheme": "int8", "group_size": 64},
+    "plain tables": {"scheme": "int8", "embeddings": None},
+    "a layer less": {"scheme": "int8", "skip": ["*.0.*"]},
+}
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma", "llava"])
 def test_what_nobody_asked_for(name: str, tmp_path: Path) -> None:
     """float16 where a CPU's forward of quantized weights reads it as it is; the compute precision for all others."""
-    folder = tiny.build(name, tmp_path, hidden_size=128, intermediate_size=256, head_dim=32)
+    if name == "llava":  # a Llama that sees
+        folder = tiny_media.KINDS[name].make(tmp_path)
+    else:
+        folder = tiny.build(name, tmp_path / name, hidden_size=128, intermediate_size=256, head_dim=32)
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
-        fast = {"avx2", "fma", "f16c"} <= {*runtime.device.features}
-        for quant in (None, "int8", "int8-weight-only", "int4", "nf4"):
+        fast = name == "llama" and {"avx2", "fma", "f16c"} <= {*runtime.device.features}
+        for form, quant in QUANTIZED.items():
             plan = runtime.plan(folder, quant=quant)
-            halves = fast and name == "llama" and quant not in (None, "nf4")
-            assert plan.kv_dtype == ("float16" if halves else "auto"), quant
+            halves = fast and form in list(QUANTIZED)[:3]
+            assert plan.kv_dtype == ("float16" if halves else "auto"), form
             wide = runtime.plan(folder, quant=quant, kv_dtype="float32")
             assert wide.kv_dtype == "float32"
             assert wide.kv_bytes_per_token == (2 if halves else 1) * plan.kv_bytes_per_token
         model = runtime.load(folder, quant="int8", kv_tokens=256)
-        assert model.loaded.lanes[0].store.keys[0].dtype == (
-            torch.float16 if fast and name == "llama" else torch.float32
-        )  # type: ignore[attr-defined]
+        lane: Any = model.loaded.lanes[0]
+        assert lane.store.keys[0].dtype == (torch.float16 if fast else torch.float32)
+        assert fast == (getattr(lane, "_native", None) is not None)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4", "nf4"])
+def test_what_is_written_quantized_has_the_same_form(quant: str, tmp_path: Path) -> None:
+    folder = tiny.build("llama", tmp_path / "llama", hidden_size=128, intermediate_size=256, head_dim=32)
+    written = kamado.quantize(folder, tmp_path / "written", quant, device="cpu", compare=False)
+    with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
+        assert runtime.plan(written.path).kv_dtype == runtime.plan(folder, quant=quant).kv_dtype
 
 
 def test_a_form_that_there_is_not(folders: dict[str, Path]) -> None:

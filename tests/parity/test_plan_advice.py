@@ -32,7 +32,8 @@ def _plan(reference: str | Path, budget: int, **asked: Any) -> Plan:
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
         checkpoint = runtime.inspect(reference)
     given = {"device": "cpu", "budget_bytes": budget, "good_dtypes": ("float32", "bfloat16"), "offload": "never"}
-    options = PlanOptions(**{**given, **asked})
+    features = ("avx2", "fma", "f16c")  # where quantized models have another KV cache
+    options = PlanOptions(features=features, **{**given, **asked})
     return find(checkpoint).plan(checkpoint, options)
 
 
@@ -43,7 +44,8 @@ def _asked(sentence: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in re.findall(r"--([a-z-]+) (\S+)", sentence):
         key = name.replace("-", "_")
-        found[key] = parse_quant(value) if key == "quant" else int(value) if key == "kv_tokens" else value
+        form = parse_quant(value) if key == "quant" else None
+        found[key] = form.on("cpu") if form is not None else int(value) if key == "kv_tokens" else value
     return found
 
 
@@ -91,6 +93,16 @@ def test_what_was_asked_for_is_not_offered_again(folder: Path) -> None:
     for part in range(1, 20):
         for sentence in _plan(folder, enough * part // 20, **asked).options:
             assert "--kv-dtype" not in sentence and "--quant int8" not in sentence
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "float16"])
+def test_what_the_form_of_the_cache_rules_out_is_not_offered(kv_dtype: str, folder: Path) -> None:
+    enough = _plan(folder, 2**30, kv_dtype=kv_dtype).minimum_bytes
+    offered = [
+        sentence for part in range(1, 20) for sentence in _plan(folder, enough * part // 20, kv_dtype=kv_dtype).options
+    ]
+    assert any("--kv-dtype int8" in sentence for sentence in offered)
+    assert not any("--dtype" in sentence for sentence in offered)
 
 
 def test_the_advice_is_in_the_error(folder: Path) -> None:

@@ -125,7 +125,7 @@ def needs(checkpoint: Checkpoint, shape: TextShape, how: str, context: int, dtyp
         shape=shape,
         device=options.device,
         dtype=dtype,
-        kv_dtype=kv_dtype(shape, how, dtype, options),
+        kv_dtype=kv_dtype(checkpoint, shape, how, dtype, options),
         kv_tokens=options.kv_tokens,
         context=context,
         weights=weights + extra,

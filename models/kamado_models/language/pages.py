@@ -16,7 +16,7 @@ from torch import Tensor
 from .shape import kv_bytes
 
 _PIECE = {"cpu": 1 << 18, "gpu": 1 << 24}
-"""Numbers that are gathered in 8 bits at once. On a CPU they stay in its cache; a GPU wants few launches."""
+"""Numbers that are restored at once. On a CPU they stay in its cache; a GPU wants few launches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +190,9 @@ class RoundedPageStore(PageStore):
 
     def _encode(self, vectors: Tensor) -> Sequence[Tensor]:
         """`vectors` (..., D) as they are kept, for each part."""
-        # Those beyond the largest float16 would be infinite.
+        # Those beyond the largest float16 would be infinite; what is infinite already becomes NaN, which is noticed.
         most = torch.finfo(self.code).max
-        return [vectors.clamp(-most, most).to(self.code)]
+        return [(vectors.clamp(-most, most) + (vectors - vectors)).to(self.code)]
 
     def _decode(self, parts: Sequence[Tensor], out: Tensor) -> None:
         out.copy_(parts[0])

@@ -21,6 +21,7 @@ from .shape_layers import ATTENTION, RECURRENT, LayerKind, layer_kinds, window_o
 from .shape_state import attention_heads, state_values
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_WITH_SCALES = frozenset({"int8", "fp8"})
 _KV_SCALE_BYTES = 4
 """Of each vector of a KV cache in 8 bits."""
 _ROUNDING_BYTES = 8
@@ -119,10 +120,8 @@ class TextShape:
         read = rows * context if held_tokens is None else min(rows * context, 2 * held_tokens)
         kept = self.kv_values_per_token // max(sum(kind in ATTENTION for kind in self.kinds), 1)
         attention = tokens * needs.projections + max(context * needs.expanded, read * kept)
-        if DTYPE_BYTES.get(kv_dtype, dtype_bytes) != dtype_bytes or kv_dtype in (
-            "int8",
-            "fp8",
-        ):  # what is read is a copy always; new tokens are rounded, and seen rounded
+        if kv_dtype in _WITH_SCALES or DTYPE_BYTES.get(kv_dtype, dtype_bytes) != dtype_bytes:
+            # What is read is a copy always; new tokens are rounded, and seen rounded.
             attention += context * kept + tokens * kept * (1 + _ROUNDING_BYTES // dtype_bytes)
         # Rows of a forward have about the same length; with one token each, nothing is computed in chunks.
         chunked = rows * (-(-tokens // (rows * needs.chunk)) * needs.chunk) if tokens > rows else tokens
@@ -139,7 +138,7 @@ class TextShape:
 def kv_bytes(values: int, vectors: int, dtype_bytes: int, kv_dtype: str) -> int:
     """Bytes of so many numbers in so many vectors, where numbers of the compute precision take `dtype_bytes`;
     `kv_dtype`: one of `kamado.memory.plan.KV_DTYPES`."""
-    if kv_dtype in ("int8", "fp8"):
+    if kv_dtype in _WITH_SCALES:
         return values + vectors * _KV_SCALE_BYTES
     return values * DTYPE_BYTES.get(kv_dtype, dtype_bytes)
 

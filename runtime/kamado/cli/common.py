@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import InvalidRequest
+from ..memory.plan import KV_DTYPES
 from .code_options import CODE_OPTIONS, code_given
 from .naming import flags_of
 from .output import Output, Update
@@ -205,11 +206,7 @@ def model_options(command: Command) -> Command:
         click.option("--quant", metavar="NAME", help="Quantize the weights.  [none]"),
         click.option("--memory", metavar="SIZE", help="The most memory to use, like 8GiB.  [most of what is free]"),
         click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of attention state to hold."),
-        click.option(
-            "--kv-dtype",
-            type=click.Choice(["auto", "float32", "float16", "int8", "fp8"]),
-            help="Form of attention state: fewer bits take less memory.  [auto]",
-        ),
+        click.option("--kv-dtype", type=click.Choice(KV_DTYPES), help="Form of attention state.  [auto]"),
         click.option(
             "--offload", type=click.Choice(["auto", "never"]),
             help="Weights beyond the memory: read them when they are used, or refuse.  [auto]",

@@ -300,7 +300,9 @@ def _check_matrix(matrix: Matrix, columns: int, out: int) -> None:
 
 
 def _check_kept(numbers: Tensor, scales: Tensor | None, *, like: Tensor) -> None:
-    if numbers.dtype not in KEPT or not _is_plain(numbers, tuple(like.shape), like.dtype):
+    if like.dtype not in KEPT:
+        raise ValueError(f"pages of {like.dtype} are wanted nowhere")
+    if not _is_plain(numbers, tuple(like.shape), like.dtype):
         raise ValueError(f"contiguous {like.dtype} {tuple(like.shape)} is wanted, and {_brief(numbers)} was given")
     if (scales is None) == (numbers.dtype.itemsize == 1):
         raise ValueError(f"scales are wanted beside {_brief(numbers)} exactly where it has 8 bits")

@@ -46,6 +46,11 @@ INLINE __m128 scales_at(const Past *past, Pool pool, ptrdiff_t place, const int 
     return form == FP8 ? _mm_mul_ps(four, _mm_set1_ps(256.0f)) : four;
 }
 
+/* Whether so many queries read what is kept as it is. For more of them it is restored once, which gives the same bits. */
+INLINE int reads_as_kept(const int form, int count) {
+    return form == FLOAT32 || count <= (form == FLOAT16 ? 2 * TILE : TILE);
+}
+
 /* Vectors of tokens that lie one behind the other, as float32, but for their scales. */
 INLINE void restore(const Past *past, Pool pool, ptrdiff_t place, int count, const int dim, const int form, float *to) {
     const char *from = vector_at(past, pool, place);
@@ -110,7 +115,7 @@ INLINE void score(const Queries *of, const int dim, const Past *past, const int 
         int hidden = from + t + 1 - of->keys, first = hidden > 0 ? hidden * of->each : 0;
         const float *q = of->q + (ptrdiff_t)first * dim;
         float *to = scores + (ptrdiff_t)first * KEYS + t;
-        if (form != FLOAT32 && count > TILE) {
+        if (!reads_as_kept(form, count)) {
             restore(past, past->keys, at, LANES, dim, form, past->restored);
             score_eight(q, count - first, dim, (const char *)past->restored, dim * (ptrdiff_t)sizeof(float), FLOAT32, scales, to);
         } else
@@ -227,7 +232,7 @@ INLINE void look(const Queries *of, const Past *past, const int form, int from, 
     if (has_scales(form)) weigh_scales(of, past, form, from, scores);
     for (int begin = from, end = from + most; begin < end; begin += NEAR) {
         const float *weights = scores + begin - from;
-        if (form == FLOAT32 || count <= TILE) {
+        if (reads_as_kept(form, count)) {
             blend_near(of, past, form, weights, begin, begin, seen);
             continue;
         }
@@ -283,9 +288,9 @@ AVX2 void kamado_keep(const float *x, int dim, int form, Pool to) {
         return;
     }
     if (form == FLOAT16) {
-        for (int d = 0; d < dim; d += LANES) { /* NaN stays */
-            __m256 v = _mm256_min_ps(_mm256_set1_ps(MOST_HALF), _mm256_loadu_ps(x + d));
-            v = _mm256_max_ps(_mm256_set1_ps(-MOST_HALF), v);
+        for (int d = 0; d < dim; d += LANES) { /* infinity becomes NaN, which stays */
+            __m256 v = _mm256_loadu_ps(x + d), none = _mm256_sub_ps(v, v);
+            v = _mm256_add_ps(_mm256_max_ps(_mm256_set1_ps(-MOST_HALF), _mm256_min_ps(_mm256_set1_ps(MOST_HALF), v)), none);
             _mm_storeu_si128((__m128i *)(to.numbers + 2 * d), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
         }
         return;

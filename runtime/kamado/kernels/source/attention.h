@@ -71,7 +71,7 @@ static inline int visible(const Queries *of, int query, int from) {
     return left < 0 ? 0 : left > KEYS ? KEYS : left;
 }
 
-/* Puts a vector of one head to where it is kept, in the form of the pages, as `EightBits.encode` and `HalfPageStore` do. */
+/* Puts a vector of one head to where it is kept, in the form of the pages, as `RoundedPageStore` and `EightBits` do. */
 void kamado_keep(const float *x, int dim, int form, Pool to);
 /* What queries have seen of some keys, (queries, dim + 2): the sum of values times weights, the sum of weights, and the score
    that weights are relative to. */

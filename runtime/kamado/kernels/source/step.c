@@ -297,7 +297,7 @@ static void attend(const Worker *w, const Layer *layer, int index, int head, int
         .fetched = fetched,
     };
     past.restored = s->scores + w->index * s->scores_each;
-    float *q = past.restored + (m->kept == FLOAT32 ? 0 : (ptrdiff_t)NEAR * dim), *scores = q + (ptrdiff_t)count * dim;
+    float *q = past.restored + (ptrdiff_t)NEAR * dim, *scores = q + (ptrdiff_t)count * dim;
     for (int r = 0; r < piece->rows; r++) {
         const float *row = s->qkv + (piece->first + r) * (all + 2 * kept) + (ptrdiff_t)head * each * dim;
         memcpy(q + (ptrdiff_t)r * each * dim, row, sizeof(float) * (size_t)(each * dim));
@@ -502,7 +502,7 @@ static int64_t lay_out(Step *s, char *at, int threads) {
     int64_t widest = all > m->inner ? all : m->inner, rows = s->batch->rows, wide = most_queries(m) * (int64_t)(m->dim + 2);
     if (m->hidden > widest) widest = m->hidden;
     s->num_pieces = cut(s, threads, NULL);
-    s->scores_each = most_queries(m) * (int64_t)(m->dim + KEYS) + 2 * wide + (m->kept == FLOAT32 ? 0 : (int64_t)NEAR * m->dim);
+    s->scores_each = (most_queries(m) + NEAR) * (int64_t)m->dim + most_queries(m) * KEYS + 2 * wide;
     struct {
         void **part;
         int64_t bytes;
