@@ -202,7 +202,9 @@ def test_what_is_written_quantized_has_the_same_form(quant: str, tmp_path: Path)
     folder = tiny.build("llama", tmp_path / "llama", hidden_size=128, intermediate_size=256, head_dim=32)
     written = kamado.quantize(folder, tmp_path / "written", quant, device="cpu", compare=False)
     with kamado.Runtime(device="cpu", memory="1GiB") as runtime:
-        assert runtime.plan(written.path).kv_dtype == runtime.plan(folder, quant=quant).kv_dtype
+        wanted = runtime.plan(folder, quant=quant).kv_dtype
+        assert runtime.plan(written.path).kv_dtype == runtime.plan(written.path, quant="stored").kv_dtype == wanted
+        assert runtime.plan(written.path, quant="fp8").kv_dtype == "auto"
 
 
 def test_a_form_that_there_is_not(folders: dict[str, Path]) -> None:

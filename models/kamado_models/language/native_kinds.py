@@ -7,7 +7,7 @@ from typing import Any
 
 from kamado.checkpoint.types import Checkpoint
 from kamado.memory.plan import PlanOptions
-from kamado.quant import Quant
+from kamado.quant import STORED, Quant
 
 from .batching import PAGED
 from .shape import TextShape
@@ -36,9 +36,9 @@ def kv_dtype(checkpoint: Checkpoint, shape: TextShape, how: str, dtype: str, opt
 def _is_tiled(checkpoint: Checkpoint, quant: Quant | None) -> bool:
     """Whether all its matrices come to be in the order of the library in C: quantized when they are loaded, or before,
     as `kamado quantize` writes them."""
-    if quant is not None and quant.scheme in _SCHEMES:
+    if quant is not None and quant.scheme != STORED:
         plain = quant.group_size in (None, _GROUP) and not quant.skip and not quant.overrides
-        return plain and quant.embeddings in _SCHEMES
+        return plain and {quant.scheme, quant.embeddings} <= _SCHEMES
     stored = checkpoint.config.get("quantization_config")
     groups = stored.get("config_groups") if isinstance(stored, Mapping) and not stored.get("ignore") else None
     return isinstance(groups, Mapping) and bool(groups) and all(map(_is_integers, groups.values()))
