@@ -71,6 +71,9 @@ INLINE void fetch(const Past *past, Pool pool, ptrdiff_t place) {
         for (int i = 0; i < past->fetched * bytes_of(past->form); i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
+/* Of so many queries left, how many are next. */
+INLINE int tile_of(int left) { return left < TILE ? left : TILE; }
+
 /* Products of `some` queries with eight keys, `apart` bytes from one to the next. */
 INLINE void score_some(
     const float *q, const int some, const int dim, const char *k, ptrdiff_t apart, const int form, const __m128 *scales, float *scores
@@ -96,9 +99,14 @@ INLINE void score_some(
 INLINE void score_eight(
     const float *q, int count, const int dim, const char *k, ptrdiff_t apart, const int form, const __m128 *scales, float *scores
 ) {
-    int i = 0;
-    for (; i + TILE <= count; i += TILE) score_some(q + (ptrdiff_t)i * dim, TILE, dim, k, apart, form, scales, scores + (ptrdiff_t)i * KEYS);
-    for (; i < count; i++) score_some(q + (ptrdiff_t)i * dim, 1, dim, k, apart, form, scales, scores + (ptrdiff_t)i * KEYS);
+    for (int some; count > 0; count -= some, q += (ptrdiff_t)some * dim, scores += (ptrdiff_t)some * KEYS) {
+        some = tile_of(count);
+        switch (some) {
+            case TILE: score_some(q, TILE, dim, k, apart, form, scales, scores); break;
+            case 2: score_some(q, 2, dim, k, apart, form, scales, scores); break;
+            default: score_some(q, 1, dim, k, apart, form, scales, scores);
+        }
+    }
 }
 
 /* Products of queries with the next KEYS keys, eight keys at a time; what is in a page behind the last is overwritten. */
@@ -203,11 +211,12 @@ INLINE void blend_near(const Queries *of, const Past *past, const int form, cons
         const float *its = weights + (ptrdiff_t)i * KEYS;
         float *to = seen + i * wide;
         int joint = near(of, i, begin);
-        some = i + TILE <= count ? TILE : 1;
-        if (some == TILE)
-            blend_all(past, form, its, token, joint, dim, TILE, to);
-        else
-            blend_all(past, form, its, token, joint, dim, 1, to);
+        some = tile_of(count - i);
+        switch (some) {
+            case TILE: blend_all(past, form, its, token, joint, dim, TILE, to); break;
+            case 2: blend_all(past, form, its, token, joint, dim, 2, to); break;
+            default: blend_all(past, form, its, token, joint, dim, 1, to);
+        }
         for (int next = 1; next < some; next++) { /* may see a few more than the first of them */
             int more = near(of, i + next, begin) - joint;
             if (more) blend_all(past, form, its + next * KEYS + joint, token + joint, more, dim, 1, to + next * wide);
